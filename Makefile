@@ -1,0 +1,78 @@
+# Everything runs in .venv, which the first target that needs it makes. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# The first of these that is new enough makes .venv; `make PYTHON=/path/to/python test` uses that one only.
+PYTHON ?= python3 python3.13 python3.12 python3.11
+# More arguments for pytest, for example `make test ARGS="-k code -x"`.
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+USABLE := import pip, sys; sys.exit(sys.version_info < (3, 11))
+
+# Tests get what they need from the tree; a test that asks a model hub for anything is wrong and fails at once.
+test slow: export HF_HUB_OFFLINE := 1
+
+.PHONY: help venv demo test slow lint types format bench clean
+
+help:  ## list the targets
+	@sed -n -E 's/^([a-z]+):.*## (.*)$$/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '%-14s %s\n' "$$name" "$$what"; done
+
+venv: $(READY)  ## make .venv with everything the other targets need
+
+demo: $(READY)  ## train on real digits, ablate every unit, write pictures and a report to demo/
+	$(BIN)/ablatable demo --out demo
+
+test: $(READY)  ## the test suite, without the slow tests
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+slow: $(READY)  ## the slow tests only
+	$(BIN)/pytest -m slow $(ARGS)
+
+lint: $(READY)  ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+format: $(READY)  ## let ruff repair and format the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## the universe engine against the plain double loop, as a ratio
+	$(BIN)/python bench/run.py
+
+clean:  ## remove .venv, demo/, caches and builds; runs/ and bench/results/ stay
+	rm -rf .venv demo dist build .pytest_cache .ruff_cache .hypothesis .cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Touched last, so an installation that was interrupted is taken up again. The build backend is installed first,
+# for pip would otherwise fetch one of its own choice, which no constraint reaches.
+$(READY): pyproject.toml constraints.txt
+	@if ! $(BIN)/python -c '$(USABLE)' 2>/dev/null; then \
+	  found=; \
+	  for python in $(PYTHON); do \
+	    if "$$python" -c '$(NEW_ENOUGH)' 2>/dev/null; then found=$$python; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "Python 3.11 or newer is needed, and none was found. Tried:" >&2; \
+	    for python in $(PYTHON); do \
+	      echo "  $$python: $$("$$python" --version 2>&1 || echo '(does not run)')" >&2; \
+	    done; \
+	    echo "Install one, or name one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "making .venv with $$found ($$("$$found" --version))"; \
+	  "$$found" -m venv --clear .venv || { \
+	    echo "That Python cannot make virtual environments (on Debian: apt-get install python3-venv)." >&2; exit 1; }; \
+	fi
+	@echo "installing into .venv; the first time takes a minute or more"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt hatchling editables
+	@$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@

@@ -1,0 +1,70 @@
+"""The ensemble: the mean of its components' noise predictions, of all of them or of an ablation's survivors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Ensemble:
+    """A denoiser: the arithmetic mean of its surviving components' predictions (paper, eq. of the ensemble score).
+
+    Survivors are the same for every row of a batch, or each row has its own; the second form lets rows of many
+    ablations share one forward pass per component, while each row's result stays the plain mean over its survivors.
+    """
+
+    def __init__(
+        self, components: Sequence[nn.Module], alive: np.ndarray | None = None, *, batch: int | None = None
+    ) -> None:
+        """Combine components.
+
+        Args:
+            components: n denoisers.
+            alive: bool (n,), or (rows, n) for a batch of exactly that many rows; None = all survive.
+            batch: if given, components only ever see batches of exactly this many rows, the last one filled up.
+                A kernel's sums may depend on the batch's size; a fixed size keeps each row's bits the same whatever
+                it is computed together with.
+        """
+        self.components = list(components)
+        n = len(self.components)
+        self.alive = np.ones(n, bool) if alive is None else np.asarray(alive, bool)
+        if self.alive.shape[-1] != n:
+            raise ValueError(f"survivors of {self.alive.shape[-1]} components given for an ensemble of {n}")
+        if not self.alive.any(-1).all():
+            raise ValueError("an ensemble without a surviving component predicts nothing")
+        self.batch = batch
+
+    def ablate(self, alive: np.ndarray) -> Ensemble:
+        """The same components with other survivors, bool (n,) or (rows, n)."""
+        return Ensemble(self.components, alive, batch=self.batch)
+
+    def __call__(self, x: Tensor, t: Tensor | int) -> Tensor:
+        """Predicted noise, like `x` (rows, C, H, W)."""
+        alive = np.broadcast_to(self.alive, (len(x), len(self.components)))
+        total = torch.zeros_like(x)
+        for component, rows in zip(self.components, alive.T, strict=True):
+            if rows.all():
+                total += self._forward(component, x, t)
+            elif rows.any():
+                index = torch.from_numpy(np.flatnonzero(rows)).to(x.device)
+                own_t = t[index] if isinstance(t, Tensor) and t.ndim else t
+                total[index] += self._forward(component, x[index], own_t)
+        counts = torch.from_numpy(alive.sum(1)).to(x.device, x.dtype)
+        return total / counts[:, None, None, None]
+
+    def _forward(self, component: nn.Module, x: Tensor, t: Tensor | int) -> Tensor:
+        if self.batch is None:
+            return component(x, t)
+        count, filler = len(x), -len(x) % self.batch
+        if filler:
+            x = torch.cat([x, x[:1].expand(filler, *x.shape[1:])])
+            if isinstance(t, Tensor) and t.ndim:
+                t = torch.cat([t, t[:1].expand(filler)])
+        parts = [
+            component(x[k : k + self.batch], t[k : k + self.batch] if isinstance(t, Tensor) and t.ndim else t)
+            for k in range(0, len(x), self.batch)
+        ]
+        return torch.cat(parts)[:count]

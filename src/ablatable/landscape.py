@@ -1,0 +1,238 @@
+"""Enumerate: the counterfactual of every unit, for every sample, into a universe.
+
+The work is cut into blocks of fixed place and size; `draw` computes the pictures of one, and is a pure function of the
+components, the ablations and the seeds. Every row's bits are the same whichever block it is computed in, because the
+components always see batches of one fixed size (see `Ensemble`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .code import Code
+from .errors import SettingsError
+from .lock import LOCK_FILES, exclusive
+from .progress import Display
+from .run import Run
+from .settings import compare_settings, environment, resolve_device
+from .universe import Block, Universe, UniverseSettings, open_store
+from .workers import Pool, default_workers
+
+if TYPE_CHECKING:
+    from .ensemble import Ensemble
+    from .schedule import Schedule
+
+BATCH = 16  # rows a component sees at once: small enough for a core's cache at 28 x 28
+BLOCK_ROWS = 512  # pictures a block holds at most: some seconds to a minute of work, some hundred kB of pictures
+BLOCK_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """One block of one universe, as given to a worker."""
+
+    run: str
+    run_sha256: str
+    universe: str
+    block: Block
+    device: str
+
+
+def draw(
+    ensemble: Ensemble,
+    ablations: np.ndarray,
+    seeds: Sequence[int],
+    *,
+    shape: tuple[int, int, int],
+    schedule: Schedule,
+    sampler: str,
+    steps: int,
+    device: str = "cpu",
+    on_step: Callable[[int], None] = lambda step: None,
+) -> np.ndarray:
+    """Draw the same noise trajectories under several ablations.
+
+    Args:
+        ensemble: all components.
+        ablations: bool (ablations, components), True where a component is removed; a row of False is factual.
+        seeds: the samples.
+
+    Returns:
+        uint8 (ablations, samples, C, H, W).
+    """
+    import torch
+
+    from .sampling import Trajectories, sample
+    from .units import to_images
+
+    alive = np.repeat(~ablations, len(seeds), axis=0)  # row (a, s) at a * samples + s
+    noise = Trajectories(seeds, shape, repeat=len(ablations), device=device)
+    with torch.inference_mode():
+        x = sample(ensemble.ablate(alive), noise, schedule=schedule, sampler=sampler, steps=steps, on_step=on_step)
+    pictures = np.moveaxis(to_images(x.cpu()), -1, -3)
+    return pictures.reshape(len(ablations), len(seeds), *shape)
+
+
+@lru_cache(maxsize=1)
+def _loaded(run: str, run_sha256: str, batch: int, device: str) -> tuple[Run, Ensemble]:
+    """A worker loads a run's components once."""
+    opened = Run(run)
+    if opened.digest != run_sha256:
+        raise SettingsError(f"{run} changed while its universe was being enumerated; give the same command again")
+    ensemble = opened.ensemble(batch=batch)
+    for component in ensemble.components:
+        component.to(device)
+    return opened, ensemble
+
+
+def compute_block(task: BlockTask, report: Callable[[dict], None]) -> None:
+    """Draw one block and store it."""
+    from .fitting import one_thread
+
+    universe = Universe.open(task.universe, partial=True)
+    settings = universe.settings
+    run, ensemble = _loaded(task.run, task.run_sha256, settings.batch, task.device)
+    words = Code.from_words(list(settings.words)).matrix
+    ablations = (
+        words[slice(*task.block.ablations)] if task.block.ablations else np.zeros((1, run.code.components), bool)
+    )
+    with one_thread():
+        pictures = draw(
+            ensemble,
+            ablations,
+            settings.seeds[slice(*task.block.samples)],
+            shape=settings.shape,
+            schedule=run.recipe.schedule,
+            sampler=settings.sampler,
+            steps=settings.steps,
+            device=task.device,
+            on_step=lambda step: report({"step": step}),
+        )
+    universe.write(task.block, pictures)
+
+
+def enumerate_universe(
+    run: str | Path,
+    seeds: Iterable[int],
+    *,
+    out: str | Path,
+    sampler: str = "ddpm",
+    steps: int = 50,
+    spares: int = 0,
+    workers: int | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Universe:
+    """Draw factual samples and the counterfactual of every unit; each distinct ablation is computed once.
+
+    Args:
+        run: a complete run.
+        seeds: one sample each.
+        out: the universe's folder or object-store URL. If it holds the same universe, unfinished, only what is
+            missing or damaged is computed.
+        sampler: `ddpm`, `ddim` or `dpmsolver++`.
+        steps: sampling steps.
+        spares: how many spare codewords to ablate as well: the null distribution of losing as many components.
+        workers: processes (each single-threaded); None = one per core; 0 = in this process.
+        device: `auto`, `cpu`, `cuda` or `cuda:k`.
+        overwrite: start anew over what is there.
+        quiet: no progress display.
+
+    Raises:
+        SettingsError: impossible settings, or `out` was made with others (both values are named).
+        CodeError: more spares than there are.
+        StoreError: not a run; or another process is writing `out`; or the disk refuses.
+    """
+    from .sampling import check_sampler, parse_seeds
+
+    opened, device = Run(run), resolve_device(device)
+    check_sampler(sampler, opened.recipe.schedule, steps)
+    settings = plan_universe(opened, parse_seeds(list(seeds)), sampler=sampler, steps=steps, spares=spares)
+    with exclusive(out, "universe"):
+        universe = _open_or_create(out, settings, opened, overwrite)
+        todo = [block for block in universe.blocks() if not universe.has(block)]
+        if todo:
+            tasks = [BlockTask(str(Path(run).resolve()), opened.digest, str(out), block, device) for block in todo]
+            _compute(universe, tasks, default_workers() if workers is None else workers, quiet)
+    return Universe.open(out)
+
+
+def plan_universe(run: Run, seeds: list[int], *, sampler: str, steps: int, spares: int = 0) -> UniverseSettings:
+    """What a universe of a run is to hold, before anything is computed."""
+    words, ablation = run.code.ablations()
+    if spares:
+        words = np.concatenate([words, run.code.spares(spares, seed=run.seed)])
+    block_samples = min(BLOCK_SAMPLES, len(seeds))
+    return UniverseSettings(
+        run_sha256=run.digest,
+        shape=run.shape,
+        components=run.code.components,
+        sampler=sampler,
+        steps=steps,
+        batch=BATCH,
+        block=(max(1, BLOCK_ROWS // block_samples), block_samples),
+        seeds=tuple(seeds),
+        units=run.ids,
+        digests=run.digests,
+        words=tuple(Code(words, allow_dummy=True).words()),
+        ablation=tuple(int(row) for row in ablation),
+        spares=tuple(range(len(words) - spares, len(words))),
+    )
+
+
+def _open_or_create(out: str | Path, settings: UniverseSettings, run: Run, overwrite: bool) -> Universe:
+    store = open_store(out)
+    names = {str(item["path"]).split("/")[0] for page in store.list() for item in page} - LOCK_FILES
+    if overwrite:
+        if names and "zarr.json" not in names:
+            raise SettingsError(
+                f"{out} is not a universe, so --overwrite leaves it alone; delete it yourself or choose another --out"
+            )
+        store.delete([path for page in store.list() for item in page if (path := str(item["path"])) not in LOCK_FILES])
+    elif "zarr.json" in names:
+        try:
+            universe = Universe.open(out, partial=True)
+        except Exception:
+            universe = None  # killed while it was being laid out, or damaged
+        if universe is not None:
+            compare_settings(universe.settings.model_dump(mode="json"), settings.model_dump(mode="json"), out)
+            return universe
+        if "done" in names:
+            Universe.open(out, partial=True)  # damaged: say what is wrong
+    elif names:
+        raise SettingsError(f"{out} holds other files; choose another --out")
+    return Universe.create(out, settings, run.units(), environment())
+
+
+def _compute(universe: Universe, tasks: list[BlockTask], workers: int, quiet: bool) -> None:
+    """Factual blocks first: the others' distances are measured from them."""
+    total = sum(block.rows for block in universe.blocks())
+    done = total - sum(task.block.rows for task in tasks)
+    steps, began = universe.settings.steps, time.monotonic()
+    title = f"drawing {len(universe.settings.words)} ablations of {len(universe.seeds)} samples"
+    with Display(title, total, done=done, quiet=quiet) as display, Pool(compute_block, workers) as pool:
+        for stage in ([t for t in tasks if t.block.ablations is None], [t for t in tasks if t.block.ablations]):
+
+            def on_event(number: int, event: dict, stage: list[BlockTask] = stage) -> None:
+                block = stage[number].block
+                display.update(
+                    number,
+                    f"block {block.name}",
+                    block.rows * event["step"] / steps,
+                    block.rows,
+                    f"step {event['step']}/{steps}",
+                )
+
+            for number, _ in pool.run(stage, on_event):
+                rows = stage[number].block.rows
+                display.finish(number, rows)
+                done += rows
+                display.note(f"{done / (time.monotonic() - began):.1f} pictures/s")

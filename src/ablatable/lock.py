@@ -1,0 +1,54 @@
+"""One writer at a time: a lock on a folder, which a crash does not leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import SettingsError, StoreError
+
+LOCK, HOLDER = ".lock", ".lock.json"
+LOCK_FILES = {LOCK, HOLDER}
+
+
+@contextmanager
+def exclusive(place: Path | str, what: str) -> Iterator[None]:
+    """Hold a folder's lock, or say who does. The operating system frees it when we die, however we die.
+
+    A URL (`s3://...`) has no lock to offer: there, blocks are still written whole, and two writers of the same
+    settings write the same bytes.
+    """
+    from filelock import FileLock, Timeout
+
+    if "://" in str(place):
+        yield
+        return
+    folder = Path(place)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock, holder = FileLock(folder / LOCK), folder / HOLDER
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StoreError(
+            f"the {what} {folder} is being written by {_who(folder / HOLDER)}; wait for it or stop it"
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"cannot write in {folder}: {error.strerror}; choose a place that is writable") from error
+    try:
+        holder.write_text(json.dumps({"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T")}))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _who(holder: Path) -> str:
+    with suppress(OSError, ValueError):
+        told = json.loads(holder.read_text())
+        return f"process {told['pid']} on {told['host']}, since {told['since']}"
+    return "another process"

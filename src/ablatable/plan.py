@@ -1,0 +1,527 @@
+"""What a code would give and cost, before anything is trained: capacity, splits, survivors, passes.
+
+`plan` is a pure function of its arguments. What can be exact is computed in integers; what is not says so.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
+from math import ceil, comb
+from operator import index
+from typing import Any, Literal
+
+import numpy as np
+
+from ablatable.code import Code, components_for
+from ablatable.errors import CodeError, SettingsError
+
+EXACT_COMPONENTS = 22
+"""Up to this many components (the paper's number) everything about survivors is exact."""
+
+DRAWS = 20_000
+"""Random orders of removal drawn where exact probabilities are out of reach."""
+
+RISK = 0.01
+"""The probability that nothing survives which `Plan.risky_removals` looks for."""
+
+SURVIVOR_HEADER = ("removed", "mean survivors", "worst case", "chance of none")
+"""Column names of `Plan.survivor_rows`."""
+
+_PAIRS = 2**28  # pairs of units looked at, one by one, for the worst case of two removals
+_MOVES = 2_000_000  # removals simulated, over all draws, before fewer than DRAWS (but 200) have to do
+_STARTS = 64  # rows from which the greedy search for the worst case starts
+_FEWEST_UNITS = 8  # a split below this is called small
+_LARGE, _PAPER_COMPONENTS = 8192, 22  # from so many units on, the paper's choice is mentioned
+
+
+@dataclass(frozen=True)
+class Survival:
+    """Survivors after `removals` units, when all sets of that many units are equally likely."""
+
+    removals: int
+    mean: float
+    """Expected number of survivors, exact: component i survives with C(units - split_i, r) / C(units, r)."""
+    worst: int
+    """Fewest survivors of any set; when `worst_is` is "greedy", an unseen set may leave fewer."""
+    worst_is: Literal["exact", "greedy"]
+    none: float
+    """Probability that no component survives."""
+    none_is: Literal["exact", "monte carlo"]
+    draws: int
+    """Random draws behind `none`; 0 when it is exact."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A code's properties and costs. Costs count forward passes, relative to what their docstring names."""
+
+    units: int
+    components: int
+    weight: int
+    seed: int
+    capacity: int
+    """Codewords of this weight, C(components, weight)."""
+    spares: int
+    """Codewords of this weight that no unit has."""
+    split_min: int
+    split_mean: float
+    split_max: int
+    distinct_ablations: int
+    survival: tuple[Survival, ...]
+    """After 1, 2, .. removals."""
+    budget: int
+    """Survivors' budget: the largest r such that any r units can be removed and some component survives."""
+    budget_is: Literal["exact", "greedy"]
+    """Where "greedy", `budget` is an upper bound: the worst case was searched for, not proven."""
+    risky_removals: int | None
+    """Smallest r at which r random removals leave nothing with probability > RISK; None if there is none."""
+    risky_is: Literal["exact", "monte carlo"]
+    training_cost: float
+    """All components, relative to one plain model trained for as many steps as each of them."""
+    steps: int | None
+    batch: int | None
+    passes_per_split: float | None
+    """Times a component sees each unit of a mean split: steps * batch / split_mean. None without steps."""
+    exposures_per_unit: float | None
+    """Times all components together see a unit: weight * passes_per_split. None without steps."""
+    factual_cost: float
+    """A factual sample, relative to a plain model's: one pass a component and step."""
+    counterfactual_cost: float
+    """A counterfactual sample, relative to a factual one: (n - w) / n."""
+    universe_cost: float
+    """A factual sample with the counterfactuals of all units, relative to the factual sample alone."""
+    recommendation: tuple[str, ...]
+    """Plain sentences, every number in them computed for this plan."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields as JSON types: lists for tuples, None for what is unknown."""
+        survival = [asdict(row) for row in self.survival]
+        return {**asdict(self), "survival": survival, "recommendation": list(self.recommendation)}
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Labels (up to 22 characters) and values (up to 56), for a table of 80 columns."""
+        n, w = self.components, self.weight
+        rows = [
+            ("units", f"{self.units:,}"),
+            ("components", f"{n}: {w} train on each unit, {n - w} survive its removal"),
+            ("codewords", f"{_count(self.capacity)}, of which {_count(self.spares)} spare"),
+            ("distinct ablations", f"{self.distinct_ablations:,}"),
+            ("split size", self._split_text()),
+            ("survivors' budget", self._budget_text()),
+            ("risk of no survivor", self._risk_text()),
+            ("training", f"{n} x a plain model trained for as many steps"),
+        ]
+        if self.passes_per_split is not None and self.exposures_per_unit is not None:
+            each = f"{_amount(self.passes_per_split)} by each of {w} components"
+            rows.append(("a unit is seen", f"{_amount(self.exposures_per_unit)} times, {each}"))
+        return [
+            *rows,
+            ("factual sample", f"{n} x a plain model's sample"),
+            ("counterfactual sample", f"{self.counterfactual_cost:.3g} x a factual sample"),
+            ("one sample's universe", f"{_amount(self.universe_cost)} x a factual sample"),
+        ]
+
+    def survivor_rows(self) -> list[tuple[str, str, str, str]]:
+        """One row for each number of removals, columns as in SURVIVOR_HEADER; fits in 80 columns."""
+        return [
+            (str(row.removals), f"{row.mean:.2f}", f"{row.worst} ({row.worst_is})", _chance(row))
+            for row in self.survival
+        ]
+
+    def _split_text(self) -> str:
+        if self.split_min == self.split_max:
+            return _number(self.split_min, "unit")
+        return f"{self.split_min:,} to {self.split_max:,} units, mean {_amount(self.split_mean)}"
+
+    def _budget_text(self) -> str:
+        if self.budget == self.units:
+            return "all units: some components train on none of them"
+        return f"any {_number(self.budget, 'unit')}{' at most (greedy)' if self.budget_is == 'greedy' else ''}"
+
+    def _risk_text(self) -> str:
+        if self.risky_removals is None:
+            return f"never above {RISK:.0%}"
+        about = "about " if self.risky_is == "monte carlo" else ""
+        return f"above {RISK:.0%} from {about}{_number(self.risky_removals, 'random removal')} on"
+
+
+def recommended_components(units: int, weight: int | None = None) -> int:
+    """The fewest components, from 8 up, with a spare codeword for every unit: C(n, w) >= 2 * units.
+
+    `weight` None means n // 2. Raises CodeError when units < 1 or weight < 1.
+    """
+    return components_for(2 * units, weight, at_least=8)
+
+
+def plan(
+    units: int,
+    components: int | None = None,
+    weight: int | None = None,
+    *,
+    seed: int = 0,
+    removals: int = 5,
+    steps: int | None = None,
+    batch: int | None = None,
+) -> Plan:
+    """What `Code.balanced(units, components, seed, weight=weight)` gives and costs.
+
+    `components` None takes `recommended_components`; `weight` None takes components // 2. Survivors are
+    computed for 1 .. min(removals, units) removals. `steps` and `batch`, of each component's training, add
+    how often a unit is seen.
+
+    Raises CodeError when there is no such code; SettingsError for removals, steps or batch below 1, and for
+    steps without batch or batch without steps.
+    """
+    units, removals = index(units), index(removals)
+    if removals < 1:
+        raise SettingsError(f"removals must be 1 or more, not {removals}")
+    if (steps is None) != (batch is None):
+        raise SettingsError(f"how often a unit is seen takes both steps and batch: got {steps} and {batch}")
+    if steps is not None and batch is not None and min(steps, batch) < 1:
+        raise SettingsError(f"steps and batch must be 1 or more, not {steps} and {batch}")
+    if units < 1:
+        raise CodeError(f"a plan needs at least 1 unit, not {units}")
+    chosen, half = components is None, weight is None
+    n = recommended_components(units, weight) if components is None else index(components)
+    w = n // 2 if weight is None else index(weight)
+    code = Code.balanced(units, n, seed, weight=w if not half else None)
+    sizes = code.split_sizes()
+    split_mean = units * w / n
+    passes = None if steps is None or batch is None else steps * batch / split_mean
+    removed = _Exact(code) if n <= EXACT_COMPONENTS else _Sampled(code, seed)
+    budget, budget_is = removed.budget()
+    risky, risky_is = removed.risky()
+    made = Plan(
+        units=units,
+        components=n,
+        weight=w,
+        seed=seed,
+        capacity=code.capacity,
+        spares=code.spare_capacity,
+        split_min=int(sizes.min()),
+        split_mean=split_mean,
+        split_max=int(sizes.max()),
+        distinct_ablations=len(code.ablations()[0]),
+        survival=tuple(removed.survival(r) for r in range(1, min(removals, units) + 1)),
+        budget=budget,
+        budget_is=budget_is,
+        risky_removals=risky,
+        risky_is=risky_is,
+        training_cost=float(n),
+        steps=steps,
+        batch=batch,
+        passes_per_split=passes,
+        exposures_per_unit=None if passes is None else w * passes,
+        factual_cost=float(n),
+        counterfactual_cost=(n - w) / n,
+        universe_cost=1 + units * (n - w) / n,
+        recommendation=(),
+    )
+    pair = removed.survival(2) if units > 1 else None
+    sentences = [
+        *_on_components(made, chosen=chosen, half=half),
+        *_on_spares(made, half=half or w == n // 2),
+        *_on_splits(made, int((sizes == 0).sum())),
+        *_on_survivors(made, pair),
+        *_on_weight(made),
+    ]
+    return replace(made, recommendation=tuple(sentences))
+
+
+# --- survivors ---------------------------------------------------------------------------------------------
+
+
+class _Exact:
+    """Survivors by inclusion-exclusion over sets of components, in integers.
+
+    Let z(T) be the number of units that no component of the set T trains on. All of T survive C(z(T), r) of
+    the C(units, r) removals of r units. Summed over the sets T of j components these are the binomial moments
+    m_j of the number of survivors, and exactly k survive in sum_j (-1)^(j - k) C(j, k) m_j removals.
+    """
+
+    def __init__(self, code: Code) -> None:
+        self.code = code
+        n = code.components
+        # inside[S]: units whose codeword lies within the set S (bit i = component i), a subset-sum transform
+        words = code.matrix @ (1 << np.arange(n, dtype=np.int64))
+        inside = np.bincount(words, minlength=1 << n).astype(np.int32)
+        size = np.zeros(1, np.int8)
+        for i in range(n):
+            halves = inside.reshape(-1, 2, 1 << i)
+            halves[:, 1] += halves[:, 0]
+            size = np.concatenate([size, size + 1])
+        # z(T) = inside[complement of T]: for each j = |T|, the values z >= 1 and how many T have each
+        self.moments: list[list[tuple[int, int]]] = []
+        for j in range(n + 1):
+            tally = np.bincount(inside[size == n - j])
+            self.moments.append([(int(z), int(tally[z])) for z in np.flatnonzero(tally) if z])
+
+    def leaving(self, removals: int, least: int = 0) -> int:
+        """How many sets of `removals` units leave exactly `least` components."""
+        signed = 0
+        for j in range(least, self.code.components + 1):
+            moment = sum(times * comb(z, removals) for z, times in self.moments[j])
+            signed += (-1) ** (j - least) * comb(j, least) * moment
+        return signed
+
+    def none(self, removals: int) -> float:
+        return self.leaving(removals) / comb(self.code.units, removals)
+
+    def survival(self, removals: int) -> Survival:
+        worst = next(k for k in range(self.code.components + 1) if self.leaving(removals, k))
+        mean = _mean(self.code.split_sizes(), self.code.units, removals)
+        return Survival(removals, mean, worst, "exact", self.none(removals), "exact", 0)
+
+    def budget(self) -> tuple[int, Literal["exact"]]:
+        first = _first(lambda r: self.leaving(r) > 0, self.code.units)
+        return self.code.units if first is None else first - 1, "exact"
+
+    def risky(self) -> tuple[int | None, Literal["exact"]]:
+        return _first(lambda r: self.none(r) > RISK, self.code.units), "exact"
+
+
+class _Sampled:
+    """Survivors when there are too many sets of components: bounds, greedy search and random draws."""
+
+    def __init__(self, code: Code, seed: int) -> None:
+        self.code = code
+        self.weights = np.sort(code.matrix.sum(axis=1))[::-1]
+        self.fewest = _greedy(code.matrix)
+        self.paired = len(self.fewest) > 1 and self.fewest[1] > self._bound(2) and code.units**2 <= _PAIRS
+        if self.paired:  # the exact worst pair limits what three and more leave, too
+            pair = _worst_pair(code.matrix)
+            self.fewest = [self.fewest[0], *(min(found, pair) for found in self.fewest[1:])]
+            if pair == 0:
+                self.fewest = self.fewest[:2]
+        self.immortal = self.fewest[-1] > 0  # some components train on nothing, and outlive every unit
+        self.lifetimes = [] if self.immortal else sorted(_lifetimes(code, seed))
+
+    def _bound(self, removals: int) -> int:
+        """At least so many survive any `removals` units, as each ablates no more than its weight."""
+        return max(0, self.code.components - int(self.weights[:removals].sum()))
+
+    def worst(self, removals: int) -> tuple[int, Literal["exact", "greedy"]]:
+        found = self.fewest[min(removals, len(self.fewest)) - 1]
+        proven = found == self._bound(removals) or (removals == 2 and self.paired)
+        return found, "exact" if proven else "greedy"
+
+    def survival(self, removals: int) -> Survival:
+        worst, worst_is = self.worst(removals)
+        mean = _mean(self.code.split_sizes(), self.code.units, removals)
+        if self.immortal or (worst > 0 and worst_is == "exact"):
+            return Survival(removals, mean, worst, worst_is, 0.0, "exact", 0)
+        draws = len(self.lifetimes)
+        none = bisect_right(self.lifetimes, removals) / draws
+        return Survival(removals, mean, worst, worst_is, none, "monte carlo", draws)
+
+    def budget(self) -> tuple[int, Literal["exact", "greedy"]]:
+        if self.immortal:
+            return self.code.units, "exact"
+        budget = self.fewest.index(0)  # one more removal, number budget + 1, can leave nothing
+        return budget, self.worst(budget)[1]
+
+    def risky(self) -> tuple[int | None, Literal["exact", "monte carlo"]]:
+        if self.immortal:
+            return None, "exact"
+        enough = RISK * len(self.lifetimes)
+        return next(r for r in self.lifetimes if bisect_right(self.lifetimes, r) > enough), "monte carlo"
+
+
+def _mean(sizes: np.ndarray, units: int, removals: int) -> float:
+    """Expected survivors of r random units: the sum over components of C(units - size, r) / C(units, r)."""
+    return sum(comb(units - int(size), removals) for size in sizes) / comb(units, removals)
+
+
+def _first(test: Callable[[int], bool], most: int) -> int | None:
+    """The smallest r in 1..most for which `test` (false, then true) holds: doubling, then halving."""
+    low, high = 0, 1
+    while not test(high):
+        if high == most:
+            return None
+        low, high = high, min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if test(middle) else (middle, high)
+    return high
+
+
+def _greedy(matrix: np.ndarray) -> list[int]:
+    """Survivors of the worst r = 1, 2, .. removals found, until none is left or no unit ablates any more.
+
+    From each of the heaviest rows, repeatedly removes the unit that ablates most of what is left.
+    """
+    units = matrix.T.astype(np.float32)  # (components, units)
+    starts = np.argsort(-matrix.sum(axis=1), kind="stable")[:_STARTS]
+    alive = np.logical_not(matrix[starts])  # (starts, components)
+    fewest = [int(alive.sum(axis=1).min())]
+    while fewest[-1] > 0:
+        gains = alive.astype(np.float32) @ units
+        if not gains.any():
+            break
+        alive &= ~matrix[gains.argmax(axis=1)]
+        fewest.append(int(alive.sum(axis=1).min()))
+    return fewest
+
+
+def _worst_pair(matrix: np.ndarray) -> int:
+    """The fewest survivors of any two different rows, over all pairs, in blocks."""
+    bits = matrix.astype(np.float32)
+    left = 1 - bits
+    fewest = matrix.shape[1]
+    block = max(1, 2**22 // len(bits))
+    for start in range(0, len(bits), block):
+        both = left[start : start + block] @ left.T  # components that neither row trains
+        both[np.arange(len(both)), np.arange(start, start + len(both))] = matrix.shape[1]  # not with itself
+        fewest = min(fewest, int(both.min()))
+    return fewest
+
+
+def _lifetimes(code: Code, seed: int) -> list[int]:
+    """In random orders of removal, how many units are gone when no component is left.
+
+    Every component must train on some unit. Units are drawn with replacement and counted once, which is a
+    random order without it.
+    """
+    words = [int(word, 2) for word in code.words()]
+    everything, rng = (1 << code.components) - 1, random.Random(seed)
+    lifetimes: list[int] = []
+    moves = 0
+    while len(lifetimes) < DRAWS and (moves < _MOVES or len(lifetimes) < 200):
+        gone, dead = set(), 0
+        while dead != everything:
+            unit = int(rng.random() * len(words))
+            gone.add(unit)
+            dead |= words[unit]
+            moves += 1
+        lifetimes.append(len(gone))
+    return lifetimes
+
+
+# --- sentences ---------------------------------------------------------------------------------------------
+
+
+def _on_components(made: Plan, *, chosen: bool, half: bool) -> list[str]:
+    n, w, units = made.components, made.weight, made.units
+    fewest = n if chosen else recommended_components(units, None if half else w)
+    sentences = []
+    if fewest == n:
+        sentences.append(
+            f"{n} components are the fewest, from 8 up, with a spare codeword for every unit: "
+            f"{_count(made.capacity)} codewords of weight {w} for {_number(units, 'unit')}."
+        )
+    elif fewest < n:
+        at = fewest // 2 if half else w
+        sentences.append(
+            f"{fewest} components at weight {at} would already have a spare codeword for every unit "
+            f"({_count(comb(fewest, at))} codewords), at {fewest / n:.0%} of the training cost of {n}."
+        )
+    if units >= _LARGE and n != _PAPER_COMPONENTS:
+        words = comb(_PAPER_COMPONENTS, _PAPER_COMPONENTS // 2)
+        sentences.append(
+            f"The paper's ensembles for so many units have {_PAPER_COMPONENTS} components: {_count(words)} "
+            f"codewords, at {_PAPER_COMPONENTS / n:.0%} of the training cost of {n}."
+        )
+    return sentences
+
+
+def _on_spares(made: Plan, *, half: bool) -> list[str]:
+    if made.spares >= made.units:
+        return []
+    more = recommended_components(made.units, None if half else made.weight)
+    at = more // 2 if half else made.weight
+    return [
+        f"Calibration is weak: {_number(made.units, 'unit')} leave {_number(made.spares, 'spare codeword')}, "
+        "and these are the null distribution that tells a unit's influence from that of a smaller ensemble; "
+        f"{more} components at weight {at} would leave {_count(comb(more, at) - made.units)}."
+    ]
+
+
+def _on_splits(made: Plan, empty: int) -> list[str]:
+    n, w = made.components, made.weight
+    if made.split_min >= _FEWEST_UNITS:
+        return []
+    enough = ceil(_FEWEST_UNITS * n / w)
+    what = (
+        f"{_number(empty, 'component')} would have nothing to train on"
+        if empty
+        else f"the smallest holds {_number(made.split_min, 'unit')}"
+    )
+    return [f"Splits are small: {what}; at weight {w} of {n}, {enough} units would give each {_FEWEST_UNITS}."]
+
+
+def _on_survivors(made: Plan, pair: Survival | None) -> list[str]:
+    if pair is None or made.risky_removals is None:
+        return []
+    sentences = []
+    if pair.worst == 0:
+        sentences.append(
+            f"Removing two units can leave no component; a random pair does with probability {_chance(pair)}."
+        )
+    which = "any unit alone" if made.budget == 1 else f"any {made.budget} units"
+    hedge = " as far as the search went" if made.budget_is == "greedy" else ""
+    about = "about " if made.risky_is == "monte carlo" else ""
+    sentences.append(
+        f"Some component survives the removal of {which}{hedge}; from {about}{made.risky_removals} random "
+        f"removals on, nothing survives with a probability above {RISK:.0%}."
+    )
+    return sentences
+
+
+def _on_weight(made: Plan) -> list[str]:
+    n, units = made.components, made.units
+    light = max(1, n // 4)
+    if made.weight <= light or units < 2:
+        return []
+    words = comb(n, light)
+    if words < units:
+        return [
+            f"Weight {light} would keep more survivors, but has {_count(words)} codewords for "
+            f"{_number(units, 'unit')}; it takes {components_for(units, light)} components."
+        ]
+    return [
+        f"Weight {light} would keep {_mean(_even(units, n, light), units, 2):.1f} instead of "
+        f"{_mean(_even(units, n, made.weight), units, 2):.1f} "
+        f"components on average after two removals, with splits of {_amount(units * light / n)} instead of "
+        f"{_amount(made.split_mean)} units and {_count(words - units)} instead of {_count(made.spares)} spare "
+        "codewords."
+    ]
+
+
+def _even(units: int, components: int, weight: int) -> np.ndarray:
+    """Split sizes of a balanced code, which are known without making it, up to their order."""
+    low, larger = divmod(units * weight, components)
+    return low + (np.arange(components) < larger)
+
+
+# --- numbers as text ---------------------------------------------------------------------------------------
+
+
+def _count(value: int) -> str:
+    """An integer, which may be astronomical."""
+    return f"{value:,}" if value < 10**12 else f"{Decimal(value):.2e}"
+
+
+def _amount(value: float) -> str:
+    """A quantity to about three digits, whole numbers without a fraction."""
+    if value == int(value) or value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def _number(value: int, noun: str) -> str:
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
+def _chance(row: Survival) -> str:
+    """A probability in percent; of random draws, with two standard errors, or a bound when none was a hit."""
+    percent = f"{row.none:.2%}" if row.none >= 0.001 else f"{100 * row.none:.2g}%"
+    if row.none_is == "exact":
+        return "0" if row.none == 0 else percent
+    if row.none == 0:
+        return f"< {3 / row.draws:.2%} ({row.draws:,} draws)"  # the rule of three: 95 % confidence
+    error = 2 * (row.none * (1 - row.none) / row.draws) ** 0.5
+    return f"{percent} +- {error:.2%} ({row.draws:,} draws)"

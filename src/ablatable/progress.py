@@ -1,0 +1,88 @@
+"""One progress display for all workers: what is running, how far it is, how fast, and how long it still takes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LOG_EVERY = 10.0  # seconds between lines where there is no terminal to draw on
+
+
+class Display:
+    """A total bar, and a bar per running task. Without a terminal: a line now and then. Always on stderr."""
+
+    def __init__(self, title: str, total: float, *, done: float = 0, quiet: bool = False) -> None:
+        """`total`, `done`: amount of work over all tasks, in any unit; `done` was finished by an earlier call."""
+        self.title, self.total, self.done, self.at_start = title, total, done, done
+        self.amounts: dict[int, float] = {}  # running task -> amount done
+        self.rows: dict[int, TaskID] = {}
+        self.started = self.told = time.monotonic()
+        self.quiet = quiet
+        self.live = not quiet and sys.stderr.isatty()
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=Console(stderr=True),
+            disable=not self.live,
+        )
+        self.bar = self.progress.add_task(title, total=total, completed=done, note="")
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for row in self.rows.values():
+            self.progress.remove_task(row)
+        self.progress.stop()
+        if kind is None and not self.quiet and not self.live:
+            self._log(f"done in {_clock(time.monotonic() - self.started)}")
+
+    def update(self, task: int, label: str, amount: float, total: float, note: str = "") -> None:
+        """A running task has done `amount` of `total`; `note` says more, e.g. its loss."""
+        if task not in self.rows:
+            self.rows[task] = self.progress.add_task(f"  {label}", total=total, note=note)
+        self.amounts[task] = amount
+        self.progress.update(self.rows[task], completed=amount, note=note)
+        self._refresh(f"{label} {note}")
+
+    def finish(self, task: int, total: float) -> None:
+        """A task is done; `total` is all of its amount."""
+        self.amounts.pop(task, None)
+        self.done += total
+        if task in self.rows:
+            self.progress.remove_task(self.rows.pop(task))
+        self._refresh("")
+
+    def note(self, text: str) -> None:
+        """Say more beside the total bar, such as the speed."""
+        self.progress.update(self.bar, note=text)
+
+    def _refresh(self, what: str) -> None:
+        amount = self.done + sum(self.amounts.values())
+        self.progress.update(self.bar, completed=amount)
+        now = time.monotonic()
+        if not self.live and not self.quiet and now - self.told >= LOG_EVERY:
+            self.told = now
+            speed = (amount - self.at_start) / (now - self.started)
+            left = f", {_clock((self.total - amount) / speed)} left" if speed > 0 else ""
+            self._log(f"{amount / self.total:4.0%}{left}  {what.strip()}")
+
+    def _log(self, text: str) -> None:
+        print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

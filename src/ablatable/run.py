@@ -1,0 +1,218 @@
+"""A run: a trained ensemble as a folder, opened for reading, and checked.
+
+run/
+  settings.json       what was asked for; written first, compared on every reopening
+  units.parquet       unit id, content sha256, number of images, codeword, ablation index
+  images.safetensors  the units' images, so that a run explains itself
+  components/07/      a plain diffusers model folder and training.json, complete as soon as it is there
+  ensemble.json       settings, every file's hash, versions; written last: a run that has it is complete
+  log.jsonl           when, where and how fast; the one file whose bytes differ from run to run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .code import Code
+from .errors import CodeError, DataError, SettingsError, StoreError
+from .files import canonical_json, file_hash, json_hash, read_json
+from .recipe import Recipe, recipe_from
+from .units import Units
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import nn
+
+    from .ensemble import Ensemble
+
+FORMAT = 1
+
+
+class Run:
+    """A complete run, opened for reading.
+
+    Attributes:
+        path: its folder.
+        manifest: `ensemble.json` as plain values.
+        recipe: the components' recipe.
+        code: codewords, one row a unit.
+        ids: unit ids, one a row.
+        digests: the units' content hashes, one a row.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a run; `StoreError` if there is none, it is unfinished, or its tables do not match its manifest."""
+        self.path = Path(path)
+        if not (self.path / "ensemble.json").exists():
+            raise StoreError(_why_not_a_run(self.path))
+        self.manifest: dict[str, Any] = read_json(self.path / "ensemble.json")
+        settings = self.manifest.get("settings", {})
+        if settings.get("format") != FORMAT:
+            raise StoreError(
+                f"{self.path} has run format {settings.get('format')}, this version reads {FORMAT}; use the version that wrote it"
+            )
+        self.recipe: Recipe = recipe_from(settings["recipe"])
+        self.shape: tuple[int, int, int] = tuple(settings["shape"])
+        table = read_units_table(self.path)
+        self.ids: tuple[str, ...] = tuple(table["unit"])
+        self.digests: tuple[str, ...] = tuple(table["sha256"])
+        self.code = Code.from_words(table["codeword"].to_list())
+        if self.code.digest() != settings["code_sha256"]:
+            raise StoreError(
+                f"{self.path / 'units.parquet'} does not hold the code that the run was trained with; run 'ablatable check {self.path}'"
+            )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest: it names the run, weights and all."""
+        return json_hash(self.manifest)
+
+    @property
+    def seed(self) -> int:
+        """The ensemble seed."""
+        return int(self.manifest["settings"]["seed"])
+
+    def units(self) -> Units:
+        """The training data the run was given, read from the run."""
+        return _read_images(self.path, self.ids)
+
+    def component_folder(self, index: int) -> Path:
+        """Where component `index` is."""
+        return self.path / "components" / f"{index:02d}"
+
+    def load_component(self, index: int) -> nn.Module:
+        """Component `index`, ready to predict; `StoreError` if its weights are missing or not those of the manifest."""
+        from .component import WEIGHTS, load_component
+
+        folder = self.component_folder(index)
+        weights = folder / WEIGHTS[self.recipe.component.kind]
+        if not weights.exists() or file_hash(weights) != self.manifest["weights_sha256"][index]:
+            raise StoreError(
+                f"{weights} is missing or damaged; delete {folder} and {self.path / 'ensemble.json'}, "
+                "then give the same 'ablatable train' command again: only that component is trained"
+            )
+        return load_component(folder, self.recipe.component, self.recipe.schedule)
+
+    def ensemble(self, *, batch: int | None = None) -> Ensemble:
+        """All components, as one denoiser."""
+        from .ensemble import Ensemble
+
+        return Ensemble([self.load_component(i) for i in range(self.code.components)], batch=batch)
+
+    def copy_to(self, folder: str | Path) -> None:
+        """Copy the run to a new or empty folder; `SettingsError` if something is there."""
+        import shutil
+
+        target = Path(folder)
+        if target.exists() and any(target.iterdir()):
+            raise SettingsError(f"{target} is not empty; choose another place")
+        shutil.copytree(self.path, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+
+    def rows(self, ids: Sequence[str]) -> list[int]:
+        """Code rows of some units; `DataError` names one that is unknown."""
+        position = {unit: row for row, unit in enumerate(self.ids)}
+        for unit in ids:
+            if unit not in position:
+                close = get_close_matches(unit, self.ids, n=3)
+                hint = (
+                    f"did you mean {' or '.join(close)}?" if close else f"its units are {self.ids[0]} .. {self.ids[-1]}"
+                )
+                raise DataError(f"no unit '{unit}' in {self.path}; {hint}")
+        return [position[unit] for unit in ids]
+
+    def survivors(self, without: Sequence[str]) -> np.ndarray:
+        """Components that saw none of these units, bool (components,); `CodeError` if there is none."""
+        return surviving(self.code, self.rows(without), list(without))
+
+
+def surviving(code: Code, rows: Sequence[int], names: Sequence[str]) -> np.ndarray:
+    """`code.survivors`, with an error that says how many of these units can go together."""
+    alive = code.survivors(rows)
+    if not alive.any():
+        longest = max(k for k in range(len(rows)) if code.survivors(rows[:k]).any())
+        raise CodeError(
+            f"no component survives without {', '.join(names)}: each of the {code.components} saw at least one of them. "
+            f"The first {longest} of them can be removed together; a lower --weight when training leaves room for more"
+        )
+    return alive
+
+
+def check_run(path: str | Path) -> list[str]:
+    """Compare every hash of a run with what is on disk. Returns what is wrong, one sentence each; empty = intact."""
+    path = Path(path)
+    if not (path / "ensemble.json").exists():
+        return [_why_not_a_run(path)]
+    try:
+        manifest = read_json(path / "ensemble.json")
+        if canonical_json(manifest) != (path / "ensemble.json").read_bytes():
+            return [f"{path / 'ensemble.json'}: not written by this program, or damaged"]
+        expected = {
+            "settings.json": manifest["settings_sha256"],
+            "units.parquet": manifest["units_table_sha256"],
+            "images.safetensors": manifest["images_sha256"],
+            **manifest["files_sha256"],
+        }
+        settings = manifest["settings"]
+    except (StoreError, KeyError, TypeError) as error:
+        return [f"{path / 'ensemble.json'}: damaged ({error})"]
+    wrong = [
+        f"{path / name}: {'missing' if not (path / name).exists() else 'does not have the hash in ensemble.json'}"
+        for name, digest in expected.items()
+        if not (path / name).exists() or file_hash(path / name) != digest
+    ]
+    if not wrong:
+        try:
+            run = Run(path)
+            if read_json(path / "settings.json") != settings:
+                wrong.append(f"{path / 'ensemble.json'}: its settings are not those of settings.json")
+            units = run.units()
+            if (
+                units.fingerprint() != settings["units_sha256"]
+                or list(units.digests) != read_units_table(path)["sha256"].to_list()
+            ):
+                wrong.append(f"{path / 'images.safetensors'}: not the units of units.parquet")
+            for i in range(run.code.components):
+                record = read_json(run.component_folder(i) / "training.json")
+                split = {run.ids[row]: units.digests[row] for row in run.code.split(i)}
+                if record["units"] != split:
+                    wrong.append(f"component {i:02d}: its training record lists other units than its split")
+                if record["weights_sha256"] != manifest["weights_sha256"][i]:
+                    wrong.append(f"component {i:02d}: its training record names other weights than ensemble.json")
+        except (StoreError, SettingsError, DataError, KeyError) as error:
+            wrong.append(str(error))
+    return wrong
+
+
+def read_units_table(path: Path) -> pl.DataFrame:
+    """The run's units.parquet: unit, sha256, images, codeword, ablation."""
+    import polars as pl
+
+    try:
+        return pl.read_parquet(path / "units.parquet")
+    except Exception as error:
+        raise StoreError(f"cannot read {path / 'units.parquet'} ({error}); it is missing or damaged") from error
+
+
+def _read_images(path: Path, ids: tuple[str, ...]) -> Units:
+    from safetensors.numpy import load_file
+
+    try:
+        arrays = load_file(path / "images.safetensors")
+        return Units(ids, arrays["images"], arrays["owner"])
+    except Exception as error:
+        raise StoreError(f"cannot read {path / 'images.safetensors'} ({error}); it is missing or damaged") from error
+
+
+def _why_not_a_run(path: Path) -> str:
+    if not path.exists():
+        return f"there is no run at {path}; make one with 'ablatable train DATA --out {path}'"
+    if (path / "settings.json").exists():
+        settings = read_json(path / "settings.json")
+        done = sum(1 for i in range(settings["components"]) if (path / "components" / f"{i:02d}").exists())
+        return f"{path} is an unfinished run: {done} of {settings['components']} components are trained; give the same 'ablatable train' command again"
+    return f"{path} is not a run (no ensemble.json in it)"

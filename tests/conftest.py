@@ -1,0 +1,117 @@
+"""What every test gets: one thread, no model hub, no clock in the verdicts, a browser if there is one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Route, WebSocketRoute
+
+# Set here, before any test module imports torch, and inherited by every process that a test starts: the suite
+# itself runs as several processes, and threads that wait for a busy core slow all of them down.
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    OMP_WAIT_POLICY="PASSIVE",
+    HF_HUB_OFFLINE="1",
+    MPLBACKEND="Agg",
+)
+if "torch" in sys.modules:  # a plugin was quicker: too late for the variable
+    sys.modules["torch"].set_num_threads(1)
+
+# A loaded machine must not fail a test, so hypothesis gets no deadline. Under CI the same examples are tried
+# every time; elsewhere new ones.
+settings.register_profile(
+    "house",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("house")
+
+CHROMIUM_NAMES = ("/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome")
+CHROMIUM_FLAGS = (
+    "--headless",
+    "--no-sandbox",  # as root, Chromium starts in no other way
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+LOCAL_SCHEMES = ("file", "data", "blob", "about")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever draws a page is a browser test, marked or not."""
+    for item in items:
+        if "page" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+
+
+def find_chromium() -> str | None:
+    """Path of a Chromium: what the variable CHROMIUM names (an error when it is not there), or one found."""
+    named = os.environ.get("CHROMIUM")
+    if named:
+        found = shutil.which(named)
+        if found is None:
+            pytest.fail(f"CHROMIUM={named} is not an executable: name a Chromium, or unset it", pytrace=False)
+        return found
+    return next((path for name in CHROMIUM_NAMES if (path := shutil.which(name))), None)
+
+
+# One browser a module, not a session: playwright's event loop lives as long as its browser, and no other test
+# may find a running loop in its thread.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium; without one, the test is skipped."""
+    executable = find_chromium()
+    if executable is None:
+        pytest.skip("needs chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=list(CHROMIUM_FLAGS))
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+@pytest.fixture
+def network_requests() -> list[str]:
+    """Addresses off the disk that `page` asked for, in order; each was refused. Empty: it used no network."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, network_requests: list[str]) -> Iterator[Page]:
+    """A fresh browser page, 1280 x 800, that can read files and nothing else; see `network_requests`."""
+
+    def decide(route: Route) -> None:
+        if urlsplit(route.request.url).scheme in LOCAL_SCHEMES:
+            route.continue_()
+        else:
+            network_requests.append(route.request.url)
+            route.abort()
+
+    def refuse(socket: WebSocketRoute) -> None:
+        network_requests.append(socket.url)
+        socket.close()
+
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, service_workers="block")
+    context.route("**/*", decide)
+    context.route_web_socket("**/*", refuse)
+    try:
+        yield context.new_page()
+    finally:
+        context.close()
