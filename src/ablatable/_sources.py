@@ -79,7 +79,7 @@ def require_column(column: str, columns: Sequence[str], where: str) -> None:
 
 
 def close_to(word: str, words: Iterable[str]) -> str:
-    """', did you mean ...?' for a message, or nothing if no word is close."""
+    """' (did you mean ...?)' for a message, or nothing if no word is close."""
     close = difflib.get_close_matches(word, list(words), n=3)
     return f" (did you mean {' or '.join(repr(match) for match in close)}?)" if close else ""
 
@@ -120,7 +120,7 @@ def array_entries(images: Any, ids: Iterable[object] | None, group: bool, where:
 
 def _channels_last(images: Any) -> np.ndarray:
     """A torch tensor `(N[, C], H, W)`, or what NumPy can make an array `(N, H, W[, C])` of, as the latter."""
-    if type(images).__module__ == "torch":  # seen by name: arrays do not need torch imported
+    if hasattr(images, "movedim"):  # a tensor, told without importing torch
         tensor = images.detach().cpu()
         if tensor.is_floating_point() and tensor.element_size() < 4:
             tensor = tensor.float()  # NumPy has no bfloat16
@@ -147,7 +147,8 @@ def npy_entries(path: Path, unit_column: str | None) -> list[Entry]:
     try:
         # Memory-mapped: rows are read as they are converted. Never unpickled.
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded.files}
+        columns = {"images": loaded} if isinstance(loaded, np.ndarray) else loaded
+        arrays = {key: columns[key] for key in columns}
     except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path} cannot be read as NumPy arrays: {error}; save it with numpy.save or numpy.savez"
@@ -156,9 +157,8 @@ def npy_entries(path: Path, unit_column: str | None) -> list[Entry]:
     images = "images" if "images" in arrays else stacks[0] if len(stacks) == 1 else None
     if images is None:
         raise DataError(f"{path} has no array 'images'; its arrays are: {', '.join(arrays) or 'none'}")
-    columns = [key for key, array in arrays.items() if array.ndim == 1]
     if unit_column is not None:
-        require_column(unit_column, columns, str(path))
+        require_column(unit_column, [key for key, array in arrays.items() if array.ndim == 1], str(path))
     ids = arrays[unit_column] if unit_column is not None else arrays.get("ids")
     return array_entries(arrays[images], ids, unit_column is not None, f"{path}, ")
 
@@ -219,7 +219,7 @@ def _metadata_entries(folder: Path, table: Path, unit_column: str | None) -> lis
     paths = [_inside(file, name) for file, name in zip(files, named, strict=True)]
     first_row: dict[PurePosixPath, str] = {}
     for path, name in zip(paths, named, strict=True):
-        if path in first_row:  # also with a unit column: one picture in two units could not be removed with either
+        if path in first_row:  # a picture of two units would stay when one of them goes
             raise DataError(f"{path} is listed twice: {first_row[path]} and {name}; remove one of the rows")
         first_row[path] = name
     if unit_column is None:
@@ -275,7 +275,8 @@ def _is_image(path: Path) -> bool:
 
 def _images_below(folder: Path) -> list[Path]:
     found: list[Path] = []
-    for where, folders, files in os.walk(folder, onerror=_raise):  # by default it skips what it cannot read
+    # By default walk skips what it cannot read and linked folders, and with them pictures of this unit.
+    for where, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [path for path in (Path(where) / name for name in files) if _is_image(path)]
     return sorted(found)
@@ -327,7 +328,7 @@ def _labels_beside(images: Path) -> Path:
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """The uint8 array of an IDX file: two zero bytes, type 8, number of dimensions, the dimensions, the data."""
+    """The uint8 array of an IDX file: bytes 0, 0, 8 and the number of dimensions, then these, then the data."""
     try:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
@@ -410,4 +411,6 @@ def _load_numbers(pictures: Any, column: str, row: int) -> np.ndarray:
         values = np.asarray(pictures[row][column])
     except Exception as error:  # ragged or missing numbers, by whichever library forms the array
         raise DataError(f"row {row}: column '{column}' does not hold a picture ({error})") from error
+    if np.issubdtype(values.dtype, np.integer) and values.size and values.min() >= 0 and values.max() <= 255:
+        values = values.astype(np.uint8)  # datasets deliver small integers as int64
     return from_array(values, f"row {row}")

@@ -199,8 +199,8 @@ class Code:
         if count > left:
             raise CodeError(
                 f"{count} spare codewords asked for, but only {left} exist: {self.components} components at "
-                f"weight {weight} have {self.capacity} words and the units hold {len(taken)}; ask for at most "
-                f"{left}, or use {components_for(len(taken) + count)} components (weight n // 2)"
+                f"weight {weight} have {self.capacity} words and the units hold {len(taken)}; ask for {left} "
+                f"at most, or use {components_for(len(taken) + count)} components (weight n // 2)"
             )
         # The f-th free rank is f plus the taken ones before it; taken[i] - i free ones precede taken[i].
         free = list(islice(_without_replacement(_stream("spares", seed), left), count))
@@ -253,8 +253,10 @@ def components_for(words: int, weight: int | None = None, *, at_least: int = 2) 
     At the given weight, or at n // 2 when `weight` is None. There always is one for words >= 1 and weight >=
     1; CodeError otherwise.
     """
-    if words < 1 or (weight is not None and weight < 1):
-        raise CodeError(f"{words} codewords of weight {weight}: both must be 1 or more")
+    if words < 1:
+        raise CodeError(f"the number of codewords must be 1 or more, not {words}")
+    if weight is not None and weight < 1:
+        raise CodeError(f"the weight must be 1 or more, not {weight}: some component has to train on each unit")
     if weight is None:
         n = max(2, at_least)
         while comb(n, n // 2) < words:

@@ -159,7 +159,9 @@ def _fit(task: TrainTask, split: Units, checkpoint: Path, report: Report) -> tup
         optimizer.step()
         with torch.no_grad():
             # early on the average follows the weights, or it would remember their random start
-            torch._foreach_lerp_(ema, parameters, 1 - min(config.ema, (1 + step) / (10 + step)))
+            decay = min(config.ema, (1 + step) / (10 + step))
+            for average, parameter in zip(ema, parameters, strict=True):
+                average.lerp_(parameter, 1 - decay)
         losses[step] = loss.item()
 
         now = time.monotonic()

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from .schedule import Schedule
 
 BATCH = 16  # rows a component sees at once: small enough for a core's cache at 28 x 28
-BLOCK_ROWS = 512  # pictures a block holds at most: some seconds to a minute of work, some hundred kB of pictures
-BLOCK_SAMPLES = 8
+BLOCK_SAMPLES = 16  # samples a block holds at most
+BLOCK_ROWS = (128, 1024)  # pictures a block holds: enough to fill batches, few enough to share out and to lose
+BLOCKS = 16  # as many blocks as this, within those bounds
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ def plan_universe(run: Run, seeds: list[int], *, sampler: str, steps: int, spare
     if spares:
         words = np.concatenate([words, run.code.spares(spares, seed=run.seed)])
     block_samples = min(BLOCK_SAMPLES, len(seeds))
+    rows = int(np.clip(len(words) * len(seeds) // BLOCKS, *BLOCK_ROWS))
     return UniverseSettings(
         run_sha256=run.digest,
         shape=run.shape,
@@ -178,7 +180,7 @@ def plan_universe(run: Run, seeds: list[int], *, sampler: str, steps: int, spare
         sampler=sampler,
         steps=steps,
         batch=BATCH,
-        block=(max(1, BLOCK_ROWS // block_samples), block_samples),
+        block=(max(1, rows // block_samples), block_samples),
         seeds=tuple(seeds),
         units=run.ids,
         digests=run.digests,

@@ -45,7 +45,7 @@ class AblatablePipeline(DiffusionPipeline):
         """Open a run's folder. Raises `StoreError` if it is not a complete run, or its weights are damaged."""
         if kwargs:
             raise SettingsError(
-                f"a run's folder is all there is to give; {', '.join(kwargs)} cannot be set here (move the pipeline with .to(device))"
+                f"a run's folder is all there is to give, not {', '.join(kwargs)}; move the pipeline with .to(device)"
             )
         return cls(Run(pretrained_model_name_or_path))
 

@@ -450,7 +450,7 @@ def _on_splits(made: Plan, empty: int) -> list[str]:
         if empty
         else f"the smallest holds {_number(made.split_min, 'unit')}"
     )
-    return [f"Splits are small: {what}; at weight {w} of {n}, {enough} units would give each {_FEWEST_UNITS}."]
+    return [f"Splits are small: {what}; at weight {w} of {n}, {enough:,} units would give each {_FEWEST_UNITS}."]
 
 
 def _on_survivors(made: Plan, pair: Survival | None) -> list[str]:
@@ -477,14 +477,17 @@ def _on_weight(made: Plan) -> list[str]:
     if made.weight <= light or units < 2:
         return []
     words = comb(n, light)
+    keeps = _mean(_even(units, n, made.weight), units, 2)
     if words < units:
+        more = components_for(units, light)
         return [
-            f"Weight {light} would keep more survivors, but has {_count(words)} codewords for "
-            f"{_number(units, 'unit')}; it takes {components_for(units, light)} components."
+            f"Weight {light} has only {_count(words)} codewords for {_number(units, 'unit')}; with {more} "
+            f"components it has {_count(comb(more, light))} and would keep "
+            f"{_mean(_even(units, more, light), units, 2):.1f} components on average after two removals, "
+            f"instead of {keeps:.1f}."
         ]
     return [
-        f"Weight {light} would keep {_mean(_even(units, n, light), units, 2):.1f} instead of "
-        f"{_mean(_even(units, n, made.weight), units, 2):.1f} "
+        f"Weight {light} would keep {_mean(_even(units, n, light), units, 2):.1f} instead of {keeps:.1f} "
         f"components on average after two removals, with splits of {_amount(units * light / n)} instead of "
         f"{_amount(made.split_mean)} units and {_count(words - units)} instead of {_count(made.spares)} spare "
         "codewords."
@@ -508,7 +511,7 @@ def _count(value: int) -> str:
 def _amount(value: float) -> str:
     """A quantity to about three digits, whole numbers without a fraction."""
     if value == int(value) or value >= 1000:
-        return f"{value:,.0f}"
+        return _count(round(value))
     return f"{value:.3g}"
 
 
@@ -517,7 +520,7 @@ def _number(value: int, noun: str) -> str:
 
 
 def _chance(row: Survival) -> str:
-    """A probability in percent; of random draws, with two standard errors, or a bound when none was a hit."""
+    """A probability in percent; of random draws with two standard errors, or a bound when none hit."""
     percent = f"{row.none:.2%}" if row.none >= 0.001 else f"{100 * row.none:.2g}%"
     if row.none_is == "exact":
         return "0" if row.none == 0 else percent

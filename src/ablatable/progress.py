@@ -33,7 +33,8 @@ class Display:
             console=Console(stderr=True),
             disable=not self.live,
         )
-        self.bar = self.progress.add_task(title, total=total, completed=done, note="")
+        self.bar = self.progress.add_task(title, total=total, note="")
+        self.progress.update(self.bar, completed=done)
 
     def __enter__(self) -> Display:
         self.progress.start()

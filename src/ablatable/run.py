@@ -54,7 +54,8 @@ class Run:
         settings = self.manifest.get("settings", {})
         if settings.get("format") != FORMAT:
             raise StoreError(
-                f"{self.path} has run format {settings.get('format')}, this version reads {FORMAT}; use the version that wrote it"
+                f"{self.path} has run format {settings.get('format')}, this version reads {FORMAT}; "
+                "use the version that wrote it"
             )
         self.recipe: Recipe = recipe_from(settings["recipe"])
         self.shape: tuple[int, int, int] = tuple(settings["shape"])
@@ -64,7 +65,8 @@ class Run:
         self.code = Code.from_words(table["codeword"].to_list())
         if self.code.digest() != settings["code_sha256"]:
             raise StoreError(
-                f"{self.path / 'units.parquet'} does not hold the code that the run was trained with; run 'ablatable check {self.path}'"
+                f"{self.path / 'units.parquet'} does not hold the code that the run was trained with; "
+                f"run 'ablatable check {self.path}'"
             )
 
     @property
@@ -136,7 +138,7 @@ def surviving(code: Code, rows: Sequence[int], names: Sequence[str]) -> np.ndarr
     if not alive.any():
         longest = max(k for k in range(len(rows)) if code.survivors(rows[:k]).any())
         raise CodeError(
-            f"no component survives without {', '.join(names)}: each of the {code.components} saw at least one of them. "
+            f"no component survives without {', '.join(names)}: each of the {code.components} saw one of them or more. "
             f"The first {longest} of them can be removed together; a lower --weight when training leaves room for more"
         )
     return alive
@@ -214,5 +216,8 @@ def _why_not_a_run(path: Path) -> str:
     if (path / "settings.json").exists():
         settings = read_json(path / "settings.json")
         done = sum(1 for i in range(settings["components"]) if (path / "components" / f"{i:02d}").exists())
-        return f"{path} is an unfinished run: {done} of {settings['components']} components are trained; give the same 'ablatable train' command again"
+        return (
+            f"{path} is an unfinished run: {done} of {settings['components']} components are trained; "
+            "give the same 'ablatable train' command again"
+        )
     return f"{path} is not a run (no ensemble.json in it)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 import torch
@@ -51,7 +51,8 @@ def noise_trajectory(seeds: Iterable[int], steps: int, shape: tuple[int, int, in
     return torch.stack([trajectories[step] for step in range(steps + 1)])
 
 
-Step = Callable[[Tensor, int, Tensor, int], Tensor]
+Step = Callable[[Tensor, int, Tensor, Tensor], Tensor]
+"""(predicted noise, t, x_t, this step's noise) -> the next x."""
 
 
 def sample(
@@ -79,17 +80,17 @@ def sample(
     Raises:
         SettingsError: unknown sampler, or more steps than the schedule has.
     """
-    scheduler, step_with = make_scheduler(sampler, schedule or Schedule(), steps)
+    timesteps, step_from = make_sampler(sampler, schedule or Schedule(), steps)
     x = noise[0]
-    for number, t in enumerate(scheduler.timesteps.tolist(), start=1):
-        predicted = denoiser(x, t)
-        x = step_with(predicted, t, x, noise[number] if sampler == "ddpm" else x)
+    for number, t in enumerate(timesteps, start=1):
+        z = noise[number] if sampler == "ddpm" else x  # the others add none
+        x = step_from(denoiser(x, t), t, x, z)
         on_step(number)
     return x
 
 
-def make_scheduler(sampler: str, schedule: Schedule, steps: int) -> tuple[Schedulers, Step]:
-    """A diffusers scheduler set to `steps` steps, and its step as (predicted, t, x, noise) -> previous x."""
+def make_sampler(sampler: str, schedule: Schedule, steps: int) -> tuple[list[int], Step]:
+    """The timesteps a sampler visits, highest first, and its step, both by a diffusers scheduler."""
     check_sampler(sampler, schedule, steps)
     betas = {
         "num_train_timesteps": schedule.train_steps,
@@ -100,24 +101,22 @@ def make_scheduler(sampler: str, schedule: Schedule, steps: int) -> tuple[Schedu
     if sampler == "dpmsolver++":
         from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-        solver = DPMSolverMultistepScheduler(**betas, algorithm_type="dpmsolver++", solver_order=2)
-        solver.set_timesteps(steps)
-        return solver, lambda predicted, t, x, _: solver.step(predicted, t, x, return_dict=False)[0]
+        scheduler = DPMSolverMultistepScheduler(**betas, algorithm_type="dpmsolver++", solver_order=2)
+        options: dict[str, Any] = {}
+    else:
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+        scheduler = DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=True)
+        # eta = 1 makes the variance that of the ancestral sampler (DDIM paper, eq. 16: sigma^2 = beta-tilde)
+        options = {"eta": 1.0} if sampler == "ddpm" else {"eta": 0.0}
+    scheduler.set_timesteps(steps)
 
-    ddim = DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=True)
-    ddim.set_timesteps(steps)
-    if sampler == "ddim":
-        return ddim, lambda predicted, t, x, _: ddim.step(predicted, t, x, eta=0.0, return_dict=False)[0]
-    # eta = 1 makes the variance that of the ancestral sampler (DDIM paper, eq. 16: sigma^2 = beta-tilde)
-    return ddim, lambda predicted, t, x, z: ddim.step(predicted, t, x, eta=1.0, variance_noise=z, return_dict=False)[0]
+    def step_from(predicted: Tensor, t: int, x: Tensor, z: Tensor) -> Tensor:
+        if sampler == "ddpm":
+            options["variance_noise"] = z
+        return scheduler.step(predicted, t, x, **options)[0]
 
-
-class Schedulers(Protocol):
-    """What of a diffusers scheduler the loop needs besides its step."""
-
-    timesteps: Tensor
+    return [int(t) for t in scheduler.timesteps], step_from
 
 
 def check_sampler(sampler: str, schedule: Schedule, steps: int) -> None:

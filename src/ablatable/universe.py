@@ -60,7 +60,7 @@ class UniverseSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of work of fixed place and size: some ablations of some samples, or (`ablations` None) factual samples."""
+    """A piece of work of fixed place and size: some ablations of some samples, or (`ablations` None) the factual."""
 
     samples: tuple[int, int]
     ablations: tuple[int, int] | None = None
@@ -145,7 +145,8 @@ class Universe:
             settings = UniverseSettings.model_validate(values)
         except (KeyError, FileNotFoundError, ValidationError, ValueError) as error:
             raise StoreError(
-                f"there is no readable universe at {url} ({type(error).__name__}); make one with 'ablatable universe RUN --out {url}'"
+                f"there is no readable universe at {url} ({type(error).__name__}); "
+                f"make one with 'ablatable universe RUN --out {url}'"
             ) from error
         universe = cls(url, settings, store)
         if not partial:
@@ -214,7 +215,8 @@ class Universe:
             return np.asarray(self.group[name][where])  # pyright: ignore[reportIndexIssue]
         except Exception as error:  # codecs raise many kinds for damaged bytes
             raise StoreError(
-                f"{self.url}: '{name}' cannot be read ({error}); run 'ablatable check {self.url}', then the same 'ablatable universe' command again"
+                f"{self.url}: '{name}' cannot be read ({error}); run 'ablatable check {self.url}', "
+                "then the same 'ablatable universe' command again"
             ) from error
 
     def _set(self, name: str, where: Any, values: np.ndarray) -> None:
@@ -289,7 +291,8 @@ class Universe:
     def _sample(self, sample: int) -> int:
         if not 0 <= sample < len(self.seeds):
             raise DataError(
-                f"no sample {sample}; there are samples 0 to {len(self.seeds) - 1} (seeds {self.seeds[0]} to {self.seeds[-1]})"
+                f"no sample {sample}; there are samples 0 to {len(self.seeds) - 1} "
+                f"(seeds {self.seeds[0]} to {self.seeds[-1]})"
             )
         return sample
 
@@ -309,7 +312,7 @@ def check_universe(url: str | Path) -> list[str]:
     try:
         if list(universe.training.digests) != list(universe.settings.digests):
             wrong.append(f"{url}: the stored training images are not the units it was made from")
-        universe.factual, universe.distances()
+        _ = universe.factual, universe.distances()
     except (StoreError, DataError) as error:
         wrong.append(str(error))
     return wrong

@@ -89,10 +89,7 @@ class Pool:
                         busy -= 1
                         deaths[number] += 1
                         if deaths[number] >= ATTEMPTS:
-                            raise WorkerError(
-                                f"a worker died {ATTEMPTS} times on task {number} (exit code {worker.process.returncode}: killed, or out "
-                                "of memory?); try fewer --workers. What is finished is kept: the same command goes on from there"
-                            ) from None
+                            raise WorkerError(_gave_up(number, worker.process.returncode)) from None
                         waiting.appendleft(number)
                     continue
                 assert number is not None
@@ -114,6 +111,13 @@ class Pool:
         fresh = _Worker(self.function)
         self.workers[fresh.connection] = fresh
         idle.append(fresh)
+
+
+def _gave_up(number: int, exit_code: int | None) -> str:
+    return (
+        f"a worker died {ATTEMPTS} times on task {number} (exit code {exit_code}: killed, or out of memory?); "
+        "try fewer --workers. What is finished is kept: the same command goes on from there"
+    )
 
 
 class _Worker:
