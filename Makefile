@@ -61,9 +61,9 @@ $(READY): pyproject.toml constraints.txt
 	    if "$$python" -c '$(NEW_ENOUGH)' 2>/dev/null; then found=$$python; break; fi; \
 	  done; \
 	  if [ -z "$$found" ]; then \
-	    echo "Python 3.11 or newer is needed, and none was found. Tried:" >&2; \
+	    echo "Python 3.11 or newer is needed, and none of these is that:" >&2; \
 	    for python in $(PYTHON); do \
-	      echo "  $$python: $$("$$python" --version 2>&1 || echo '(does not run)')" >&2; \
+	      echo "  $$python: $$("$$python" --version 2>/dev/null || echo 'not found')" >&2; \
 	    done; \
 	    echo "Install one, or name one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; \
 	    exit 1; \

@@ -1,0 +1,5 @@
+"""`python -m ablatable`."""
+
+from .cli import main
+
+main()

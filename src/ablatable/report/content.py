@@ -1,0 +1,205 @@
+"""What a report says, as numbers and arrays, before it is a page or a picture. One landscape in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..code import Code
+from ..distance import euclidean, geometric_mean, pairwise
+from ..nearest import Nearest, nearest_units
+from ..universe import Universe
+
+SHEET_UNITS = 500  # units a contact sheet shows at most: those of largest distance
+SHEET_SPARES = 200  # spare ablations it shows at most, likewise
+REPORT_SAMPLES = 100  # samples that get a card and a contact sheet at most: the first
+SPARE_EXAMPLES = 3  # the first spares by number: an example must not be picked for how it looks
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One factual sample and what is shown of its landscape.
+
+    Attributes:
+        index, seed: which sample.
+        factual: uint8 (H, W, C).
+        distances: of every unit's counterfactual, float32 (units,), in the paper's unit.
+        spare_distances: of every spare ablation's, float32 (spares,).
+        order: units shown, farthest first, int (<= SHEET_UNITS,); `pictures`: their counterfactuals, (.., H, W, C).
+        spare_order: spares shown, farthest first, int (<= SHEET_SPARES,); `spare_pictures`: likewise.
+        spare_examples: pictures under the first spares, (<= SPARE_EXAMPLES, H, W, C).
+        image: for every unit, which of its training images is nearest to this sample, int (units,).
+        nearest, nearest_distance: the unit nearest to the sample (its row), and how far it is.
+        without: the picture once that unit is removed, (H, W, C).
+        after, after_image: the unit nearest to that picture, and which of its images.
+        changed: whether that is another unit.
+        changed_spares, changed_others: under which share of the spare ablations, and of the other units', the nearest
+            unit is another one; NaN where there are none.
+    """
+
+    index: int
+    seed: int
+    factual: np.ndarray
+    distances: np.ndarray
+    spare_distances: np.ndarray
+    order: np.ndarray
+    pictures: np.ndarray
+    spare_order: np.ndarray
+    spare_pictures: np.ndarray
+    spare_examples: np.ndarray
+    image: np.ndarray
+    nearest: int
+    nearest_distance: float
+    without: np.ndarray
+    after: int
+    after_image: int
+    changed: bool
+    changed_spares: float
+    changed_others: float
+
+    @property
+    def radius(self) -> float:
+        """Counterfactual radius."""
+        return float(self.distances.max())
+
+    @property
+    def spare_radius(self) -> float | None:
+        """The largest distance under a spare ablation; None without spares."""
+        return float(self.spare_distances.max()) if len(self.spare_distances) else None
+
+    def spares_as_far(self, distance: float) -> int:
+        """How many spare ablations moved the sample at least as far."""
+        return int((self.spare_distances >= distance).sum())
+
+    def rank(self, unit: int) -> int:
+        """A unit's place by distance, from 1; units at the same distance share the best one."""
+        return 1 + int((self.distances > self.distances[unit]).sum())
+
+
+class Content:
+    """A universe as a report tells it. What is cheap is held; `samples()` reads one landscape at a time."""
+
+    def __init__(self, universe: Universe) -> None:
+        self.universe = universe
+        self.units = universe.units
+        self.shown = min(len(universe.seeds), REPORT_SAMPLES)
+
+    @cached_property
+    def nearest(self) -> Nearest:
+        """The nearest training units."""
+        return nearest_units(self.universe)
+
+    @cached_property
+    def distances(self) -> np.ndarray:
+        """Of every unit's counterfactual: float32 (units, samples)."""
+        return self.universe.distances()
+
+    @cached_property
+    def spare_distances(self) -> np.ndarray:
+        """Of every spare ablation's: float32 (spares, samples)."""
+        return self.universe.spare_distances()
+
+    @cached_property
+    def radius(self) -> np.ndarray:
+        """Counterfactual radius, (samples,)."""
+        return self.distances.max(axis=0)
+
+    @cached_property
+    def spare_radius(self) -> np.ndarray | None:
+        """The largest distance under a spare ablation, (samples,); None without spares."""
+        return self.spare_distances.max(axis=0) if len(self.spare_distances) else None
+
+    @property
+    def mean_radius(self) -> float:
+        """Geometric mean over the samples."""
+        return geometric_mean(self.radius)
+
+    @property
+    def mean_spare_radius(self) -> float | None:
+        """Likewise of the spares' largest distances."""
+        return None if self.spare_radius is None else geometric_mean(self.spare_radius)
+
+    @cached_property
+    def code(self) -> Code:
+        """One codeword a unit."""
+        words = self.universe.settings.words
+        return Code.from_words([words[row] for row in self.universe.settings.ablation], allow_dummy=True)
+
+    @cached_property
+    def sharing(self) -> np.ndarray:
+        """How many units have each unit's codeword, int (units,); 1 where it is its own."""
+        rows = np.array(self.universe.settings.ablation)
+        return np.bincount(rows)[rows]
+
+    @cached_property
+    def images_of(self) -> np.ndarray:
+        """How many training images each unit has, int (units,)."""
+        return np.bincount(self.universe.training.owner, minlength=len(self.units))
+
+    @cached_property
+    def first_image(self) -> np.ndarray:
+        """Where each unit's images begin in `training.images`, int (units,)."""
+        return np.cumsum(self.images_of) - self.images_of
+
+    def training_image(self, image: int) -> np.ndarray:
+        """A training image by its place in `training.images`."""
+        return self.universe.training.images[image]
+
+    def samples(self) -> Iterator[Sample]:
+        """The samples that are shown, one after another."""
+        factual = self.universe.factual
+        for index in range(self.shown):
+            yield self._sample(index, factual[index])
+
+    def _sample(self, index: int, factual: np.ndarray) -> Sample:
+        settings, nearest = self.universe.settings, self.nearest
+        landscape = self.universe.landscape(index)
+        distances, spare_distances = self.distances[:, index], self.spare_distances[:, index]
+        order = np.argsort(-distances, kind="stable")[:SHEET_UNITS]
+        spare_order = np.argsort(-spare_distances, kind="stable")[:SHEET_SPARES]
+        ablation, spares = np.array(settings.ablation), np.array(settings.spares, dtype=np.int64)
+        row = self._row[nearest.unit[index]]
+        without, after = landscape[ablation[row]].copy(), self._row[nearest.after[index]]
+        start, count = self.first_image[after], self.images_of[after]
+        after_images = self.universe.training.images[start : start + count]
+        return Sample(
+            index=index,
+            seed=self.universe.seeds[index],
+            factual=factual,
+            distances=distances,
+            spare_distances=spare_distances,
+            order=order,
+            pictures=landscape[ablation[order]],
+            spare_order=spare_order,
+            spare_pictures=landscape[spares[spare_order]],
+            spare_examples=landscape[spares[:SPARE_EXAMPLES]],
+            image=self._nearest_images(factual),
+            nearest=row,
+            nearest_distance=float(nearest.distance[index]),
+            without=without,
+            after=after,
+            after_image=int(start + euclidean(without[None], after_images).argmin()),
+            changed=bool(nearest.changed[index]),
+            changed_spares=float(nearest.changed_spares[index]),
+            changed_others=float(nearest.changed_others[index]),
+        )
+
+    @cached_property
+    def _row(self) -> dict[str, int]:
+        return {unit: row for row, unit in enumerate(self.units)}
+
+    def _nearest_images(self, picture: np.ndarray) -> np.ndarray:
+        """Of every unit, the image nearest to a picture: int (units,)."""
+        owner = self.universe.training.owner
+        distance = pairwise(picture[None], self.universe.training.images)[0]
+        ranked = np.lexsort((distance, owner))  # by unit, then by distance
+        return ranked[self.first_image]
+
+
+def mean_share(shares: np.ndarray) -> float | None:
+    """Mean of shares, NaN (nothing to count) left out; None if there is nothing at all."""
+    known = shares[~np.isnan(shares)]
+    return float(known.mean()) if len(known) else None
