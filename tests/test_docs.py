@@ -9,6 +9,7 @@ for a reader. A block after an HTML comment `<!-- not run: reason -->` is left o
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -173,9 +174,7 @@ def script(markdown: str) -> str:
         elif snippet.language in SHELL | TYPED:
             for number, command in commands(snippet):
                 words = ["bash", "-euo", "pipefail", "-c", stand_in(command)]
-                lines[number - 1] = (
-                    f"__name__ == '__main__' and __import__('subprocess').run({words!r}, check=True)"
-                )
+                lines[number - 1] = f"__name__ == '__main__' and __import__('subprocess').run({words!r}, check=True)"
         elif snippet.language not in PROSE:
             raise ValueError(f"line {snippet.line - 1}: no rule for ```{snippet.language} blocks")
     return "\n".join(lines) + "\n"
@@ -189,9 +188,7 @@ def run(markdown: str, name: str, folder: Path) -> subprocess.CompletedProcess[s
     path.write_text(script(markdown), encoding="utf-8")
     # `make` says what it was called with to any make below it; ours is nobody's child.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-    environment["PATH"] = os.pathsep.join(
-        [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
-    )
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
     return subprocess.run(
         [sys.executable, "-u", str(path)],
         cwd=work,
@@ -311,6 +308,37 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert broken_links(document, ROOT) == []
 
 
+def rooms() -> list[str]:
+    """The modules of CONTRIBUTING.md's table, top to bottom, and left to right in a row."""
+    rows = re.findall(r"^\| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return [name for row in rows for name in re.findall(r"`(\w+)(?:\.py|/)`", row)]
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The package's modules that a module imports by name, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            package = path.relative_to(ROOT / "src").parent.parts
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            module = [*base, *(node.module or "").split(".")]
+            names = [module] if node.module else [[*base, alias.name] for alias in node.names]
+            found |= {name[1] for name in names if name[0] == "ablatable" and len(name) > 1}
+    return found
+
+
+def test_the_house_is_laid_out_as_described() -> None:
+    package = ROOT / "src" / "ablatable"
+    modules = {path.stem for path in package.glob("*.py") if not path.stem.startswith("__")} - {"_version"}
+    packages = {path.parent.name for path in package.glob("*/*.py")}
+    listed = rooms()
+    assert sorted(listed) == sorted(modules | packages)
+    for place, room in enumerate(listed):
+        sources = [package / f"{room}.py"] if room in modules else list((package / room).rglob("*.py"))
+        below = set().union(*map(imported_rooms, sources)).intersection(listed[place + 1 :])
+        assert not below, f"{room} imports from below itself: {', '.join(sorted(below))}"
+
+
 # --- the machinery itself, on documents small enough to know by heart ---------------------------------------
 
 SMALL = """\
@@ -361,9 +389,7 @@ def test_blocks_are_found_with_their_lines() -> None:
         ("console", 26, None),
         ("python", 32, None),
     ]
-    assert all(
-        SMALL.splitlines()[block.line - 1].strip() == block.text.splitlines()[0] for block in snippets(SMALL)
-    )
+    assert all(SMALL.splitlines()[block.line - 1].strip() == block.text.splitlines()[0] for block in snippets(SMALL))
 
 
 def test_blocks_run_in_order_in_one_place_and_namespace(tmp_path: Path) -> None:

@@ -162,6 +162,10 @@ def test_select_refuses_repeats():
 def test_direct_construction_checks_copies_and_sorts():
     images = noise(3, 3, 2, 2, 1)
     units = Units(("a", "b"), images, np.array([0, 0, 1]))
+    turned = images[[1, 0, 2]]
+    assert np.array_equal(Units(("a", "b"), turned, np.array([0, 0, 1])).images, units.images)
+    turned.flags.writeable = False
+    assert np.array_equal(Units(("a", "b"), turned, np.array([0, 0, 1])).images, units.images)
     reference = Units.from_arrays(images[[1, 0, 2]], ids=["a", "a", "b"], group=True)
     assert np.array_equal(units.images, reference.images)
     images[:] = 0
@@ -753,7 +757,7 @@ def test_dataset_of_images(tmp_path):
         artists = Units.from_dataset(source, unit_column="artist")
         assert artists.ids == ("B", "A")
         assert artists.digests == (expected_digest(list(pictures[[0, 2]])), expected_digest([pictures[1]]))
-    assert Units.from_dataset(dataset, unit_column="kind").ids == ("dog", "cat")
+        assert Units.from_dataset(source, unit_column="kind").ids == ("dog", "cat")
     assert Units.from_dataset(dataset.select([1, 0]), id_column="artist", size=2, channels=1).shape == (1, 2, 2)
     with pytest.raises(DataError, match=r"duplicate id 'B': row 0 .* and row 2 .*unit_column"):
         Units.from_dataset(dataset, id_column="artist")

@@ -295,8 +295,6 @@ class _Sampled:
         if self.paired:  # the exact worst pair limits what three and more leave, too
             pair = _worst_pair(code.matrix)
             self.fewest = [self.fewest[0], *(min(found, pair) for found in self.fewest[1:])]
-            if pair == 0:
-                self.fewest = self.fewest[:2]
         self.immortal = self.fewest[-1] > 0  # some components train on nothing, and outlive every unit
         self.lifetimes = [] if self.immortal else sorted(_lifetimes(code, seed))
 
@@ -368,16 +366,10 @@ def _greedy(matrix: np.ndarray) -> list[int]:
 
 
 def _worst_pair(matrix: np.ndarray) -> int:
-    """The fewest survivors of any two different rows, over all pairs, in blocks."""
-    bits = matrix.astype(np.float32)
-    left = 1 - bits
-    fewest = matrix.shape[1]
-    block = max(1, 2**22 // len(bits))
-    for start in range(0, len(bits), block):
-        both = left[start : start + block] @ left.T  # components that neither row trains
-        both[np.arange(len(both)), np.arange(start, start + len(both))] = matrix.shape[1]  # not with itself
-        fewest = min(fewest, int(both.min()))
-    return fewest
+    """The fewest survivors of any two rows, over all pairs, in blocks; a row with itself never is the worst."""
+    left = 1 - matrix.astype(np.float32)
+    block = max(1, 2**22 // len(left))  # 16 MB
+    return min(int((left[i : i + block] @ left.T).min()) for i in range(0, len(left), block))
 
 
 def _lifetimes(code: Code, seed: int) -> list[int]:

@@ -1,0 +1,95 @@
+"""A report on a universe: one self-contained page, and pictures beside it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import SettingsError, StoreError
+
+if TYPE_CHECKING:
+    from ..run import Run
+    from ..universe import Universe
+
+PAGE = "report.html"
+
+
+def write_report(
+    universe: Universe, out: str | Path, *, run: str | Path | Run | None = None, overwrite: bool = False
+) -> Path:
+    """Write a report on a finished universe.
+
+    Into the folder `out` go
+
+    - `report.html`: one page that opens from disk and asks for nothing; written last, so it is there when all is;
+    - `landscape-<sample>.png`: a captioned contact sheet of each sample's counterfactuals, farthest first;
+    - `radii.png`: the histogram of radii; `story.png`: samples, nearest units, and what becomes of the samples;
+    - `summary.csv`: one row a sample, see `nearest.summary`.
+
+    Large universes are shown in part, and the page says so (see the constants in `content` and `page`); the numbers
+    are always over all of it. The same universe gives the same bytes.
+
+    Args:
+        universe: what to report on; its samples are taken to be pictures.
+        out: a folder, made if it is not there.
+        run: the run that the universe is of, if the page is to tell how its components were made.
+        overwrite: replace a report that is there.
+
+    Returns:
+        The path of `report.html`.
+
+    Raises:
+        SettingsError: `out` holds a report and `overwrite` is not given; or `run` is not the universe's run.
+        StoreError: the universe or the run cannot be read, or `out` cannot be written.
+    """
+    from ..files import write_atomic
+    from ..nearest import summary
+    from .content import Content
+    from .figures import Story, contact_sheet, radii_plot
+    from .page import Page
+
+    folder = Path(out)
+    page_path = folder / PAGE
+    if page_path.exists() and not overwrite:
+        raise SettingsError(f"{page_path} is already there; choose another --out, or replace it with --overwrite")
+    opened = _opened(run, universe)
+    _prepare(folder)
+    content = Content(universe)
+    page, story = Page(content, opened), Story(content)
+    for sample in content.samples():
+        page.add(sample)
+        story.add(sample)
+        write_atomic(folder / f"landscape-{sample.index}.png", contact_sheet(content, sample))
+    write_atomic(folder / "radii.png", radii_plot(content))
+    write_atomic(folder / "story.png", story.png())
+    write_atomic(folder / "summary.csv", summary(universe, content.nearest).write_csv().encode())
+    write_atomic(page_path, page.html().encode())
+    return page_path
+
+
+def _opened(run: str | Path | Run | None, universe: Universe) -> Run | None:
+    from ..run import Run
+
+    if run is None:
+        return None
+    opened = run if isinstance(run, Run) else Run(run)
+    if opened.digest != universe.settings.run_sha256:
+        raise SettingsError(
+            f"{universe.url} is not a universe of the run {opened.path}: it was made from run "
+            f"{universe.settings.run_sha256}, this is {opened.digest}; give the run it was made from, or none"
+        )
+    return opened
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder, and take away what an earlier report left there: its sheets may be more than the new one's."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if path.name == PAGE or re.fullmatch(r"landscape-\d+\.png", path.name):
+                path.unlink()
+    except FileExistsError:
+        raise SettingsError(f"{folder} is a file; choose a folder as --out") from None
+    except OSError as error:
+        raise StoreError(f"cannot write {folder} ({error.strerror or error}); choose another place") from error

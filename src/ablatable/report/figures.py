@@ -1,0 +1,243 @@
+"""PNG files beside the page, for papers, slides and README files; all on white, so that any viewer shows them alike."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import charts
+from .content import SPARE_EXAMPLES, Content, Sample
+from .pictures import enlarge
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw, ImageFont
+
+STORY_SAMPLES = 8  # columns of story.png at most: the first samples
+UNIT_COLOUR, SPARE_COLOUR = "#24578f", "#8d8673"  # as on the page
+INK, MUTED, RULE = (29, 32, 36), (92, 98, 107), (205, 202, 194)
+TILE, STORY_TILE = 80, 112  # sides aimed at, in pixels
+SHEET_WIDTH = 1600
+
+
+def radii_plot(content: Content) -> bytes:
+    """The histogram of radii, the spares' largest distances below it, as a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    groups = [("over the units (radius)", content.radius, content.mean_radius, UNIT_COLOUR, 1)]
+    if content.spare_radius is not None and content.mean_spare_radius is not None:
+        groups.append(("over the spares", content.spare_radius, content.mean_spare_radius, SPARE_COLOUR, -1))
+    bins = charts.edges(np.concatenate([values for _, values, *_ in groups]))
+    figure = Figure(figsize=(7.2, 3.8), dpi=200, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    tallest = charts.tallest(bins, *[values for _, values, *_ in groups])
+    for name, values, mean, colour, sign in groups:
+        counts = np.histogram(values.astype(np.float64), bins)[0]
+        axes.bar(bins[:-1], sign * counts, np.diff(bins), align="edge", color=colour, edgecolor="white", linewidth=1)
+        axes.plot([mean, mean], [0, sign * tallest * 1.08], color="#1d2024", linewidth=1.4, linestyle=(0, (4, 2)))
+        axes.text(
+            mean,
+            sign * tallest * 1.12,
+            f"{name}: geometric mean {mean:.1f}",
+            ha="left" if mean < (bins[0] + bins[-1]) / 2 else "right",
+            va="bottom" if sign > 0 else "top",
+            color=colour,
+            fontsize=9.5,
+        )
+    axes.axhline(0, color="#5c626b", linewidth=0.8)
+    axes.set_ylim(-tallest * 1.32 if len(groups) > 1 else 0, tallest * 1.32)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0f}"))
+    axes.set_xlabel("largest distance of a sample from its counterfactuals (Euclidean, at 256 × 256 × 3)")
+    axes.set_ylabel("samples")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors="#5c626b")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+# --- contact sheets ---------------------------------------------------------------------------------------------
+
+
+def contact_sheet(content: Content, sample: Sample) -> bytes:
+    """One sample's landscape with captions, as a PNG file: the factual sample, its units and spares, farthest first."""
+    first = enlarge(sample.factual, TILE)
+    height, width = first.shape[:2]
+    gap, caption, margin = 12, 34, 24
+    columns = max(1, (SHEET_WIDTH - 2 * margin + gap) // (width + gap))
+    units = [
+        _Tile(enlarge(picture, TILE), content.units[unit], f"{sample.distances[unit]:.1f}")
+        for unit, picture in zip(sample.order, sample.pictures, strict=True)
+    ]
+    spares = [
+        _Tile(enlarge(picture, TILE), f"spare {spare + 1}", f"{sample.spare_distances[spare]:.1f}")
+        for spare, picture in zip(sample.spare_order, sample.spare_pictures, strict=True)
+    ]
+    some = "" if len(units) == len(content.units) else f" (the {len(units)} of largest distance)"
+    sections = [("drawn by all components", [_Tile(first, "factual", f"seed {sample.seed}")])]
+    sections.append((f"without each of {_count(len(content.units), 'unit')}{some}, farthest first", units))
+    if spares:
+        total = len(content.spare_distances)
+        some = "" if len(spares) == total else f" (the {len(spares)} of largest distance)"
+        sections.append((f"under {_count(total, 'spare ablation')}{some}, which remove no unit", spares))
+    columns = min(columns, max(len(tiles) for _, tiles in sections))
+    columns = max(columns, min(10, (SHEET_WIDTH - 2 * margin) // (width + gap)))
+    rows = [-(-len(tiles) // columns) for _, tiles in sections]
+    heading = 40
+    total_height = 2 * margin + 30 + sum(heading + count * (height + caption) for count in rows)
+    sheet, pen = _blank(2 * margin + columns * (width + gap) - gap, total_height)
+    title = f"Sample {sample.index}: radius {sample.radius:.1f}"
+    if sample.spare_radius is not None:
+        title += f", largest spare distance {sample.spare_radius:.1f}"
+    pen.text((margin, margin - 6), title, INK, _font(18, bold=True))
+    y = margin + 30
+    for (name, tiles), count in zip(sections, rows, strict=True):
+        pen.text((margin, y + 14), name, MUTED, _font(13))
+        for k, tile in enumerate(tiles):
+            x = margin + k % columns * (width + gap)
+            top = y + heading + k // columns * (height + caption)
+            _paste(sheet, pen, tile.pixels, x, top)
+            _text(pen, x, top + height + 3, tile.name, INK, _font(11), width + gap - 3)
+            _text(pen, x, top + height + 16, tile.value, MUTED, _font(11), width + gap - 3)
+        y += heading + count * (height + caption)
+    return _png(sheet)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tile:
+    pixels: np.ndarray
+    name: str
+    value: str
+
+
+# --- the story --------------------------------------------------------------------------------------------------
+
+
+class Story:
+    """One picture that tells the method: a column a sample, from the sample to what becomes of it."""
+
+    def __init__(self, content: Content) -> None:
+        self.content = content
+        self.columns: list[tuple[Sample, list[np.ndarray]]] = []
+
+    def add(self, sample: Sample) -> None:
+        """Add a sample's column, if there still is room."""
+        if len(self.columns) < STORY_SAMPLES:
+            training = self.content.training_image(int(sample.image[sample.nearest]))
+            self.columns.append((sample, [sample.factual, training, sample.without, *sample.spare_examples]))
+
+    def png(self) -> bytes:
+        """The picture, as a PNG file."""
+        labels = [
+            ("The sample", f"drawn by all {self.content.code.components} components"),
+            ("Its nearest training unit", "among all it was trained on"),
+            ("Same noise, without that unit", "by the components that never saw it"),
+        ]
+        spares = len(self.columns[0][1]) - len(labels)
+        labels += [
+            ("Same noise, spare ablation", "as many components gone,\nbut no unit") if k == 0 else ("", "")
+            for k in range(min(spares, SPARE_EXAMPLES))
+        ]
+        rows = len(labels)
+        height, width = enlarge(self.columns[0][1][0], STORY_TILE).shape[:2]
+        margin, gap, label, head = 28, 14, 290, 30
+        breaks = [0, 0, 0, 18, 18, 18]  # space before the spares
+        sheet, pen = _blank(
+            2 * margin + label + len(self.columns) * (width + gap) - gap,
+            2 * margin + head + rows * (height + gap) - gap + (18 if spares else 0),
+        )
+        for row, (title, line) in enumerate(labels):
+            y = margin + head + row * (height + gap) + breaks[row]
+            lines = line.count("\n") + 1 if line else 0
+            top = y + (height - 24 - 20 * lines) // 2
+            pen.text((margin, top), title, INK, _font(17, bold=True))
+            pen.multiline_text((margin, top + 25), line, MUTED, _font(14), spacing=4)
+        for column, (sample, tiles) in enumerate(self.columns):
+            x = margin + label + column * (width + gap)
+            _text(pen, x, margin + 4, f"seed {sample.seed}", MUTED, _font(14), width + gap)
+            for row, pixels in enumerate(tiles):
+                y = margin + head + row * (height + gap) + breaks[row]
+                _paste(sheet, pen, enlarge(pixels, STORY_TILE), x, y)
+        if spares:
+            y = margin + head + 3 * (height + gap) + 9 - gap // 2
+            pen.line([(margin, y), (sheet.width - margin, y)], RULE)
+        return _png(sheet)
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------
+
+
+def _blank(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    from PIL import Image, ImageDraw
+
+    sheet = Image.new("RGB", (width, height), "white")
+    return sheet, ImageDraw.Draw(sheet)
+
+
+def _paste(sheet: Image.Image, pen: ImageDraw.ImageDraw, pixels: np.ndarray, x: int, y: int) -> None:
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    sheet.paste(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), (x, y))
+    pen.rectangle([x - 1, y - 1, x + width, y + height], outline=RULE)  # shows where a white picture ends
+
+
+def _text(
+    pen: ImageDraw.ImageDraw,
+    x: int,
+    y: int,
+    text: str,
+    colour: tuple[int, int, int],
+    font: ImageFont.FreeTypeFont,
+    width: int,
+) -> None:
+    """One line, cut in the middle where it is too wide."""
+    text = _one_line(text)
+    if font.getlength(text) > width:
+        keep = next(k for k in range(min(len(text), 200) - 1, -1, -1) if _fits(text, k, font, width) or k == 0)
+        text = _cut(text, keep)
+    pen.text((x, y), text, colour, font)
+
+
+def _cut(text: str, keep: int) -> str:
+    """The first and last characters, `keep` in all: the end often is what tells ids apart."""
+    last = keep // 2
+    return f"{text[: keep - last]}…{text[len(text) - last :]}"
+
+
+def _fits(text: str, keep: int, font: ImageFont.FreeTypeFont, width: int) -> bool:
+    return font.getlength(_cut(text, keep)) <= width
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+@lru_cache
+def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib: the same letters everywhere."""
+    import matplotlib
+    from PIL import ImageFont
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _png(sheet: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", compress_level=9)
+    return buffer.getvalue()
