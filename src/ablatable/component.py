@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import SettingsError, StoreError
+from .fast import SharedTimestepUNet
 from .recipe import IdealConfig, UNetConfig
 from .schedule import Schedule
 
@@ -24,9 +25,16 @@ class UNetDenoiser(nn.Module):
     """A `UNet2DModel` as a denoiser of pictures of any side: padded to what the levels need, then cropped back."""
 
     def __init__(self, unet: nn.Module, multiple: int) -> None:
+        """`multiple`: sides are padded to a multiple of this, see `UNetConfig.multiple`."""
         super().__init__()
         self.unet = unet
         self.multiple = multiple
+        self.fast: SharedTimestepUNet | None = None
+
+    def train(self, mode: bool = True) -> UNetDenoiser:
+        """As `nn.Module.train`; forgets what was derived from the weights."""
+        self.fast = None
+        return super().train(mode)
 
     def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
         """Predicted noise, same shape and dtype as `x` (B, C, H, W)."""
@@ -34,7 +42,13 @@ class UNetDenoiser(nn.Module):
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
         if any(pad):
             x = nn.functional.pad(x, pad)
-        return self.unet(x, t, return_dict=False)[0][..., :height, :width]
+        if isinstance(t, int) and not self.training and not torch.is_grad_enabled():
+            if self.fast is None:
+                self.fast = SharedTimestepUNet(self.unet)
+            predicted = self.fast(x, t)
+        else:
+            predicted = self.unet(x, t, return_dict=False)[0]
+        return predicted[..., :height, :width]
 
 
 class IdealDenoiser(nn.Module):

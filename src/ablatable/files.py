@@ -56,6 +56,12 @@ def write_atomic(path: Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a `write_atomic` into this folder left behind when it was killed."""
+    for aside in folder.glob(".*.partial"):
+        aside.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """`write_atomic` of a value's canonical JSON."""
     write_atomic(path, canonical_json(value))

@@ -21,7 +21,7 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 
 from .component import WEIGHTS, IdealDenoiser, UNetDenoiser, build, save_component
-from .files import file_hash, json_hash, move_folder_into_place, write_atomic, write_json
+from .files import file_hash, json_hash, move_folder_into_place, sweep, write_atomic, write_json
 from .recipe import Recipe, TrainingConfig, UNetConfig
 from .rng import generator, torch_seed
 from .units import Units, to_model
@@ -100,6 +100,7 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
         return file_hash(weights)
     partial = task.folder.with_name(task.folder.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
+    sweep(partial)
     # rows in an order that only the split decides, whatever order the source had
     split = split.select(sorted(split.ids))
     if isinstance(recipe.component, UNetConfig):
@@ -107,7 +108,7 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
             denoiser, losses = _fit(task, split, partial / "checkpoint", report)
     else:
         dtype = getattr(torch, recipe.component.dtype)
-        pixels = torch.from_numpy(split.images).permute(0, 3, 1, 2).contiguous()
+        pixels = torch.tensor(split.images).permute(0, 3, 1, 2).contiguous()
         denoiser, losses = IdealDenoiser(pixels, recipe.schedule, dtype), []
     save_component(denoiser, partial)
     write_json(

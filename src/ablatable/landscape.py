@@ -18,11 +18,11 @@ import numpy as np
 
 from .code import Code
 from .errors import SettingsError
-from .lock import LOCK_FILES, exclusive
+from .lock import exclusive
 from .progress import Display
 from .run import Run
 from .settings import compare_settings, environment, resolve_device
-from .universe import Block, Universe, UniverseSettings, open_store
+from .universe import Block, Universe, UniverseSettings, clear, state_of, sweep
 from .workers import Pool, default_workers
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def compute_block(task: BlockTask, report: Callable[[dict], None]) -> None:
     universe = Universe.open(task.universe, partial=True)
     settings = universe.settings
     run, ensemble = _loaded(task.run, task.run_sha256, settings.batch, task.device)
-    words = Code.from_words(list(settings.words)).matrix
+    words = Code.from_words(list(settings.words), allow_dummy=True).matrix
     ablations = (
         words[slice(*task.block.ablations)] if task.block.ablations else np.zeros((1, run.code.components), bool)
     )
@@ -191,26 +191,19 @@ def plan_universe(run: Run, seeds: list[int], *, sampler: str, steps: int, spare
 
 
 def _open_or_create(out: str | Path, settings: UniverseSettings, run: Run, overwrite: bool) -> Universe:
-    store = open_store(out)
-    names = {str(item["path"]).split("/")[0] for page in store.list() for item in page} - LOCK_FILES
-    if overwrite:
-        if names and "zarr.json" not in names:
+    sweep(out)
+    match state_of(out):
+        case "other":
             raise SettingsError(
-                f"{out} is not a universe, so --overwrite leaves it alone; delete it yourself or choose another --out"
+                f"{out} holds other files and no universe, so they are left alone; "
+                "choose another --out, or delete them yourself"
             )
-        store.delete([path for page in store.list() for item in page if (path := str(item["path"])) not in LOCK_FILES])
-    elif "zarr.json" in names:
-        try:
+        case "universe" if not overwrite:
             universe = Universe.open(out, partial=True)
-        except Exception:
-            universe = None  # killed while it was being laid out, or damaged
-        if universe is not None:
             compare_settings(universe.settings.model_dump(mode="json"), settings.model_dump(mode="json"), out)
             return universe
-        if "done" in names:
-            Universe.open(out, partial=True)  # damaged: say what is wrong
-    elif names:
-        raise SettingsError(f"{out} holds other files; choose another --out")
+        case "universe" | "begun":
+            clear(out)
     return Universe.create(out, settings, run.units(), environment())
 
 

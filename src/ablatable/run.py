@@ -62,7 +62,7 @@ class Run:
         table = read_units_table(self.path)
         self.ids: tuple[str, ...] = tuple(table["unit"])
         self.digests: tuple[str, ...] = tuple(table["sha256"])
-        self.code = Code.from_words(table["codeword"].to_list())
+        self.code = Code.from_words(table["codeword"].to_list(), allow_dummy=True)
         if self.code.digest() != settings["code_sha256"]:
             raise StoreError(
                 f"{self.path / 'units.parquet'} does not hold the code that the run was trained with; "

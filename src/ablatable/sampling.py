@@ -123,8 +123,10 @@ def check_sampler(sampler: str, schedule: Schedule, steps: int) -> None:
     """Raise `SettingsError` unless `sample` could be called so."""
     if sampler not in SAMPLERS:
         raise SettingsError(f"no sampler '{sampler}'; there are {', '.join(SAMPLERS)}")
-    if not 1 <= steps <= schedule.train_steps:
-        raise SettingsError(f"{steps} sampling steps; the schedule allows 1 to {schedule.train_steps}")
+    # dpmsolver++ spreads its steps over 0 .. T-1 with both ends, so T of them would visit a timestep twice
+    most = max(1, schedule.train_steps - 1) if sampler == "dpmsolver++" else schedule.train_steps
+    if not 1 <= steps <= most:
+        raise SettingsError(f"{steps} sampling steps; with this schedule {sampler} takes 1 to {most}")
 
 
 def parse_seeds(text: str | Sequence[int]) -> list[int]:
@@ -135,7 +137,7 @@ def parse_seeds(text: str | Sequence[int]) -> list[int]:
         seeds = []
         for part in text.split(","):
             first, dash, last = part.strip().partition("-")
-            if not first.isdigit() or (dash and not last.isdigit()):
+            if not first.isdecimal() or (dash and not last.isdecimal()):
                 raise SettingsError(f"seeds '{text}': write them as 0-9 or 1,5,7")
             seeds += range(int(first), int(last if dash else first) + 1)
     if not seeds or len(set(seeds)) != len(seeds):

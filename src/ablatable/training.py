@@ -14,7 +14,7 @@ import numpy as np
 
 from .code import Code
 from .errors import SettingsError
-from .files import file_hash, read_json, write_atomic, write_json
+from .files import file_hash, read_json, sweep, write_atomic, write_json
 from .lock import LOCK_FILES, exclusive
 from .progress import Display
 from .recipe import Recipe
@@ -22,6 +22,8 @@ from .run import FORMAT, Run
 from .settings import compare_settings, environment, resolve_device
 from .units import Units
 from .workers import Pool, default_workers
+
+CHECKPOINT_SECONDS = 20.0  # at most so much of a component's training is lost when it is killed
 
 
 def train(
@@ -115,6 +117,7 @@ def _train_components(
             seed=seed,
             folder=path / "components" / f"{i:02d}",
             device=device,
+            checkpoint_seconds=CHECKPOINT_SECONDS,
         )
         for i in missing
     ]
@@ -160,16 +163,20 @@ def _open_for_training(path: Path, settings: dict, units: Units, code: Code, ove
             raise SettingsError(
                 f"{path} is not a run, so --overwrite leaves it alone; delete it yourself or choose another --out"
             )
-        for entry in others:
+        # ensemble.json goes first, or half a run would seem complete; settings.json, which makes it a run, last
+        for entry in sorted(others, key=lambda entry: (entry == known, entry.name != "ensemble.json")):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    sweep(path)
+    tables = {"units.parquet": _write_units_table, "images.safetensors": _write_images}
     if known.exists():
         compare_settings(read_json(known), settings, path)
-        return
-    if {p.name for p in path.iterdir()} - LOCK_FILES - {"units.parquet", "images.safetensors"}:
+    elif {p.name for p in path.iterdir()} - LOCK_FILES - tables.keys():
         raise SettingsError(f"{path} holds other files; choose another --out")
-    _write_units_table(path, units, code)
-    _write_images(path, units)
-    write_json(known, settings)  # last: with it, the tables are there too
+    for name, write in tables.items():
+        if not known.exists() or not (path / name).exists():
+            write(path, units, code)
+    if not known.exists():
+        write_json(known, settings)  # last: with it, the tables are there too
 
 
 def _manifest(path: Path, settings: dict) -> dict:
@@ -208,7 +215,7 @@ def _write_units_table(path: Path, units: Units, code: Code) -> None:
     write_atomic(path / "units.parquet", buffer.getvalue())
 
 
-def _write_images(path: Path, units: Units) -> None:
+def _write_images(path: Path, units: Units, code: Code) -> None:
     from safetensors.numpy import save
 
     write_atomic(path / "images.safetensors", save({"images": units.images, "owner": units.owner}))

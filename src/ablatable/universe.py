@@ -25,6 +25,7 @@ from zarr.storage import ObjectStore
 from .distance import native_to_scaled, radius
 from .errors import DataError, StoreError
 from .files import json_hash
+from .lock import LOCK_FILES
 from .units import Units
 from .workers import chunks
 
@@ -92,6 +93,7 @@ class Universe:
         """For `open` and `create`."""
         self.url, self.settings, self.store = str(url), settings, store
         self.group = zarr.open_group(ObjectStore(store), mode="r+")
+        self.reading = zarr.open_group(_NothingAssumed(store, read_only=True), mode="r")
         self.units, self.seeds = settings.units, settings.seeds
         self._row = {unit: row for row, unit in enumerate(settings.units)}
 
@@ -101,9 +103,9 @@ class Universe:
     def create(
         cls, url: str | Path, settings: UniverseSettings, training: Units, environment: dict[str, str]
     ) -> Universe:
-        """Lay out an empty universe. Its attributes are written last: with them, all arrays are there."""
+        """Lay out an empty universe. Its settings are written last: with them, all arrays are there."""
         store = open_store(url)
-        group = zarr.create_group(ObjectStore(store))
+        group = zarr.open_group(ObjectStore(store), mode="a", attributes={"ablatable": None})
         samples, (block_a, block_s) = len(settings.seeds), settings.block
         picture = settings.shape
         # chunks divide the block they are in; one holds pictures of one sample, so a landscape reads no other's
@@ -123,8 +125,9 @@ class Universe:
         pixels = np.moveaxis(training.images, -1, 1)
         _array(group, "training/images", pixels.shape, "uint8", (min(len(pixels), 256), *picture))[:] = pixels
         _array(group, "training/owner", training.owner.shape, "int64", (len(training.owner),))[:] = training.owner
-        values = settings.model_dump(mode="json")
-        group.attrs.update({"ablatable": values, "sha256": json_hash(values), "environment": environment})
+        laid_out = {path: _hash(store, path) for path in sorted(_paths(store)) if path != "zarr.json"}
+        values = {"ablatable": settings.model_dump(mode="json"), "environment": environment, "laid_out": laid_out}
+        group.attrs.update({**values, "sha256": json_hash(values)})
         return cls(url, settings, store)
 
     @classmethod
@@ -137,13 +140,13 @@ class Universe:
         store = open_store(url, create=False)
         try:
             attrs = dict(zarr.open_group(ObjectStore(store), mode="r").attrs)
-            values: Any = attrs["ablatable"]
-            if json_hash(values) != attrs["sha256"]:
+            digest = attrs.pop("sha256")
+            if json_hash(attrs) != digest:
                 raise StoreError(
                     f"{url}: its description is damaged (hash does not match); restore it from a copy or make it again"
                 )
-            settings = UniverseSettings.model_validate(values)
-        except (KeyError, FileNotFoundError, ValidationError, ValueError) as error:
+            settings = UniverseSettings.model_validate(attrs["ablatable"])
+        except (KeyError, TypeError, FileNotFoundError, ValidationError, ValueError) as error:
             raise StoreError(
                 f"there is no readable universe at {url} ({type(error).__name__}); "
                 f"make one with 'ablatable universe RUN --out {url}'"
@@ -182,19 +185,19 @@ class Universe:
             factual = self._get("factual", slice(first, last))
             self._set("counterfactual", (rows, slice(first, last)), pictures)
             self._set("distance/euclidean", (rows, slice(first, last)), euclidean(pictures, factual))
-        hashes = {key: hashlib.sha256(self._bytes(key)).hexdigest() for key in self._keys(block)}
+        hashes = {key: _hash(self.store, key) for key in self._keys(block)}
         self.store.put(f"done/{block.name}.json", json.dumps({"rows": block.rows, "sha256": hashes}).encode())
 
     def has(self, block: Block, *, verify: bool = True) -> bool:
         """Whether a block is finished; with `verify`, whether its bytes are still those that were written."""
         try:
-            marker = json.loads(self._bytes(f"done/{block.name}.json"))
+            marker = json.loads(_bytes(self.store, f"done/{block.name}.json"))
             hashes = marker["sha256"]
             if marker["rows"] != block.rows or set(hashes) != set(self._keys(block)):
                 return False
             if not verify:
                 return all(self.store.head(key) for key in hashes)
-            return all(hashlib.sha256(self._bytes(key)).hexdigest() == digest for key, digest in hashes.items())
+            return all(_hash(self.store, key) == digest for key, digest in hashes.items())
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return False
 
@@ -207,12 +210,9 @@ class Universe:
         a = block.ablations[0] // block_a
         return [f"counterfactual/c/{a}/{s}/{zeros}", f"distance/euclidean/c/{a}/{s}"]
 
-    def _bytes(self, key: str) -> bytes:
-        return bytes(self.store.get(key).bytes())
-
     def _get(self, name: str, where: Any) -> np.ndarray:
         try:
-            return np.asarray(self.group[name][where])  # pyright: ignore[reportIndexIssue]
+            return np.asarray(self.reading[name][where])  # pyright: ignore[reportIndexIssue]
         except Exception as error:  # codecs raise many kinds for damaged bytes
             raise StoreError(
                 f"{self.url}: '{name}' cannot be read ({error}); run 'ablatable check {self.url}', "
@@ -303,7 +303,13 @@ def check_universe(url: str | Path) -> list[str]:
         universe = Universe.open(url, partial=True)
     except StoreError as error:
         return [str(error)]
-    wrong = []
+    wrong, laid_out = [], dict(universe.reading.attrs["laid_out"])  # pyright: ignore[reportArgumentType, reportCallIssue]
+    for path, digest in laid_out.items():
+        try:
+            if _hash(universe.store, path) != digest:
+                wrong.append(f"{url}: {path} does not have the hash it was written with")
+        except FileNotFoundError:
+            wrong.append(f"{url}: {path} is missing")
     for block in universe.blocks():
         if not universe.has(block, verify=False):
             wrong.append(f"{url}: block {block.name} is missing or its marker is damaged")
@@ -316,6 +322,16 @@ def check_universe(url: str | Path) -> list[str]:
     except (StoreError, DataError) as error:
         wrong.append(str(error))
     return wrong
+
+
+class _NothingAssumed(ObjectStore[Any]):
+    """A store in which a missing chunk is an error. To Zarr it would be a black picture that nobody drew."""
+
+    async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
+        value = await super().get(key, *arguments, **options)
+        if value is None and "/c/" in key:
+            raise FileNotFoundError(f"{key} is missing")
+        return value
 
 
 _MEMORY: dict[str, Any] = {}
@@ -337,6 +353,47 @@ def open_store(url: str | Path, *, create: bool = True) -> Any:
         return stores.LocalStore(path, mkdir=create)
     except Exception as error:
         raise StoreError(f"cannot create {url} ({error}); choose a place that is writable") from error
+
+
+def state_of(url: str | Path) -> str:
+    """What is at a place: `nothing`, a `universe`, one that is `begun` (not laid out yet), or `other` files."""
+    store = open_store(url)
+    paths = _paths(store)
+    if not paths:
+        return "nothing"
+    try:
+        attributes = json.loads(_bytes(store, "zarr.json"))["attributes"]
+        return "begun" if attributes["ablatable"] is None else "universe"
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return "other"
+
+
+def clear(url: str | Path) -> None:
+    """Remove a universe's objects but for its root, which from now on says that it is only begun."""
+    store = open_store(url)
+    zarr.open_group(ObjectStore(store), mode="r+").attrs.put({"ablatable": None})
+    store.delete([path for path in _paths(store) if path != "zarr.json"])
+
+
+def sweep(url: str | Path) -> None:
+    """Remove the files, on a local disk, that killed writers left; the store itself neither lists nor reads them."""
+    if "://" not in str(url):
+        for aside in Path(url).rglob("*#*"):
+            if aside.name.rpartition("#")[2].isdecimal():
+                aside.unlink(missing_ok=True)
+
+
+def _paths(store: Any) -> list[str]:
+    """Every object there is, but for a lock's."""
+    return [path for page in store.list() for item in page if (path := str(item["path"])) not in LOCK_FILES]
+
+
+def _bytes(store: Any, path: str) -> bytes:
+    return bytes(store.get(path).bytes())
+
+
+def _hash(store: Any, path: str) -> str:
+    return hashlib.sha256(_bytes(store, path)).hexdigest()
 
 
 def _array(

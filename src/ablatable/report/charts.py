@@ -16,8 +16,9 @@ STRIP_WIDTH = 1000  # marks of a strip are placed on that many positions; marks 
 
 @dataclass(frozen=True)
 class Tick:
-    """A label of an axis: its text, and where it is in percent of the axis."""
+    """A label of an axis: its value, as text, and where it is in percent of the axis."""
 
+    value: float
     text: str
     percent: float
 
@@ -54,7 +55,7 @@ class Scale:
         """Labels at every step."""
         count = round((self.high - self.low) / self.step)
         values = [self.low + k * self.step for k in range(count + 1)]
-        return [Tick(f"{value:g}", self.percent(value)) for value in values]
+        return [Tick(value, f"{value:g}", self.percent(value)) for value in values]
 
 
 def strip(values: np.ndarray, scale: Scale) -> str:

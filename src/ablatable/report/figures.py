@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +28,6 @@ def radii_plot(content: Content) -> bytes:
     """The histogram of radii, the spares' largest distances below it, as a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     groups = [("over the units (radius)", content.radius, content.mean_radius, UNIT_COLOUR, 1)]
     if content.spare_radius is not None and content.mean_spare_radius is not None:
@@ -38,28 +36,34 @@ def radii_plot(content: Content) -> bytes:
     figure = Figure(figsize=(7.2, 3.8), dpi=200, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    tallest = charts.tallest(bins, *[values for _, values, *_ in groups])
+    tallest, muted = charts.tallest(bins, *[values for _, values, *_ in groups]), "#5c626b"
     for name, values, mean, colour, sign in groups:
         counts = np.histogram(values.astype(np.float64), bins)[0]
-        axes.bar(bins[:-1], sign * counts, np.diff(bins), align="edge", color=colour, edgecolor="white", linewidth=1)
-        axes.plot([mean, mean], [0, sign * tallest * 1.08], color="#1d2024", linewidth=1.4, linestyle=(0, (4, 2)))
+        drawn = axes.bar(
+            bins[:-1], sign * counts, np.diff(bins), align="edge", color=colour, alpha=0.62, edgecolor="white"
+        )
+        axes.plot([mean, mean], [0, sign * tallest * 1.16], color="#1d2024", linewidth=1.4, linestyle=(0, (4, 2)))
+        labels = [str(count) if count else "" for count in counts]
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+        for label in axes.bar_label(drawn, labels, padding=3, color=muted, fontsize=8.5):
+            label.set_bbox(paper if label.get_text() else None)
         axes.text(
             mean,
-            sign * tallest * 1.12,
+            sign * tallest * 1.18,
             f"{name}: geometric mean {mean:.1f}",
             ha="left" if mean < (bins[0] + bins[-1]) / 2 else "right",
             va="bottom" if sign > 0 else "top",
             color=colour,
             fontsize=9.5,
         )
-    axes.axhline(0, color="#5c626b", linewidth=0.8)
-    axes.set_ylim(-tallest * 1.32 if len(groups) > 1 else 0, tallest * 1.32)
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0f}"))
-    axes.set_xlabel("largest distance of a sample from its counterfactuals (Euclidean, at 256 × 256 × 3)")
-    axes.set_ylabel("samples")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors="#5c626b")
+    axes.axhline(0, color=muted, linewidth=0.8)
+    axes.set_ylim(-tallest * 1.4 if len(groups) > 1 else 0, tallest * 1.4)
+    axes.set_xlabel("largest distance of a sample from its counterfactuals (Euclidean, at 256 × 256 × 3)", color=muted)
+    axes.set_ylabel("samples", color=muted)
+    axes.set_yticks([])  # the bars carry their counts
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(muted)
+    axes.tick_params(colors=muted)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -106,8 +110,8 @@ def contact_sheet(content: Content, sample: Sample) -> bytes:
             x = margin + k % columns * (width + gap)
             top = y + heading + k // columns * (height + caption)
             _paste(sheet, pen, tile.pixels, x, top)
-            _text(pen, x, top + height + 3, tile.name, INK, _font(11), width + gap - 3)
-            _text(pen, x, top + height + 16, tile.value, MUTED, _font(11), width + gap - 3)
+            _text(pen, x, top + height + 3, tile.name, INK, _font(11), width + gap - 8)
+            _text(pen, x, top + height + 16, tile.value, MUTED, _font(11), width + gap - 8)
         y += heading + count * (height + caption)
     return _png(sheet)
 
@@ -144,12 +148,14 @@ class Story:
         ]
         spares = len(self.columns[0][1]) - len(labels)
         labels += [
-            ("Same noise, spare ablation", "as many components gone,\nbut no unit") if k == 0 else ("", "")
+            ("Same noise, spare ablation 1", "as many components gone,\nbut no unit")
+            if k == 0
+            else ("", f"spare ablation {k + 1}")
             for k in range(min(spares, SPARE_EXAMPLES))
         ]
         rows = len(labels)
         height, width = enlarge(self.columns[0][1][0], STORY_TILE).shape[:2]
-        margin, gap, label, head = 28, 14, 290, 30
+        margin, gap, label, head = 28, 14, 310, 30
         breaks = [0, 0, 0, 18, 18, 18]  # space before the spares
         sheet, pen = _blank(
             2 * margin + label + len(self.columns) * (width + gap) - gap,
@@ -158,9 +164,9 @@ class Story:
         for row, (title, line) in enumerate(labels):
             y = margin + head + row * (height + gap) + breaks[row]
             lines = line.count("\n") + 1 if line else 0
-            top = y + (height - 24 - 20 * lines) // 2
+            top = y + (height - 25 * bool(title) - 19 * lines) // 2
             pen.text((margin, top), title, INK, _font(17, bold=True))
-            pen.multiline_text((margin, top + 25), line, MUTED, _font(14), spacing=4)
+            pen.multiline_text((margin, top + 25 * bool(title)), line, MUTED, _font(14), spacing=4)
         for column, (sample, tiles) in enumerate(self.columns):
             x = margin + label + column * (width + gap)
             _text(pen, x, margin + 4, f"seed {sample.seed}", MUTED, _font(14), width + gap)

@@ -72,25 +72,28 @@
   };
 
   class Details {
-    constructor(factual) {
-      this.factual = factual;
+    constructor(sprite, columns) {
+      this.sprite = sprite;
+      this.columns = columns;
       this.title = element("p", { className: "details-title" });
       this.lines = element("p", { className: "details-lines" });
       this.pictures = {
-        training: canvas("training image"), without: canvas("counterfactual sample"), change: canvas("what changes"),
+        training: canvas("training image"), factual: canvas("the sample"),
+        without: canvas("counterfactual sample"), change: canvas("what changes"),
       };
       this.pictures.change.classList.add("difference");
       const figure = (name, caption) =>
-        element("figure", {}, this.pictures[name], element("figcaption", { textContent: caption }));
+        element("figure", { className: name }, this.pictures[name], element("figcaption", { textContent: caption }));
       this.own = figure("training", "training image");
       this.element = element("div", { className: "details" },
         element("div", { className: "details-pictures" },
-          this.own, figure("without", "without"), figure("change", "change")),
+          this.own, figure("factual", "the sample"), figure("without", "without"), figure("change", "change")),
         element("div", { className: "details-text" }, this.title, this.lines));
       this.caption = this.pictures.without.nextSibling;
+      this.factual = cut(this.pictures.factual, sprite, columns, 0);
     }
 
-    show(tile, sprite, columns) {
+    show(tile) {
       this.title.replaceChildren(
         element("bdi", { textContent: tile.unit ? tile.name : "Spare ablation " + tile.spare }));
       const lines = ["distance " + tile.distance.toFixed(1)];
@@ -105,7 +108,8 @@
       this.lines.replaceChildren(...lines.map((text) => element("span", { textContent: text })));
       this.own.classList.toggle("absent", !tile.unit);
       this.caption.textContent = tile.unit ? "without" : "under it";
-      drawDifference(this.pictures.change, this.factual, cut(this.pictures.without, sprite, columns, tile.place));
+      const after = cut(this.pictures.without, this.sprite, this.columns, tile.place);
+      drawDifference(this.pictures.change, this.factual, after);
     }
   }
 
@@ -171,9 +175,9 @@
     await Promise.all([sprite.decode(), training.decode()]);
     const [units, spares] = tilesOf(data.samples[sample]);
     const columns = Math.ceil(Math.sqrt(1 + units.length + spares.length)); // as `sprite_columns`
-    const details = new Details(cut(canvas(), sprite, columns, 0));
+    const details = new Details(sprite, columns);
     let chosen = null;
-    const look = (button) => details.show((button || chosen).tile, sprite, columns);
+    const look = (button) => details.show((button || chosen).tile);
     const choose = (button) => {
       if (chosen) chosen.removeAttribute("aria-current");
       chosen = button;

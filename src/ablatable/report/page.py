@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -91,14 +93,19 @@ class Page:
             {
                 "units": [
                     [
-                        self.ids.setdefault(int(unit), len(self.ids)),
-                        round(float(sample.distances[unit]), 2),
-                        sample.spares_as_far(sample.distances[unit]),
+                        self.ids.setdefault(unit, len(self.ids)),
+                        float(distance(moved)),  # as it is shown everywhere
+                        sample.spares_as_far(moved),
                         self.images.setdefault(int(sample.image[unit]), len(self.images)),
                     ]
-                    for unit in order
+                    for unit, moved in zip(order.tolist(), sample.distances[order].tolist(), strict=True)
                 ],
-                "spares": [[int(spare) + 1, round(float(sample.spare_distances[spare]), 2)] for spare in spare_order],
+                "spares": [
+                    [spare + 1, float(distance(moved))]
+                    for spare, moved in zip(
+                        spare_order.tolist(), sample.spare_distances[spare_order].tolist(), strict=True
+                    )
+                ],
             }
         )
         self.cards.append(self._card(sample, tiles))
@@ -117,6 +124,7 @@ class Page:
             lstrip_blocks=True,
         )
         environment.filters.update(distance=distance, percent=percent)
+        environment.tests["hash"] = lambda text: re.fullmatch("[0-9a-f]{64}", text) is not None
         return environment.get_template("page.html").render(
             style=texts["page.css"],
             script=script,
@@ -149,8 +157,7 @@ class Page:
         )
 
     def _card(self, sample: Sample, tiles: np.ndarray) -> dict[str, Any]:
-        content, distances = self.content, sample.distances
-        spares = sample.spare_distances
+        distances = sample.distances
         return {
             "sample": sample.index,
             "seed": sample.seed,
@@ -161,7 +168,7 @@ class Page:
             "strip": charts.strip(distances, self.scale),
             "radius_at": self.scale.percent(sample.radius),
             "nearest_at": self.scale.percent(distances[sample.nearest]),
-            "spare_strip": charts.strip(spares, self.scale),
+            "spare_strip": charts.strip(sample.spare_distances, self.scale),
             "spare_radius_at": None if sample.spare_radius is None else self.scale.percent(sample.spare_radius),
             "nearest": {
                 **self._unit(sample.nearest, int(sample.image[sample.nearest])),
@@ -181,7 +188,7 @@ class Page:
                     "without": pictures.data_uri(picture),
                     "difference": pictures.data_uri(pictures.difference(sample.factual, picture)),
                     "distance": float(distances[unit]),
-                    "as_far": sample.spares_as_far(distances[unit]),
+                    "as_far": sample.spares_as_far(float(distances[unit])),
                 }
                 for unit, picture in zip(sample.order[:TOP_UNITS], sample.pictures, strict=False)
             ],
@@ -243,9 +250,7 @@ class Page:
             "mean_radius_at": round(100 * content.mean_radius / bound, 2),
             "mean_spare_radius": content.mean_spare_radius,
             "mean_spare_radius_at": round(100 * (content.mean_spare_radius or 0) / bound, 2),
-            "farther": None
-            if content.spare_radius is None
-            else int((content.radius > content.spare_radius).sum()),
+            "farther": None if content.spare_radius is None else int((content.radius > content.spare_radius).sum()),
             "changed": int(nearest.changed.sum()),
             "changed_share": float(nearest.changed.mean()),
             "changed_spares": mean_share(nearest.changed_spares),
@@ -263,10 +268,10 @@ class Page:
         bins = charts.edges(np.concatenate(groups))
         scale = charts.Scale(float(bins[0]), float(bins[-1]), float(bins[1] - bins[0]))
         top = charts.tallest(bins, *groups)
-        step = max(1, round(charts.nice_step(scale.high - scale.low, 6) / scale.step))
+        labelled = charts.nice_step(scale.high - scale.low, 6)
         return {
             "tallest": top,
-            "ticks": scale.ticks()[::step],
+            "ticks": [tick for tick in scale.ticks() if abs(math.remainder(tick.value, labelled)) < 1e-9 * labelled],
             "units": charts.bars(groups[0], bins, top),
             "mean_at": scale.percent(content.mean_radius) if content.mean_radius >= scale.low else None,
             "spares": charts.bars(groups[1], bins, top) if len(groups) > 1 else None,
