@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -14,6 +17,12 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route, WebSocketRoute
+
+    from ablatable.code import Code
+    from ablatable.recipe import Recipe
+    from ablatable.run import Run
+    from ablatable.units import Units
+    from ablatable.universe import Universe
 
 # Set here, before any test module imports torch, and inherited by every process that a test starts: the suite
 # itself runs as several processes, and threads that wait for a busy core slow all of them down.
@@ -115,3 +124,54 @@ def page(browser: Browser, network_requests: list[str]) -> Iterator[Page]:
         yield context.new_page()
     finally:
         context.close()
+
+
+# --- a small ensemble, trained once a session ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Small:
+    """12 digits at 8 x 8, 6 components of weight 3, UNets of few thousand parameters; `run` was trained undisturbed."""
+
+    units: Units
+    code: Code
+    recipe: Recipe
+    run: Run
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """A run trained in this process. Tests share it: copy `small.run.path` before changing anything in it."""
+    import ablatable as ab
+    from ablatable.recipe import Recipe, TrainingConfig, UNetConfig
+
+    units, code = ab.Units.digits(12, size=8), ab.Code.balanced(units=12, components=6, seed=0)
+    recipe = Recipe(
+        component=UNetConfig(channels=(8, 8), norm_groups=4),
+        training=TrainingConfig(steps=40, batch=4, learning_rate=4e-3),
+    )
+    run = ab.train(units, code, recipe, out=tmp_path_factory.mktemp("small") / "run", workers=0, quiet=True)
+    return Small(units, code, recipe, run)
+
+
+@pytest.fixture(scope="session")
+def small_universe(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Universe:
+    """All counterfactuals of three samples of `small`, and three spares. Copy its folder before changing it."""
+    import ablatable as ab
+
+    out = tmp_path_factory.mktemp("universe") / "u.zarr"
+    return ab.enumerate_universe(small.run.path, [5, 0, 9], out=out, steps=6, spares=3, workers=0, quiet=True)
+
+
+@pytest.fixture(scope="session")
+def fingerprints() -> Callable[[Path], dict[str, str]]:
+    """A function: the SHA-256 of every file in a folder, but for locks and the log, which tell when things happened."""
+
+    def of(folder: Path) -> dict[str, str]:
+        return {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name not in (".lock", ".lock.json", "log.jsonl")
+        }
+
+    return of

@@ -332,7 +332,10 @@ def test_the_house_is_laid_out_as_described() -> None:
     modules = {path.stem for path in package.glob("*.py") if not path.stem.startswith("__")} - {"_version"}
     packages = {path.parent.name for path in package.glob("*/*.py")}
     listed = rooms()
-    assert sorted(listed) == sorted(modules | packages)
+    assert len(listed) == len(set(listed))
+    unlisted, gone = (modules | packages) - set(listed), set(listed) - (modules | packages)
+    assert not unlisted, f"CONTRIBUTING.md's table lacks a row for: {', '.join(sorted(unlisted))}"
+    assert not gone, f"CONTRIBUTING.md's table has rows for what is not there: {', '.join(sorted(gone))}"
     for place, room in enumerate(listed):
         sources = [package / f"{room}.py"] if room in modules else list((package / room).rglob("*.py"))
         below = set().union(*map(imported_rooms, sources)).intersection(listed[place + 1 :])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LEAST_SPAN = 0.05
 STRIP_WIDTH = 1000  # marks of a strip are placed on that many positions; marks on the same one are drawn once
 
 
@@ -24,8 +25,11 @@ class Tick:
 
 
 def nice_step(span: float, ticks: int = 5) -> float:
-    """The smallest of 1, 2, 5, 10, 20, .. (and 0.5, 0.2, ..) that divides `span` into at most `ticks` steps."""
-    if span <= 0:
+    """The smallest of 1, 2, 5, 10, 20, .. (and 0.5, 0.2, ..) that divides `span` into at most `ticks` steps.
+
+    For a span next to nothing it is 1, so that its labels still differ.
+    """
+    if span < LEAST_SPAN:
         return 1.0
     power = 10.0 ** math.floor(math.log10(span / ticks))
     return next(power * factor for factor in (1, 2, 5, 10, 20) if power * factor * ticks >= span * (1 - 1e-9))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 STORY_SAMPLES = 8  # columns of story.png at most: the first samples
 UNIT_COLOUR, SPARE_COLOUR = "#24578f", "#8d8673"  # as on the page
+INK_PLOT, MUTED_PLOT = "#1d2024", "#5c626b"
 INK, MUTED, RULE = (29, 32, 36), (92, 98, 107), (205, 202, 194)
 TILE, STORY_TILE = 80, 112  # sides aimed at, in pixels
 SHEET_WIDTH = 1600
@@ -36,13 +37,13 @@ def radii_plot(content: Content) -> bytes:
     figure = Figure(figsize=(7.2, 3.8), dpi=200, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    tallest, muted = charts.tallest(bins, *[values for _, values, *_ in groups]), "#5c626b"
+    tallest, muted = charts.tallest(bins, *[values for _, values, *_ in groups]), MUTED_PLOT
     for name, values, mean, colour, sign in groups:
         counts = np.histogram(values.astype(np.float64), bins)[0]
         drawn = axes.bar(
             bins[:-1], sign * counts, np.diff(bins), align="edge", color=colour, alpha=0.62, edgecolor="white"
         )
-        axes.plot([mean, mean], [0, sign * tallest * 1.16], color="#1d2024", linewidth=1.4, linestyle=(0, (4, 2)))
+        axes.plot([mean, mean], [0, sign * tallest * 1.16], color=INK_PLOT, linewidth=1.4, linestyle=(0, (4, 2)))
         labels = [str(count) if count else "" for count in counts]
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
         for label in axes.bar_label(drawn, labels, padding=3, color=muted, fontsize=8.5):
@@ -53,7 +54,7 @@ def radii_plot(content: Content) -> bytes:
             f"{name}: geometric mean {mean:.1f}",
             ha="left" if mean < (bins[0] + bins[-1]) / 2 else "right",
             va="bottom" if sign > 0 else "top",
-            color=colour,
+            color=INK_PLOT,
             fontsize=9.5,
         )
     axes.axhline(0, color=muted, linewidth=0.8)
@@ -113,7 +114,7 @@ def contact_sheet(content: Content, sample: Sample) -> bytes:
             _text(pen, x, top + height + 3, tile.name, INK, _font(11), width + gap - 8)
             _text(pen, x, top + height + 16, tile.value, MUTED, _font(11), width + gap - 8)
         y += heading + count * (height + caption)
-    return _png(sheet)
+    return _png(sheet, grey=sample.factual.shape[-1] == 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +177,7 @@ class Story:
         if spares:
             y = margin + head + 3 * (height + gap) + 9 - gap // 2
             pen.line([(margin, y), (sheet.width - margin, y)], RULE)
-        return _png(sheet)
+        return _png(sheet, grey=self.columns[0][0].factual.shape[-1] == 1)
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------
@@ -243,7 +244,8 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _png(sheet: Image.Image) -> bytes:
+def _png(sheet: Image.Image, *, grey: bool) -> bytes:
+    """As a file; a third of the bytes if all pictures on it are grey."""
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", compress_level=9)
+    (sheet.convert("L") if grey else sheet).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()

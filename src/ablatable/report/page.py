@@ -210,10 +210,9 @@ class Page:
             "images": int(content.images_of[row]),
         }
 
-    def _training(self) -> dict[str, Any]:
+    def _training(self) -> str:
         """The sprite of all training images that any tile refers to."""
-        images = self.content.universe.training.images[list(self.images)]
-        return {"sprite": pictures.data_uri(pictures.sprite(images)), "columns": pictures.sprite_columns(len(images))}
+        return pictures.data_uri(pictures.sprite(self.content.universe.training.images[list(self.images)]))
 
     def _data(self) -> dict[str, Any]:
         """What the script needs."""
@@ -228,23 +227,20 @@ class Page:
             "order": rows,  # place in the training data
             "images": [int(content.images_of[row]) for row in rows],
             "sharing": [int(content.sharing[row]) for row in rows],
-            "columns": self._training()["columns"],
+            "columns": pictures.sprite_columns(len(self.images)),
             "samples": self.data,
         }
 
     def _overview(self) -> dict[str, Any]:
         content, nearest = self.content, self.content.nearest
         code = content.code
-        weights = code.matrix.sum(axis=1)
         bound = max(content.mean_radius, content.mean_spare_radius or 0) or 1
         return {
             "samples": len(content.universe.seeds),
             "shown": len(self.cards),
             "units": len(content.units),
-            "images": len(content.universe.training.images),
             "components": code.components,
-            "removed": _between(weights),
-            "survivors": _between(code.components - weights),
+            "removed": _between(code.matrix.sum(axis=1)),
             "spares": len(content.spare_distances),
             "mean_radius": content.mean_radius,
             "mean_radius_at": round(100 * content.mean_radius / bound, 2),
@@ -255,8 +251,6 @@ class Page:
             "changed_share": float(nearest.changed.mean()),
             "changed_spares": mean_share(nearest.changed_spares),
             "changed_others": mean_share(nearest.changed_others),
-            "sheet_units": self._caps.units if self.cards else 0,
-            "sheet_spares": self._caps.spares if self.cards else 0,
             "file_units": min(len(content.units), SHEET_UNITS),
             "file_spares": min(len(content.spare_distances), SHEET_SPARES),
             "top": min(TOP_UNITS, len(content.units)),
@@ -270,7 +264,6 @@ class Page:
         top = charts.tallest(bins, *groups)
         labelled = charts.nice_step(scale.high - scale.low, 6)
         return {
-            "tallest": top,
             "ticks": [tick for tick in scale.ticks() if abs(math.remainder(tick.value, labelled)) < 1e-9 * labelled],
             "units": charts.bars(groups[0], bins, top),
             "mean_at": scale.percent(content.mean_radius) if content.mean_radius >= scale.low else None,

@@ -54,12 +54,6 @@ def difference(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return np.concatenate([hue, np.rint(size)[..., None]], axis=-1).astype(np.uint8)
 
 
-def on_white(rgba: np.ndarray) -> np.ndarray:
-    """Composite uint8 (H, W, 4) on white: uint8 (H, W, 3)."""
-    alpha = rgba[..., 3:].astype(np.float64) / 255
-    return np.rint(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
-
-
 def enlarge(pixels: np.ndarray, target: int) -> np.ndarray:
     """Repeat every pixel a whole number of times, so that the longer side comes as near to `target` as it can."""
     factor = max(1, round(target / max(pixels.shape[:2])))

@@ -1,0 +1,377 @@
+"""Training an ensemble: the same bytes however it is interrupted and shared out, and nothing overwritten unasked."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+import ablatable as ab
+from ablatable import training
+from ablatable.errors import CodeError, SettingsError, StoreError
+from ablatable.files import read_json
+from ablatable.run import Run, check_run
+
+Fingerprints = Callable[[Path], dict[str, str]]
+
+SCRIPT = """
+import sys
+import ablatable as ab
+from ablatable import training
+from ablatable.recipe import recipe_from
+
+training.CHECKPOINT_SECONDS = 0.0  # one a step: there is always something to tear
+recipe = recipe_from({recipe})
+ab.train(ab.Units.digits(12, size=8), ab.Code.balanced(units=12, components=6, seed=0), recipe,
+         out=sys.argv[1], workers=2, quiet=True)
+"""
+
+PARTS = ["settings.json", "units.parquet", "images.safetensors", "ensemble.json"]
+PARTS += [
+    f"components/{k:02d}/{name}"
+    for k in range(6)
+    for name in ("config.json", "diffusion_pytorch_model.safetensors", "training.json")
+]
+
+
+@pytest.fixture(scope="module")
+def expected(small, fingerprints: Fingerprints) -> dict[str, str]:
+    files = fingerprints(small.run.path)
+    assert sorted(files) == sorted(PARTS)
+    return files
+
+
+def train(small, out: Path, **options) -> Run:
+    return ab.train(small.units, small.code, small.recipe, out=out, **{"workers": 0, "quiet": True, **options})
+
+
+def copied(small, to: Path) -> Path:
+    return shutil.copytree(small.run.path, to)
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.005)
+
+
+def checkpoints(out: Path) -> list[Path]:
+    return list(out.glob("components/*.partial/checkpoint"))
+
+
+# --- interrupted and shared out ---
+
+
+def test_workers_make_no_difference(small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints) -> None:
+    train(small, tmp_path / "run", workers=2)
+    assert fingerprints(tmp_path / "run") == expected
+
+
+def kill_it_all(small, out: Path, moment: float) -> None:
+    """Start training in a process of its own, and kill -9 it, its workers following, in the middle."""
+    script = SCRIPT.format(recipe=repr(small.recipe.model_dump(mode="json")))
+    process = subprocess.Popen([sys.executable, "-c", script, str(out)], start_new_session=True)
+    try:
+        wait_for(lambda: checkpoints(out) or process.poll() is not None, "a checkpoint")
+        time.sleep(moment)
+        workers = psutil.Process(process.pid).children()
+        assert len(workers) == 2
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    wait_for(lambda: not any(alive(worker) for worker in workers), "the workers to die with their parent")
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_killed_and_gone_on_with(small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints) -> None:
+    out, moment = tmp_path / "run", random.uniform(0, 0.6)
+    kill_it_all(small, out, moment)
+    assert not (out / "ensemble.json").exists(), f"was done {moment} s after the first checkpoint"
+    assert any(out.glob("components/*"))
+    with pytest.raises(StoreError, match=r"unfinished run: \d of 6 components .* same 'ablatable train' command again"):
+        Run(out)
+    train(small, out)
+    assert fingerprints(out) == expected
+    assert check_run(out) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("round", range(8))
+def test_killed_many_times(
+    small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints, round: int
+) -> None:
+    for _ in range(3):
+        if (tmp_path / "ensemble.json").exists():
+            break
+        kill_it_all(small, tmp_path, random.uniform(0, 0.4))
+    train(small, tmp_path)
+    assert fingerprints(tmp_path) == expected
+
+
+def test_a_killed_worker_is_replaced(
+    small,
+    tmp_path: Path,
+    expected: dict[str, str],
+    fingerprints: Fingerprints,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    out, before, killed = tmp_path / "run", set(psutil.Process().children()), []
+
+    def kill() -> None:
+        wait_for(lambda: checkpoints(out), "a checkpoint")
+        time.sleep(random.uniform(0, 0.2))
+        victim = random.choice([child for child in psutil.Process().children() if child not in before])
+        victim.kill()
+        killed.append(victim)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    train(small, out, workers=2)
+    killer.join()
+    assert len(killed) == 1
+    assert fingerprints(out) == expected
+
+
+def test_a_finished_component_is_not_trained_again(
+    small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints
+) -> None:
+    out = copied(small, tmp_path / "run")
+
+    def times() -> dict[str, int]:
+        return {name: (out / name).stat().st_mtime_ns for name in expected if (out / name).exists()}
+
+    before = times()
+    train(small, out)
+    assert times() == before  # nothing at all was done
+
+    (out / "ensemble.json").unlink()
+    shutil.rmtree(out / "components" / "04")
+    train(small, out)
+    anew = {name for name, when in times().items() if when != before[name]}
+    assert anew == {"ensemble.json"} | {name for name in PARTS if name.startswith("components/04")}
+    assert fingerprints(out) == expected
+
+
+@pytest.mark.parametrize("lost", [["units.parquet"], ["images.safetensors"], ["units.parquet", "ensemble.json"]])
+def test_tables_are_written_again(
+    small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints, lost: list[str]
+) -> None:
+    """What a killed --overwrite, which removes settings.json last, may leave."""
+    out = copied(small, tmp_path / "run")
+    for name in lost:
+        (out / name).unlink()
+    train(small, out)
+    assert fingerprints(out) == expected
+
+
+def test_what_killed_writes_left_does_no_harm(
+    small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints
+) -> None:
+    """Killed while its tables were written: no settings yet, so it must not be taken for a folder of others'."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".lock").touch()
+    (out / ".units.parquet.99.partial").write_bytes(b"half of it")
+    shutil.copy(small.run.path / "images.safetensors", out)
+    train(small, out)
+    assert fingerprints(out) == expected
+
+
+# --- settings, locks, overwriting ---
+
+
+def test_other_settings_are_named(small, tmp_path: Path) -> None:
+    out = copied(small, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    with pytest.raises(SettingsError, match=r"seed: 0 there, 3 asked for.*--overwrite"):
+        train(small, out, seed=3)
+    with pytest.raises(SettingsError, match=r"training\.steps: 40 there, 41 asked for"):
+        ab.train(small.units, small.code, small.recipe.replace(steps=41), out=out, workers=0, quiet=True)
+    with pytest.raises(SettingsError, match=r"code_sha256: \w{64} there, \w{64} asked for"):
+        ab.train(small.units, ab.Code.balanced(12, 6, seed=1), small.recipe, out=out, workers=0, quiet=True)
+    renamed = ab.Units(tuple(f"u{k}" for k in range(12)), small.units.images, small.units.owner)
+    with pytest.raises(SettingsError, match=r"units_sha256: \w{64} there, \w{64} asked for"):
+        ab.train(renamed, small.code, small.recipe, out=out, workers=0, quiet=True)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen]:
+    """A process that holds the lock of `tmp_path / "run"`."""
+    script = (
+        "import sys; from ablatable.lock import exclusive\n"
+        "with exclusive(sys.argv[1], 'run'): print('held', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_one_writer_at_a_time(small, tmp_path: Path, holder: subprocess.Popen) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(StoreError, match=rf"the run {out} is being written by process {holder.pid} on .*since 20"):
+        train(small, out)
+    assert {path.name for path in out.iterdir()} == {".lock", ".lock.json"}
+    holder.kill()  # without a chance to clean up
+    holder.wait()
+    recipe = ab.preset("ideal")
+    assert ab.train(small.units, small.code, recipe, out=out, workers=0, quiet=True).recipe == recipe
+
+
+def test_nothing_is_overwritten_unasked(small, tmp_path: Path) -> None:
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "chapter.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(SettingsError, match="other files|is not a run, so --overwrite leaves it alone"):
+            train(small, thesis, overwrite=overwrite)
+        assert (thesis / "chapter.txt").read_text() == "years of work"
+    with pytest.raises(SettingsError, match="cannot write in"):
+        train(small, thesis / "chapter.txt")
+
+
+def test_overwrite_starts_anew(small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints) -> None:
+    out, ideal = copied(small, tmp_path / "run"), ab.preset("ideal")
+    run = ab.train(small.units, small.code, ideal, out=out, workers=0, quiet=True, overwrite=True)
+    assert run.recipe == ideal
+    assert not list(out.rglob("diffusion_pytorch_model.safetensors"))
+    train(small, out, overwrite=True)
+    assert fingerprints(out) == expected
+
+
+def test_an_interrupted_overwrite(
+    small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, str], fingerprints: Fingerprints
+) -> None:
+    """However far it came, the folder is never taken for a complete run, and the same command goes on."""
+    for survives in range(1, 9):
+        out, removed = copied(small, tmp_path / str(survives)), []
+
+        class Killed(BaseException):
+            pass
+
+        def remove(path: Path, original=Path.unlink, at=survives, removed=removed, **options) -> None:
+            removed.append(path)
+            if len(removed) == at:
+                raise Killed
+            original(path, **options)
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Path, "unlink", remove)
+            patch.setattr(shutil, "rmtree", lambda path, original=shutil.rmtree: remove(Path(path), original))
+            train(small, out, overwrite=True)
+        if len(removed) > 1:
+            with pytest.raises(StoreError):
+                Run(out)
+        if not (out / "settings.json").exists():
+            break
+        train(small, out, overwrite=True)
+        assert fingerprints(out) == expected
+    else:
+        pytest.fail("it never came to the last file")
+    assert survives > 4
+
+
+def test_impossible_requests(small, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="12 units but 11 codewords"):
+        ab.train(small.units, small.code.select(range(11)), small.recipe, out=tmp_path / "a", quiet=True)
+    lopsided = np.zeros((12, 3), bool)
+    lopsided[:, 0] = True
+    with pytest.raises(SettingsError, match="component 1 would train on nothing"):
+        ab.train(small.units, ab.Code(lopsided), small.recipe, out=tmp_path / "a", quiet=True)
+    assert not (tmp_path / "a").exists()
+
+
+# --- reading ---
+
+
+def test_a_run_tells_what_it_was_made_from(small) -> None:
+    run = Run(small.run.path)
+    assert run.ids == small.units.ids
+    assert run.digests == small.units.digests
+    assert run.code == small.code
+    assert run.recipe == small.recipe
+    assert run.shape == (1, 8, 8)
+    np.testing.assert_array_equal(run.units().images, small.units.images)
+    for index in range(6):
+        told = read_json(run.component_folder(index) / "training.json")
+        split = [unit for row, unit in enumerate(small.units.ids) if small.code.matrix[row, index]]
+        assert told["units"] == {unit: small.units.digest(unit) for unit in split}
+        assert told["component"] == index
+    assert check_run(small.run.path) == []
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_damage_is_found(small, tmp_path: Path, name: str) -> None:
+    out = copied(small, tmp_path / "run")
+    content = (out / name).read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    for damage in (bytes(flipped), content[:-1], content + b" ", b""):
+        (out / name).write_bytes(damage)
+        assert any(name in wrong for wrong in check_run(out)), damage[:20]
+    (out / name).unlink()
+    assert check_run(out)
+    (out / name).write_bytes(content)
+    assert check_run(out) == []
+
+
+def test_damaged_weights_are_not_used_and_can_be_had_again(
+    small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints
+) -> None:
+    out = copied(small, tmp_path / "run")
+    weights = out / "components" / "02" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    run = Run(out)
+    run.load_component(1)
+    with pytest.raises(StoreError, match=rf"{weights} is missing or damaged; delete .*same 'ablatable train' command"):
+        run.load_component(2)
+    with pytest.raises(StoreError):
+        run.ensemble()
+    shutil.rmtree(weights.parent)  # as the message says
+    (out / "ensemble.json").unlink()
+    train(small, out)
+    assert fingerprints(out) == expected
+
+
+def test_a_unit_that_no_component_sees(small, tmp_path: Path) -> None:
+    """A negative control: allowed on request, so what it leads to must open."""
+    matrix = small.code.matrix.copy()
+    matrix[4] = False
+    code = ab.Code(matrix, allow_dummy=True)
+    run = ab.train(small.units, code, ab.preset("ideal"), out=tmp_path / "run", workers=0, quiet=True)
+    assert run.code == code
+    assert run.survivors([small.units.ids[4]]).all()
+    universe = ab.enumerate_universe(run.path, [0], out=tmp_path / "u", steps=3, workers=0, quiet=True)
+    np.testing.assert_array_equal(universe.counterfactual(small.units.ids[4]), universe.factual)
+    assert universe.distances()[4] == 0
+
+
+def test_no_survivor(small) -> None:
+    with pytest.raises(CodeError, match="no component survives"):
+        small.run.survivors(small.units.ids)
