@@ -297,6 +297,7 @@ def influence(
 def report(
     universe_url: UniverseUrl,
     out: Annotated[Path, typer.Option(help="folder for the page and the pictures")],
+    run: Annotated[Path | None, typer.Option(help="the run behind it, to tell its components on the page")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -304,7 +305,7 @@ def report(
     from .report import write_report
     from .universe import Universe
 
-    page = write_report(Universe.open(universe_url), out, overwrite=overwrite)
+    page = write_report(Universe.open(universe_url), out, run=run, overwrite=overwrite)
     _print_json({"report": str(page)}) if as_json else _print(f"open {page} in a browser")
 
 

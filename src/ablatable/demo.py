@@ -105,7 +105,9 @@ def run_demo(out: Path, *, workers: int | None = None, overwrite: bool = False, 
         overwrite=overwrite,
         quiet=quiet,
     )
-    page = write_report(universe, out / "report", overwrite=True)  # made from the universe alone, so never precious
+    page = write_report(
+        universe, out / "report", run=run, overwrite=True
+    )  # made from the universe alone, so never precious
     return Outcome(out, page, universe, nearest_units(universe), time.monotonic() - began)
 
 

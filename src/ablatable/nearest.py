@@ -9,9 +9,12 @@ import numpy as np
 
 from .distance import pairwise
 from .universe import Universe
+from .workers import chunks
 
 if TYPE_CHECKING:
     import polars as pl
+
+ROWS = 256  # pictures compared at once, for bounded memory
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,10 @@ def nearest_units(universe: Universe) -> Nearest:
     ablation = np.array(universe.settings.ablation)
     after, changed_spares, changed_others = [], [], []
     for sample, unit in enumerate(first):
-        nearest = unit_distances(universe.landscape(sample), universe).argmin(axis=1)  # (ablations,)
+        landscape = universe.landscape(sample)
+        nearest = np.concatenate(
+            [unit_distances(landscape[a:b], universe).argmin(axis=1) for a, b in chunks(len(landscape), ROWS)]
+        )  # (ablations,)
         after.append(int(nearest[ablation[unit]]))
         other = nearest != unit
         spares = other[list(universe.settings.spares)]

@@ -1,0 +1,211 @@
+"""The command line: what it prints, its exit codes, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ablatable import cli
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ablatable", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+            raise SystemExit(0)
+        code = stopped.value.code
+        out, err = capsys.readouterr()
+        return int(code or 0), out, err
+
+    return run
+
+
+def one_line(result: tuple[int, str, str], code: int, *words: str) -> None:
+    """The call failed with this exit code and one line that holds these words."""
+    actual, _, err = result
+    assert actual == code, result
+    assert "Traceback" not in err
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and err.strip() == lines[0].strip(), err
+    for word in words:
+        assert word in err, (word, err)
+
+
+def picture(path: Path, side: int = 8, value: int = 100) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((side, side), value, np.uint8)).save(path)
+    return path
+
+
+# --- the main job ---------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_job(call: Call, tmp_path: Path) -> None:
+    run, universe, out = tmp_path / "run", tmp_path / "u.zarr", tmp_path / "pictures"
+    train = ("train", "digits:6", "--size", "8", "--components", "4", "--steps", "3", "--out", run, "--workers", "0")
+    code, text, _ = call(*train, "--json")
+    assert code == 0 and json.loads(text)["units"] == 6
+    code, text, _ = call(
+        "universe", run, "--seeds", "0-1,7", "--steps", "3", "--out", universe, "--workers", "0", "--json"
+    )
+    assert code == 0 and json.loads(text) == {"universe": str(universe), "samples": 3, "units": 6, "ablations": 6}
+
+    code, text, _ = call("radius", universe, "--json")
+    radii = json.loads(text)
+    assert code == 0 and [row["seed"] for row in radii] == [0, 1, 7]
+    code, text, _ = call("influence", universe, "--sample", "2", "--json")
+    table = json.loads(text)
+    assert [row["rank"] for row in table] == [1, 2, 3, 4, 5, 6]
+    assert table[0]["distance"] == pytest.approx(radii[2]["radius"]) and table[0]["unit"] == radii[2]["top_unit"]
+    code, text, _ = call("influence", universe, "--sample", "2", "--top", "1")
+    assert code == 0 and table[0]["unit"] in text
+
+    code, text, _ = call(
+        "sample", run, "--seeds", "0,7", "--steps", "3", "--without", "digit-0003", "--out", out, "--json"
+    )
+    assert code == 0 and json.loads(text)["survivors"] == 2
+    from ablatable import Universe
+
+    expected = Universe.open(universe).counterfactual("digit-0003")
+    for path, row in zip(json.loads(text)["pictures"], (0, 2), strict=True):
+        drawn = np.asarray(Image.open(path)).astype(int)
+        assert np.abs(drawn - expected[row, ..., 0]).max() <= 1
+    one_line(call("sample", run, "--seeds", "7", "--steps", "3", "--out", out), 2, "exists", "--overwrite")
+
+    code, text, _ = call("report", universe, "--out", tmp_path / "report", "--run", run, "--json")
+    assert code == 0 and Path(json.loads(text)["report"]).read_text().startswith("<!")
+    for path in (run, universe):
+        assert call("check", path)[0] == 0
+
+
+def test_plan(call: Call) -> None:
+    code, text, _ = call("plan", "--units", "48", "--components", "8", "--json")
+    assert code == 0 and json.loads(text)["capacity"] == 70
+    code, text, _ = call("plan", "--units", "48", "--components", "8")
+    assert code == 0 and "70" in text and max(map(len, text.splitlines())) <= 80
+    one_line(call("plan", "--units", "100", "--components", "8"), 2, "70", "9 components")
+
+
+def test_help_does_not_load_torch() -> None:
+    listing = "import sys; sys.argv = ['ablatable', '--help']\nfrom ablatable.cli import main\n" + (
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'diffusers', 'zarr', 'polars', 'matplotlib', 'datasets'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
+    assert "HEAVY []" in done.stdout
+    for command in ("demo", "plan", "train", "sample", "universe", "radius", "influence", "report", "check"):
+        assert command in done.stdout
+
+
+# --- mistakes -------------------------------------------------------------------------------------------------------
+
+
+def test_data_mistakes(call: Call, tmp_path: Path) -> None:
+    def train(data: str | Path, *more: str) -> tuple[int, str, str]:
+        return call("train", data, "--out", tmp_path / "run", "--workers", "0", *more)
+
+    one_line(train(tmp_path / "nowhere"), 2, "nowhere")
+    (tmp_path / "nothing").mkdir()
+    one_line(train(tmp_path / "nothing"), 2, "nothing")
+
+    broken = tmp_path / "broken"
+    (picture(broken / "a.png").parent / "b.png").write_bytes(b"not a picture")
+    one_line(train(broken), 2, "b.png")
+
+    mixed = tmp_path / "mixed"
+    picture(mixed / "a.png"), picture(mixed / "b.png", side=9)
+    one_line(train(mixed), 2, "b.png", "--size")
+
+    twice = tmp_path / "twice"
+    picture(twice / "a.png"), picture(twice / "a.bmp")
+    one_line(train(twice), 2, "a.png", "a.bmp")
+
+    empty = tmp_path / "empty"
+    picture(empty / "one" / "a.png")
+    (empty / "two").mkdir()
+    one_line(train(empty), 2, "two")
+
+    table = tmp_path / "table"
+    picture(table / "a.png")
+    (table / "metadata.csv").write_text("file_name,painter\na.png,x\n")
+    one_line(train(table, "--unit-column", "artist"), 2, "artist", "painter")
+
+    np.save(tmp_path / "nan.npy", np.full((4, 8, 8), np.nan, np.float32))
+    one_line(train(tmp_path / "nan.npy"), 2, "NaN")
+    one_line(train("digits:100000"), 2, "256")
+    assert not (tmp_path / "run").exists()
+
+
+def test_setting_mistakes(call: Call, tmp_path: Path) -> None:
+    def train(*more: str) -> tuple[int, str, str]:
+        return call("train", "digits:6", "--size", "8", "--out", tmp_path / "run", "--workers", "0", *more)
+
+    one_line(train("--components", "3"), 2, "3 components", "4 components")
+    one_line(train("--components", "4", "--weight", "4"), 2, "weight 4")
+    one_line(train("--preset", "huge"), 2, "huge", "tiny")
+    one_line(train("--steps", "0"), 2, "steps")
+    one_line(train("--precision", "fp8"), 2, "precision")
+    one_line(train("--device", "tpu"), 2, "tpu")
+    one_line(train("--size", "large"), 2, "large")
+    one_line(train("--components", "4", "--steps", "1", "--preset", "paper"), 2, "8 x 8", "--size")
+    assert call("train", "digits:6")[0] == 2  # no --out
+    assert call("no-such-command")[0] == 2
+    assert call("plan", "--units", "many")[0] == 2
+
+
+def test_other_settings_and_other_folders(call: Call, small, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small.run.path, run)
+    again = ("train", "digits:12", "--size", "8", "--components", "6", "--out", run, "--workers", "0")
+    one_line(call(*again, "--seed", "5"), 2, "seed", "0", "5")
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "thesis.txt").write_text("precious")
+    one_line(call("train", "digits:6", "--out", other, "--overwrite"), 2, "mine")
+    one_line(call("universe", run, "--out", other, "--overwrite", "--workers", "0"), 2, "mine")
+    assert (other / "thesis.txt").read_text() == "precious"
+    one_line(call("universe", tmp_path / "norun", "--out", tmp_path / "u.zarr"), 1, "norun")
+    one_line(call("universe", run, "--seeds", "4-", "--out", tmp_path / "u.zarr"), 2, "4-")
+    one_line(call("universe", run, "--seeds", "1,1", "--out", tmp_path / "u.zarr"), 2, "twice")
+    one_line(call("universe", run, "--sampler", "euler", "--out", tmp_path / "u.zarr"), 2, "euler", "ddim")
+    one_line(call("universe", run, "--steps", "1001", "--out", tmp_path / "u.zarr"), 2, "1001")
+    one_line(call("universe", run, "--spares", "100", "--out", tmp_path / "u.zarr"), 2, "100")
+    one_line(call("sample", run, "--without", "digit-00003", "--out", tmp_path / "p"), 2, "digit-0003")
+    everything = [part for unit in small.units.ids for part in ("--without", unit)]
+    one_line(call("sample", run, *everything, "--out", tmp_path / "p"), 2, "no component survives")
+    one_line(call("radius", tmp_path / "nothing.zarr"), 1, "nothing.zarr")
+    one_line(call("check", tmp_path / "nothing"), 2, "nothing")
+    one_line(call("check", other), 2, "neither")
+
+
+def test_damage(call: Call, small, small_universe, tmp_path: Path) -> None:
+    run, universe = tmp_path / "run", tmp_path / "u.zarr"
+    shutil.copytree(small.run.path, run)
+    shutil.copytree(small_universe.url, universe)
+    one_line(call("influence", universe, "--sample", "3"), 2, "sample 3", "0 to 2")
+    weights = run / "components" / "02" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5])
+    code, text, _ = call("check", run, "--json")
+    assert code == 1 and any(str(weights) in line for line in json.loads(text)["wrong"])
+    one_line(call("sample", run, "--out", tmp_path / "p"), 1, "02", "damaged")
+    block = next(path for path in (universe / "counterfactual" / "c").rglob("*") if path.is_file())
+    block.write_bytes(block.read_bytes()[:-5])
+    code, text, _ = call("check", universe)
+    assert code == 1 and "block" in text
+    (universe / "done" / "factual.0000000.json").unlink()
+    one_line(call("radius", universe), 1, "unfinished")
