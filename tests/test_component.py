@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
-from oracles import abar, data_of, ideal, posterior
 from safetensors.torch import load_file
 
 from ablatable.component import IdealDenoiser, UNetDenoiser, build, load_component, save_component
@@ -17,6 +16,7 @@ from ablatable.errors import SettingsError, StoreError
 from ablatable.recipe import PRESETS, IdealConfig, UNetConfig
 from ablatable.schedule import Schedule
 from ablatable.units import Units
+from oracles import abar, data_of, ideal, posterior
 
 TINY = UNetConfig(channels=(8, 8), norm_groups=4)
 TIMES = [0, 1, 40, 300, 700, 998, 999]

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
-from oracles import abar
 from safetensors.torch import load_file
 
 from ablatable import fitting
@@ -22,6 +21,7 @@ from ablatable.fitting import TrainTask, batch_at, learning_rate, train_componen
 from ablatable.recipe import IdealConfig, Recipe, TrainingConfig, UNetConfig
 from ablatable.rng import torch_seed
 from ablatable.units import Units, to_model
+from oracles import abar
 
 TINY = UNetConfig(channels=(8, 8), norm_groups=4)
 UNITS = Units.digits(10, size=8)

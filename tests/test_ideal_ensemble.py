@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import oracles
 import pytest
 
 import ablatable as ab
+import oracles
 from ablatable.recipe import IdealConfig, Recipe
 from ablatable.sampling import SAMPLERS
 

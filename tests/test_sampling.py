@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import oracles
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
@@ -13,6 +12,7 @@ from diffusers.schedulers import scheduling_ddpm
 from torch import Tensor
 
 import ablatable as ab
+import oracles
 from ablatable.component import Denoiser, IdealDenoiser
 from ablatable.errors import SettingsError
 from ablatable.sampling import SAMPLERS, Trajectories, noise_trajectory, parse_seeds, sample

@@ -1,0 +1,41 @@
+"""Functions that tests hand to worker processes, which import them by name."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ablatable.errors import DataError
+
+
+def double(task: int, report: Callable[[dict], None]) -> int:
+    report({"seen": task})
+    return 2 * task
+
+
+def whoami(task: int, report: Callable[[dict], None]) -> tuple[int, str]:
+    time.sleep(0.05)
+    return os.getpid(), os.environ.get("OMP_NUM_THREADS", "")
+
+
+def complain(task: str, report: Callable[[dict], None]) -> None:
+    raise DataError(task) if task else ZeroDivisionError("nothing to see")
+
+
+def die_once(task: str, report: Callable[[dict], None]) -> str:
+    """The first attempt at a task kills its worker as the system would; later ones succeed."""
+    if not Path(task).exists():
+        Path(task).touch()
+        os._exit(9)
+    return task
+
+
+def die(task: int, report: Callable[[dict], None]) -> None:
+    os._exit(9)
+
+
+def sleep(task: str, report: Callable[[dict], None]) -> None:
+    Path(task, str(os.getpid())).touch()
+    time.sleep(60)
