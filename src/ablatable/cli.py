@@ -353,16 +353,14 @@ def _print_rows(columns: list[str], rows: list[tuple], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        *columns, title=title, title_justify="left", show_header=bool(columns), box=None, padding=(0, 2, 0, 0)
-    )
+    table = Table(*columns, show_header=bool(columns), box=None, padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(*map(_cell, row))
     if rows:
         for column, value in zip(table.columns, rows[0], strict=True):
             column.justify = "right" if isinstance(value, (int, float)) and not isinstance(value, bool) else "left"
     console = Console(highlight=False, markup=False)
-    console.print(f"\n{title}\n" if title else "")
+    console.print(f"\n{title}\n")
     console.print(table)
     console.print()
 

@@ -69,10 +69,11 @@ class Outcome:
         f = self.figures()
         return [
             "",
-            "radius: the largest distance over the removals of all units; spares: over as many",
-            "components' removals that remove no unit. Geometric means: "
-            f"{f['radius_geometric_mean']:.1f} and {f['spare_radius_geometric_mean']:.1f}.",
-            "Losing half the components moves a picture by itself.",
+            "radius: the largest distance over the removals of all units;",
+            "spares: over removals of as many components that remove no unit.",
+            f"Geometric means: {f['radius_geometric_mean']:.1f} and {f['spare_radius_geometric_mean']:.1f}. "
+            "Losing half the components moves a picture",
+            "by itself.",
             "What tells a unit from that: does the nearest training unit stay the nearest?",
             f"  it changes in {f['nearest_changes_when_removed']:4.0%} of samples when that unit is removed,",
             f"          in {f['nearest_changes_when_another_is_removed']:4.0%} when another unit is removed,",
