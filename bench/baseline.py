@@ -20,7 +20,9 @@ def plain_universe(components: list[UNet2DModel], alive: np.ndarray, noise: torc
         scheduler.set_timesteps(steps)
         x = noise[0]
         for k, t in enumerate(scheduler.timesteps, start=1):
-            predicted = torch.stack([c(x, t).sample for c, kept in zip(components, survivors, strict=True) if kept]).mean(0)
+            predicted = torch.stack(
+                [c(x, t).sample for c, kept in zip(components, survivors, strict=True) if kept]
+            ).mean(0)
             x = scheduler.step(predicted, t, x, eta=1.0, variance_noise=noise[k]).prev_sample
         pictures.append(((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy())
     return np.stack(pictures)

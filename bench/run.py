@@ -1,6 +1,6 @@
 """Benchmarks: every figure is a ratio against a baseline measured in the same run, on the same weights and machine.
 
-    python bench/run.py [--units 200] [--samples 10 1] [--steps 4] [--out bench/results]
+python bench/run.py [--units 200] [--samples 10 1] [--steps 4] [--out bench/results]
 """
 
 from __future__ import annotations
@@ -40,16 +40,23 @@ def main() -> None:
         recipe = ab.preset("small", steps=1)  # the weights' values do not change the speed
         run = ab.train(units, code, recipe, out=Path(folder) / "run", quiet=True)
         components = [UNet2DModel.from_pretrained(run.component_folder(i)).eval() for i in range(code.components)]
-        print(f"{args.units} units, {code.components} components of {sum(p.numel() for p in components[0].parameters()):,} parameters, "
-              f"{SIDE} x {SIDE}, {args.steps} steps, {args.workers} workers against {torch.get_num_threads()} threads")
+        parameters = sum(p.numel() for p in components[0].parameters())
+        print(
+            f"{args.units} units, {code.components} components of {parameters:,} parameters, "
+            f"{SIDE} x {SIDE}, {args.steps} steps, {args.workers} workers against {torch.get_num_threads()} threads"
+        )
         for samples in args.samples:
-            results["ratios"][f"universe, {samples} samples"] = universe(run, code, components, samples, args, Path(folder))
+            results["ratios"][f"universe, {samples} samples"] = universe(
+                run, code, components, samples, args, Path(folder)
+            )
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "bench.json").write_text(json.dumps(results, indent=2) + "\n")
     print(f"written: {args.out / 'bench.json'}")
 
 
-def universe(run: ab.Run, code: ab.Code, components: list[UNet2DModel], samples: int, args: argparse.Namespace, folder: Path) -> dict:
+def universe(
+    run: ab.Run, code: ab.Code, components: list[UNet2DModel], samples: int, args: argparse.Namespace, folder: Path
+) -> dict:
     """Seconds per counterfactual: the engine on all units, start-up included, against the plain loop on some."""
     noise = ab.noise_trajectory(range(samples), args.steps, run.shape)
     plain_universe(components, ~code.matrix[:1], noise, 1)  # warm
@@ -58,13 +65,17 @@ def universe(run: ab.Run, code: ab.Code, components: list[UNet2DModel], samples:
     plain = (time.perf_counter() - began) / (args.baseline_units * samples)
 
     began = time.perf_counter()
-    made = ab.enumerate_universe(run.path, range(samples), out=folder / f"u{samples}.zarr", steps=args.steps, workers=args.workers, quiet=True)
+    made = ab.enumerate_universe(
+        run.path, range(samples), out=folder / f"u{samples}.zarr", steps=args.steps, workers=args.workers, quiet=True
+    )
     ours = (time.perf_counter() - began) / (args.units * samples)
     drawn = np.stack([np.moveaxis(made.counterfactual(unit), -1, 1) for unit in made.units[: args.baseline_units]])
     levels = np.abs(drawn.astype(int) - expected.astype(int))
     same = float((levels <= 1).mean())
-    print(f"universe, {samples:3} samples: plain {plain * 1e3:7.1f} ms a picture, engine {ours * 1e3:7.1f} ms, "
-          f"ratio {plain / ours:.2f}; pixels within 1 grey level: {same:.3%}, largest difference {levels.max()}")
+    print(
+        f"universe, {samples:3} samples: plain {plain * 1e3:7.1f} ms a picture, engine {ours * 1e3:7.1f} ms, "
+        f"ratio {plain / ours:.2f}; pixels within 1 grey level: {same:.3%}, largest difference {levels.max()}"
+    )
     return {"plain_ms": plain * 1e3, "engine_ms": ours * 1e3, "ratio": plain / ours, "within_one_level": same}
 
 

@@ -26,7 +26,7 @@ def data_of(images: np.ndarray) -> np.ndarray:
 
 
 def posterior(data: np.ndarray, a: float, x: np.ndarray) -> list[float]:
-    """p(j | x_t) over the data, for one x_t, by Bayes: every datum equally likely, noise of variance 1 - a around it."""
+    """p(j | x_t) over the data, for one x_t, by Bayes: data equally likely, noise of variance 1 - a around each."""
     logs = []
     for datum in data:
         squared = 0.0

@@ -51,7 +51,7 @@ def picture(path: Path, side: int = 8, value: int = 100) -> Path:
     return path
 
 
-# --- the main job ---------------------------------------------------------------------------------------------------
+# --- the main job ---
 
 
 def test_the_whole_job(call: Call, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_help_does_not_load_torch() -> None:
         assert command in done.stdout
 
 
-# --- mistakes -------------------------------------------------------------------------------------------------------
+# --- mistakes ---
 
 
 def test_data_mistakes(call: Call, tmp_path: Path) -> None:

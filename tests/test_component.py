@@ -168,7 +168,9 @@ def test_unet_pads_what_its_levels_cannot_halve(height: int, width: int) -> None
         (UNetConfig(channels=(8, 8), middle_attention=True), (1, 4, 4)),
     ],
 )
-def test_one_timestep_for_all_rows_predicts_what_diffusers_does(config: UNetConfig, shape: tuple[int, int, int]) -> None:
+def test_one_timestep_for_all_rows_predicts_what_diffusers_does(
+    config: UNetConfig, shape: tuple[int, int, int]
+) -> None:
     model = build(config, shape, seed=0).eval()
     with torch.no_grad():
         for parameter in model.parameters():  # as after training: no layer is without effect
@@ -189,9 +191,7 @@ def test_a_component_opens_with_plain_diffusers(small) -> None:
     for index in (0, 5):
         plain = UNet2DModel.from_pretrained(small.run.component_folder(index)).eval()
         with torch.no_grad():
-            torch.testing.assert_close(
-                small.run.load_component(index)(x, t), plain(x, t).sample, rtol=0, atol=1e-6
-            )
+            torch.testing.assert_close(small.run.load_component(index)(x, t), plain(x, t).sample, rtol=0, atol=1e-6)
             assert not torch.equal(small.run.load_component(1)(x, t), plain(x, t).sample)
 
 

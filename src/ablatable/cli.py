@@ -184,7 +184,8 @@ def sample(
             sampler=sampler,
             num_inference_steps=steps,
             callback=lambda step: display.update(0, "step", step, steps),
-        ).images
+            return_dict=False,
+        )[0]
     out.mkdir(parents=True, exist_ok=True)
     for path, picture in zip(paths, pictures, strict=True):
         picture.save(path)

@@ -50,8 +50,8 @@ class Run:
         self.path = Path(path)
         if not (self.path / "ensemble.json").exists():
             raise StoreError(_why_not_a_run(self.path))
-        self.manifest: dict[str, Any] = read_json(self.path / "ensemble.json")
-        settings = self.manifest.get("settings", {})
+        self.manifest = read_manifest(self.path)
+        settings = self.manifest["settings"]
         if settings.get("format") != FORMAT:
             raise StoreError(
                 f"{self.path} has run format {settings.get('format')}, this version reads {FORMAT}; "
@@ -72,7 +72,7 @@ class Run:
     @property
     def digest(self) -> str:
         """SHA-256 of the manifest: it names the run, weights and all."""
-        return json_hash(self.manifest)
+        return self.manifest["sha256"]
 
     @property
     def seed(self) -> int:
@@ -150,9 +150,7 @@ def check_run(path: str | Path) -> list[str]:
     if not (path / "ensemble.json").exists():
         return [_why_not_a_run(path)]
     try:
-        manifest = read_json(path / "ensemble.json")
-        if canonical_json(manifest) != (path / "ensemble.json").read_bytes():
-            return [f"{path / 'ensemble.json'}: not written by this program, or damaged"]
+        manifest = read_manifest(path)
         expected = {
             "settings.json": manifest["settings_sha256"],
             "units.parquet": manifest["units_table_sha256"],
@@ -161,7 +159,7 @@ def check_run(path: str | Path) -> list[str]:
         }
         settings = manifest["settings"]
     except (StoreError, KeyError, TypeError) as error:
-        return [f"{path / 'ensemble.json'}: damaged ({error})"]
+        return [str(error)]
     wrong = [
         f"{path / name}: {'missing' if not (path / name).exists() else 'does not have the hash in ensemble.json'}"
         for name, digest in expected.items()
@@ -188,6 +186,19 @@ def check_run(path: str | Path) -> list[str]:
         except (StoreError, SettingsError, DataError, KeyError) as error:
             wrong.append(str(error))
     return wrong
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """`ensemble.json`; `StoreError` unless its bytes are those that were written, to the last one."""
+    manifest = read_json(path / "ensemble.json")
+    if isinstance(manifest, dict) and canonical_json(manifest) == (path / "ensemble.json").read_bytes():
+        rest = {key: value for key, value in manifest.items() if key != "sha256"}
+        if json_hash(rest) == manifest.get("sha256"):
+            return manifest
+    raise StoreError(
+        f"{path / 'ensemble.json'} is damaged (its hash does not match); delete it, then give the same "
+        "'ablatable train' command again: nothing that is intact is trained anew"
+    )
 
 
 def read_units_table(path: Path) -> pl.DataFrame:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .code import Code
 from .errors import SettingsError
-from .files import file_hash, read_json, sweep, write_atomic, write_json
+from .files import file_hash, json_hash, read_json, sweep, write_atomic, write_json
 from .lock import LOCK_FILES, exclusive
 from .progress import Display
 from .recipe import Recipe
@@ -184,7 +184,7 @@ def _manifest(path: Path, settings: dict) -> dict:
 
     kind = settings["recipe"]["component"]["kind"]
     folders = [path / "components" / f"{i:02d}" for i in range(settings["components"])]
-    return {
+    manifest = {
         "settings": settings,
         "settings_sha256": file_hash(path / "settings.json"),
         "units_table_sha256": file_hash(path / "units.parquet"),
@@ -197,6 +197,7 @@ def _manifest(path: Path, settings: dict) -> dict:
         },
         "environment": environment(),
     }
+    return {**manifest, "sha256": json_hash(manifest)}
 
 
 def _write_units_table(path: Path, units: Units, code: Code) -> None:

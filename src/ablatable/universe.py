@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import zarr
@@ -303,7 +303,7 @@ def check_universe(url: str | Path) -> list[str]:
         universe = Universe.open(url, partial=True)
     except StoreError as error:
         return [str(error)]
-    wrong, laid_out = [], dict(universe.reading.attrs["laid_out"])  # pyright: ignore[reportArgumentType, reportCallIssue]
+    wrong, laid_out = [], cast("dict[str, str]", universe.reading.attrs["laid_out"])
     for path, digest in laid_out.items():
         try:
             if _hash(universe.store, path) != digest:
@@ -325,12 +325,12 @@ def check_universe(url: str | Path) -> list[str]:
 
 
 class _NothingAssumed(ObjectStore[Any]):
-    """A store in which a missing chunk is an error. To Zarr it would be a black picture that nobody drew."""
+    """A store in which a missing or empty chunk is an error. To Zarr it would be a black picture that nobody drew."""
 
     async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
         value = await super().get(key, *arguments, **options)
-        if value is None and "/c/" in key:
-            raise FileNotFoundError(f"{key} is missing")
+        if "/c/" in key and (value is None or len(value) == 0):
+            raise FileNotFoundError(f"{key} is missing or empty")
         return value
 
 

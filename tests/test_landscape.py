@@ -1,0 +1,276 @@
+"""Enumerating a universe: equal to the plain double loop, whatever the blocks, workers, orders and interruptions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+
+import ablatable as ab
+from ablatable import landscape
+from ablatable.errors import AblatableError, SettingsError, StoreError
+from ablatable.nearest import nearest_units, unit_distances
+from ablatable.universe import Universe, check_universe
+
+SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
+Fingerprints = Callable[[Path], dict[str, str]]
+
+
+def enumerate_again(run: Path, out: Path, **options: object) -> Universe:
+    settings = {"seeds": SEEDS, "steps": STEPS, "spares": SPARES, "workers": 0, "quiet": True, **options}
+    return ab.enumerate_universe(run, out=out, **settings)  # pyright: ignore[reportArgumentType]
+
+
+def pictures(universe: Universe) -> np.ndarray:
+    """All of them, uint8 (1 + ablations, samples, H, W, C), the factual first."""
+    ablated = np.stack([universe.landscape(sample) for sample in range(len(universe.seeds))], axis=1)
+    return np.concatenate([universe.factual[None], ablated])
+
+
+# --- against the plain double loop ---
+
+
+def plain(folder: Path, alive: np.ndarray) -> np.ndarray:
+    """For each step, for each surviving component: by diffusers alone, uint8 (samples, H, W, C)."""
+    survivors = [UNet2DModel.from_pretrained(folder / "components" / f"{i:02d}").eval() for i in np.flatnonzero(alive)]
+    scheduler = DDIMScheduler(clip_sample=False)
+    scheduler.set_timesteps(STEPS)
+    noise = ab.noise_trajectory(SEEDS, STEPS, (1, 8, 8))
+    x = noise[0]
+    for k, t in enumerate(scheduler.timesteps, start=1):
+        total = torch.zeros_like(x)
+        with torch.no_grad():
+            for component in survivors:
+                total += component(x, t).sample
+        x = scheduler.step(total / len(survivors), t, x, eta=1.0, variance_noise=noise[k]).prev_sample
+    levels = np.clip((x.double().numpy() + 1) * 127.5, 0, 255)
+    return np.transpose(np.rint(levels), (0, 2, 3, 1)).astype(np.uint8)
+
+
+def test_it_is_the_plain_double_loop(small, small_universe: Universe) -> None:
+    expected = [plain(small.run.path, np.ones(6, bool))]
+    expected += [plain(small.run.path, ~word) for word in small.code.matrix]
+    drawn = [small_universe.factual] + [small_universe.counterfactual(unit) for unit in small.units.ids]
+    difference = np.abs(np.stack(drawn).astype(int) - np.stack(expected).astype(int))
+    assert (difference <= 1).mean() >= 0.999
+    assert np.ptp(np.stack(expected)) > 100  # pictures, not blanks
+    assert all((a != b).any() for a, b in zip(drawn[1:], drawn[:-1], strict=True))
+
+
+def test_spares_are_ablations_that_no_unit_has(small, small_universe: Universe) -> None:
+    settings = small_universe.settings
+    words = [settings.words[row] for row in settings.spares]
+    taken = {"".join("01"[bit] for bit in row) for row in small.code.matrix.astype(int)}
+    assert len(set(words)) == SPARES and not set(words) & taken and {word.count("1") for word in words} == {3}
+    expected = np.stack([plain(small.run.path, np.array([bit == "0" for bit in word])) for word in words])
+    drawn = np.stack([small_universe.landscape(s)[list(settings.spares)] for s in range(3)], axis=1)
+    assert (np.abs(drawn.astype(int) - expected.astype(int)) <= 1).mean() >= 0.999
+
+
+# --- what must not matter ---
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers(small, small_universe: Universe, tmp_path: Path, fingerprints: Fingerprints, workers: int) -> None:
+    enumerate_again(small.run.path, tmp_path / "u.zarr", workers=workers)
+    assert fingerprints(tmp_path / "u.zarr") == fingerprints(Path(small_universe.url))
+
+
+@pytest.mark.parametrize(("rows", "samples"), [((1, 1), 1), ((2, 5), 2), ((7, 7), 16), ((1000, 1000), 3)])
+def test_blocks(
+    small, small_universe: Universe, tmp_path: Path, monkeypatch, rows: tuple[int, int], samples: int
+) -> None:
+    monkeypatch.setattr(landscape, "BLOCK_ROWS", rows)
+    monkeypatch.setattr(landscape, "BLOCK_SAMPLES", samples)
+    other = enumerate_again(small.run.path, tmp_path / "u.zarr")
+    assert len(list(other.blocks())) != len(list(small_universe.blocks())) or rows[0] == 1000
+    assert np.array_equal(pictures(other), pictures(small_universe))  # to the bit, for batches have one size
+    assert np.array_equal(other.distances(), small_universe.distances())
+    assert check_universe(tmp_path / "u.zarr") == []
+
+
+def test_order_of_units_and_of_components(small, small_universe: Universe, tmp_path: Path) -> None:
+    order = np.random.default_rng(0).permutation(12)
+    units = small.units.select([small.units.ids[k] for k in order])
+    ab.train(units, small.code.select(order), small.recipe, out=tmp_path / "units", workers=0, quiet=True)
+    reordered = enumerate_again(tmp_path / "units", tmp_path / "u.zarr", spares=0)
+    for unit in units.ids:
+        assert np.array_equal(reordered.counterfactual(unit), small_universe.counterfactual(unit))
+
+    from ablatable.ensemble import Ensemble
+
+    components = small.run.ensemble().components
+    columns = np.random.default_rng(1).permutation(6)
+    options = {"shape": (1, 8, 8), "schedule": small.recipe.schedule, "sampler": "ddpm", "steps": STEPS}
+    drawn = landscape.draw(Ensemble([components[k] for k in columns]), small.code.matrix[:, columns], SEEDS, **options)
+    kept = np.stack([small_universe.counterfactual(unit) for unit in small.units.ids])
+    assert (np.abs(np.moveaxis(drawn, -3, -1).astype(int) - kept.astype(int)) <= 1).mean() >= 0.999
+
+
+def test_units_that_share_a_codeword_share_an_ablation(small, tmp_path: Path) -> None:
+    matrix = small.code.matrix.copy()
+    matrix[7] = matrix[2]
+    ab.train(small.units, ab.Code(matrix), ab.preset("ideal"), out=tmp_path / "run", workers=0, quiet=True)
+    universe = enumerate_again(tmp_path / "run", tmp_path / "u.zarr", spares=0)
+    assert len(universe.settings.words) == 11
+    assert universe.ablation_of("digit-0007") == universe.ablation_of("digit-0002")
+    assert np.array_equal(universe.counterfactual("digit-0007"), universe.counterfactual("digit-0002"))
+    assert universe.distances().shape == (12, 3)
+
+
+# --- distances ---
+
+
+def test_distances_radius_and_influence(small_universe: Universe) -> None:
+    def enlarged(picture: np.ndarray) -> np.ndarray:  # (8, 8, 1) -> (256, 256, 3), nearest neighbour, in [0, 1]
+        return np.repeat(np.repeat(np.repeat(picture, 32, 0), 32, 1), 3, 2) / 255
+
+    factual = small_universe.factual
+    expected = np.array(
+        [
+            [np.linalg.norm(enlarged(there) - enlarged(here)) for there, here in zip(drawn, factual, strict=True)]
+            for drawn in map(small_universe.counterfactual, small_universe.units)
+        ]
+    )
+    assert np.allclose(small_universe.distances(), expected, rtol=1e-5)
+    native = [
+        [np.linalg.norm((there / 255.0 - here / 255.0).ravel()) for there, here in zip(drawn, factual, strict=True)]
+        for drawn in map(small_universe.counterfactual, small_universe.units)
+    ]
+    assert np.allclose(small_universe.distances(scaled=False), native, rtol=1e-5)
+    assert np.allclose(small_universe.radius(), expected.max(0), rtol=1e-5)
+    assert small_universe.spare_distances().shape == (SPARES, 3)
+    for sample in range(3):
+        table = small_universe.influence(sample)
+        assert table["unit"].to_list() == [small_universe.units[k] for k in np.argsort(-expected[:, sample])]
+        assert table["rank"].to_list() == list(range(1, 13))
+        assert np.allclose(table["distance"], np.sort(expected[:, sample])[::-1], rtol=1e-5)
+    with pytest.raises(AblatableError, match="samples 0 to 2"):
+        small_universe.influence(3)
+    with pytest.raises(AblatableError, match="no unit 'nobody'"):
+        small_universe.counterfactual("nobody")
+
+
+def test_nearest_units(small, small_universe: Universe) -> None:
+    def nearest(picture: np.ndarray) -> int:
+        return int(np.argmin([((picture / 255.0 - image / 255.0) ** 2).sum() for image in small.units.images]))
+
+    told = nearest_units(small_universe)
+    for sample, picture in enumerate(small_universe.factual):
+        first = nearest(picture)
+        assert told.unit[sample] == small.units.ids[first]
+        after = nearest(small_universe.counterfactual(told.unit[sample])[sample])
+        assert told.after[sample] == small.units.ids[after] and told.changed[sample] == (after != first)
+        spares = small_universe.landscape(sample)[list(small_universe.settings.spares)]
+        assert told.changed_spares[sample] == np.mean([nearest(spare) != first for spare in spares])
+        others = [u for u in small.units.ids if u != told.unit[sample]]
+        share = np.mean([nearest(small_universe.counterfactual(u)[sample]) != first for u in others])
+        assert told.changed_others[sample] == pytest.approx(share)
+    assert unit_distances(small.units.images, small_universe).argmin(1).tolist() == list(range(12))
+
+
+# --- interruptions, damage, other settings ---
+
+SCRIPT = """
+import sys
+import ablatable as ab
+from ablatable import landscape
+landscape.BLOCK_ROWS, landscape.BLOCKS = (3, 3), 1000
+ab.enumerate_universe(sys.argv[1], [5, 0, 9], out=sys.argv[2], steps=6, spares=3, workers=2, quiet=True)
+"""
+
+
+def test_killed_and_gone_on_with(small, tmp_path: Path, fingerprints: Fingerprints) -> None:
+    """`kill -9` of everything at several moments; then the same bytes, and nothing finished was done again."""
+    command = [sys.executable, "-c", SCRIPT, str(small.run.path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True)
+    out, finished = tmp_path / "killed", {}
+    for at_least in (1, 6, 12):
+        process = subprocess.Popen([*command, str(out)], env=environment)
+        deadline = time.monotonic() + 120
+        while len(list(out.glob("done/*.json"))) < at_least and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        time.sleep(0.2)  # its workers notice
+        with pytest.raises(StoreError, match="unfinished"):
+            Universe.open(out)
+        kept = {path: path.stat().st_mtime_ns for path in out.glob("done/*.json")}
+        assert all(kept[path] == when for path, when in finished.items())
+        finished = kept
+    subprocess.run([*command, str(out)], env=environment, check=True)
+    assert len(finished) >= 12 and all(path.stat().st_mtime_ns == when for path, when in finished.items())
+    assert fingerprints(out) == fingerprints(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "deleted", "empty"])
+@pytest.mark.parametrize("name", ["factual", "counterfactual", "distance/euclidean", "done"])
+def test_damage_is_found_mended_and_never_served(
+    small, small_universe: Universe, tmp_path: Path, fingerprints: Fingerprints, name: str, damage: str
+) -> None:
+    out = tmp_path / "u.zarr"
+    shutil.copytree(small_universe.url, out)
+    sound = fingerprints(out)
+    paths = [p for p in (out / name).rglob("*") if p.is_file() and p.name != "zarr.json"]
+    path = paths[len(paths) // 2]
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 16
+    new = {"cut": content[:-3], "flipped": bytes(flipped), "empty": b""}.get(damage)
+    path.unlink() if new is None else path.write_bytes(new)
+    assert check_universe(out)
+    if name != "done":
+        with pytest.raises(StoreError):
+            opened = Universe.open(out)
+            _ = opened.factual, opened.distances(), [opened.counterfactual(unit) for unit in opened.units]
+    mended = enumerate_again(small.run.path, out)
+    assert fingerprints(out) == sound and check_universe(out) == []
+    assert np.array_equal(pictures(mended), pictures(small_universe))
+
+
+def test_the_description_is_guarded(small_universe: Universe, tmp_path: Path) -> None:
+    for path in Path(small_universe.url).rglob("zarr.json"):
+        out = tmp_path / str(abs(hash(path)))
+        shutil.copytree(small_universe.url, out)
+        copy = out / path.relative_to(small_universe.url)
+        content = bytearray(copy.read_bytes())
+        content[len(content) // 2] ^= 1
+        copy.write_bytes(content)
+        assert check_universe(out), copy
+
+
+def test_other_settings_are_named(small, small_universe: Universe, tmp_path: Path) -> None:
+    out = tmp_path / "u.zarr"
+    shutil.copytree(small_universe.url, out)
+    for options, words in [
+        ({"steps": 7}, "steps: 6 there, 7 asked for"),
+        ({"sampler": "ddim"}, "ddpm there, ddim asked"),
+    ]:
+        with pytest.raises(SettingsError, match=words):
+            enumerate_again(small.run.path, out, **options)
+    redone = enumerate_again(small.run.path, out, steps=7, overwrite=True)
+    assert redone.settings.steps == 7 and check_universe(out) == []
+
+
+def test_a_second_writer_is_told_who_writes(small, tmp_path: Path) -> None:
+    from ablatable.lock import exclusive
+
+    with exclusive(tmp_path / "u.zarr", "universe"), pytest.raises(StoreError, match=f"process {os.getpid()}"):
+        enumerate_again(small.run.path, tmp_path / "u.zarr")
+
+
+def test_in_memory(small, small_universe: Universe) -> None:
+    universe = enumerate_again(small.run.path, "memory://somewhere")  # pyright: ignore[reportArgumentType]
+    assert np.array_equal(pictures(universe), pictures(small_universe))
