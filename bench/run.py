@@ -39,7 +39,10 @@ def main() -> None:
         code = ab.Code.balanced(units=args.units, components=COMPONENTS + 4, seed=0)
         recipe = ab.preset("small", steps=1)  # the weights' values do not change the speed
         run = ab.train(units, code, recipe, out=Path(folder) / "run", quiet=True)
-        components = [UNet2DModel.from_pretrained(run.component_folder(i)).eval() for i in range(code.components)]
+        components = [
+            UNet2DModel.from_pretrained(run.component_folder(i), low_cpu_mem_usage=False).eval()
+            for i in range(code.components)
+        ]
         parameters = sum(p.numel() for p in components[0].parameters())
         print(
             f"{args.units} units, {code.components} components of {parameters:,} parameters, "
