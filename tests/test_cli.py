@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +113,23 @@ def test_help_does_not_load_torch() -> None:
     assert "HEAVY []" in done.stdout
     for command in ("demo", "plan", "train", "sample", "universe", "radius", "influence", "report", "check"):
         assert command in done.stdout
+
+
+def test_ctrl_c(tmp_path: Path) -> None:
+    """It stops at once, says how far it came, leaves no worker, and the same command goes on."""
+    out = tmp_path / "run"
+    train = [sys.executable, "-m", "ablatable", "train", "digits:8", "--size", "8", "--components", "5"]
+    train += ["--steps", "2000", "--workers", "1", "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen(train, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 60
+    while not list(out.glob("components/*.partial")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stopped at" in err and "the same command goes on" in err and "Traceback" not in err
 
 
 # --- mistakes ---

@@ -285,7 +285,7 @@ def test_an_interrupted_overwrite(
             patch.setattr(Path, "unlink", remove)
             patch.setattr(shutil, "rmtree", lambda path, original=shutil.rmtree: remove(Path(path), original))
             train(small, out, overwrite=True)
-        if survives > 1:  # the first to go is what makes it complete
+        if stop > 1:  # the first to go is what makes it complete
             with pytest.raises(StoreError):
                 Run(out)
         left = {path.name for path in out.iterdir()} - {".lock", "log.jsonl"}

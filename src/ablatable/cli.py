@@ -37,13 +37,11 @@ SamplingSteps = Annotated[int, typer.Option("--steps", min=1, help="sampling ste
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 fine, 1 something was found wrong, 2 wrong usage."""
+    """Run the command line. Exit codes: 0 fine, 1 something was found wrong, 2 wrong usage, 130 Ctrl-C."""
     try:
         app(standalone_mode=True)
     except AblatableError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("stopped; what is finished is kept, and the same command goes on from there", 130)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         _fail(f"{error.strerror or error}{where}; what is finished is kept, mend this and give the command again", 1)

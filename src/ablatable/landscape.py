@@ -210,7 +210,7 @@ def _open_or_create(out: str | Path, settings: UniverseSettings, run: Run, overw
 def _compute(universe: Universe, tasks: list[BlockTask], workers: int, quiet: bool) -> None:
     """Factual blocks first: the others' distances are measured from them."""
     total = sum(block.rows for block in universe.blocks())
-    done = total - sum(task.block.rows for task in tasks)
+    done, drawn = total - sum(task.block.rows for task in tasks), 0
     steps, began = universe.settings.steps, time.monotonic()
     title = f"drawing {len(universe.settings.words)} ablations of {len(universe.seeds)} samples"
     with Display(title, total, done=done, quiet=quiet) as display, Pool(compute_block, workers) as pool:
@@ -229,5 +229,5 @@ def _compute(universe: Universe, tasks: list[BlockTask], workers: int, quiet: bo
             for number, _ in pool.run(stage, on_event):
                 rows = stage[number].block.rows
                 display.finish(number, rows)
-                done += rows
-                display.note(f"{done / (time.monotonic() - began):.1f} pictures/s")
+                drawn += rows
+                display.note(f"{drawn / (time.monotonic() - began):.1f} pictures/s")

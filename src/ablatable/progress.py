@@ -46,7 +46,11 @@ class Display:
         for row in self.rows.values():
             self.progress.remove_task(row)
         self.progress.stop()
-        if kind is None and not self.quiet and not self.live:
+        if kind is KeyboardInterrupt:
+            self._log(
+                f"stopped at {self._share():.0%}; what is finished is kept, and the same command goes on from there"
+            )
+        elif kind is None and not self.quiet and not self.live:
             self._log(f"done in {_clock(time.monotonic() - self.started)}")
 
     def update(self, task: int, label: str, amount: float, total: float, note: str = "") -> None:
@@ -69,15 +73,21 @@ class Display:
         """Say more beside the total bar, such as the speed."""
         self.progress.update(self.bar, note=text)
 
+    def _amount(self) -> float:
+        return self.done + sum(self.amounts.values())
+
+    def _share(self) -> float:
+        return self._amount() / self.total
+
     def _refresh(self, what: str) -> None:
-        amount = self.done + sum(self.amounts.values())
+        amount = self._amount()
         self.progress.update(self.bar, completed=amount)
         now = time.monotonic()
         if not self.live and not self.quiet and now - self.told >= LOG_EVERY:
             self.told = now
             speed = (amount - self.at_start) / (now - self.started)
             left = f", {_clock((self.total - amount) / speed)} left" if speed > 0 else ""
-            self._log(f"{amount / self.total:4.0%}{left}  {what.strip()}")
+            self._log(f"{self._share():4.0%}{left}  {what.strip()}")
 
     def _log(self, text: str) -> None:
         print(f"{self.title}: {text}", file=sys.stderr, flush=True)
