@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .errors import SettingsError, StoreError
 from .fast import SharedTimestepUNet
+from .files import writing
 from .recipe import IdealConfig, UNetConfig
 from .schedule import Schedule
 
@@ -125,13 +126,14 @@ WEIGHTS = {"unet": "diffusion_pytorch_model.safetensors", "ideal": "images.safet
 
 def save_component(denoiser: nn.Module, folder: Path) -> None:
     """Write a component's weights: a plain diffusers model folder, or an ideal component's images."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(denoiser, UNetDenoiser):
-        denoiser.unet.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
-    elif isinstance(denoiser, IdealDenoiser):
-        save_file({"images": denoiser.images}, folder / WEIGHTS["ideal"])
-    else:
-        raise TypeError(f"not a component: {type(denoiser).__name__}")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(denoiser, UNetDenoiser):
+            denoiser.unet.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+        elif isinstance(denoiser, IdealDenoiser):
+            save_file({"images": denoiser.images}, folder / WEIGHTS["ideal"])
+        else:
+            raise TypeError(f"not a component: {type(denoiser).__name__}")
 
 
 def load_component(folder: Path, config: UNetConfig | IdealConfig, schedule: Schedule) -> nn.Module:

@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import StoreError
+from .errors import AblatableError, StoreError
 
 
 def canonical_json(value: Any) -> bytes:
@@ -38,22 +40,35 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"{path} is not valid JSON ({error}); the file is damaged") from error
 
 
+@contextmanager
+def writing(place: Path | str) -> Iterator[None]:
+    """Say what to do when a place cannot be written: whatever a library raises for it becomes a `StoreError`."""
+    try:
+        yield
+    except AblatableError:
+        raise
+    except Exception as error:  # safetensors, Zarr and object stores have errors of their own for a full disk
+        reason = " ".join((str(error) or repr(error)).split())[:300]
+        raise StoreError(
+            f"cannot write {place} ({reason}); make room or mend the place, then give the "
+            "same command again: what is finished is kept"
+        ) from error
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write aside, fsync, rename: after a crash there is the old file or the new one, never a torn one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+            _sync_folder(path.parent)
+    finally:
         aside.unlink(missing_ok=True)
-        raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another place, then run it again"
-        ) from error
-    _sync_folder(path.parent)
 
 
 def sweep(folder: Path) -> None:

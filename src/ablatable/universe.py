@@ -24,7 +24,7 @@ from zarr.storage import ObjectStore
 
 from .distance import native_to_scaled, radius
 from .errors import DataError, StoreError
-from .files import json_hash
+from .files import json_hash, writing
 from .lock import LOCK_FILES
 from .units import Units
 from .workers import chunks
@@ -105,29 +105,8 @@ class Universe:
     ) -> Universe:
         """Lay out an empty universe. Its settings are written last: with them, all arrays are there."""
         store = open_store(url)
-        group = zarr.open_group(ObjectStore(store), mode="a", attributes={"ablatable": None})
-        samples, (block_a, block_s) = len(settings.seeds), settings.block
-        picture = settings.shape
-        # chunks divide the block they are in; one holds pictures of one sample, so a landscape reads no other's
-        inner = max(
-            k for k in range(1, block_a + 1) if block_a % k == 0 and (k == 1 or k * np.prod(picture) <= CHUNK_BYTES)
-        )
-        _array(group, "factual", (samples, *picture), "uint8", (1, *picture), (block_s, *picture))
-        _array(
-            group,
-            "counterfactual",
-            (len(settings.words), samples, *picture),
-            "uint8",
-            (inner, 1, *picture),
-            (block_a, block_s, *picture),
-        )
-        _array(group, "distance/euclidean", (len(settings.words), samples), "float32", (block_a, block_s))
-        pixels = np.moveaxis(training.images, -1, 1)
-        _array(group, "training/images", pixels.shape, "uint8", (min(len(pixels), 256), *picture))[:] = pixels
-        _array(group, "training/owner", training.owner.shape, "int64", (len(training.owner),))[:] = training.owner
-        laid_out = {path: _hash(store, path) for path in sorted(_paths(store)) if path != "zarr.json"}
-        values = {"ablatable": settings.model_dump(mode="json"), "environment": environment, "laid_out": laid_out}
-        group.attrs.update({**values, "sha256": json_hash(values)})
+        with writing(url):
+            _lay_out(store, settings, training, environment)
         return cls(url, settings, store)
 
     @classmethod
@@ -175,18 +154,19 @@ class Universe:
         """Store a block's pictures, uint8 (ablations, samples, C, H, W), and their distances; then its marker."""
         from .distance import euclidean
 
-        first, last = block.samples
-        for key in self._keys(block):
-            _delete(self.store, key)  # what is there may be torn, and Zarr would try to read it first
-        if block.ablations is None:
-            self._set("factual", slice(first, last), pictures[0])
-        else:
-            rows = slice(*block.ablations)
-            factual = self._get("factual", slice(first, last))
-            self._set("counterfactual", (rows, slice(first, last)), pictures)
-            self._set("distance/euclidean", (rows, slice(first, last)), euclidean(pictures, factual))
-        hashes = {key: _hash(self.store, key) for key in self._keys(block)}
-        self.store.put(f"done/{block.name}.json", json.dumps({"rows": block.rows, "sha256": hashes}).encode())
+        with writing(self.url):
+            first, last = block.samples
+            for key in self._keys(block):
+                _delete(self.store, key)  # what is there may be torn, and Zarr would try to read it first
+            if block.ablations is None:
+                self._set("factual", slice(first, last), pictures[0])
+            else:
+                rows = slice(*block.ablations)
+                factual = self._get("factual", slice(first, last))
+                self._set("counterfactual", (rows, slice(first, last)), pictures)
+                self._set("distance/euclidean", (rows, slice(first, last)), euclidean(pictures, factual))
+            hashes = {key: _hash(self.store, key) for key in self._keys(block)}
+            self.store.put(f"done/{block.name}.json", json.dumps({"rows": block.rows, "sha256": hashes}).encode())
 
     def has(self, block: Block, *, verify: bool = True) -> bool:
         """Whether a block is finished; with `verify`, whether its bytes are still those that were written."""
@@ -394,6 +374,33 @@ def _bytes(store: Any, path: str) -> bytes:
 
 def _hash(store: Any, path: str) -> str:
     return hashlib.sha256(_bytes(store, path)).hexdigest()
+
+
+def _lay_out(store: Any, settings: UniverseSettings, training: Units, environment: dict[str, str]) -> None:
+    """All arrays, empty but for the training data, and the group's attributes."""
+    group = zarr.open_group(ObjectStore(store), mode="a", attributes={"ablatable": None})
+    samples, (block_a, block_s) = len(settings.seeds), settings.block
+    picture = settings.shape
+    # chunks divide the block they are in; one holds pictures of one sample, so a landscape reads no other's
+    inner = max(
+        k for k in range(1, block_a + 1) if block_a % k == 0 and (k == 1 or k * np.prod(picture) <= CHUNK_BYTES)
+    )
+    _array(group, "factual", (samples, *picture), "uint8", (1, *picture), (block_s, *picture))
+    _array(
+        group,
+        "counterfactual",
+        (len(settings.words), samples, *picture),
+        "uint8",
+        (inner, 1, *picture),
+        (block_a, block_s, *picture),
+    )
+    _array(group, "distance/euclidean", (len(settings.words), samples), "float32", (block_a, block_s))
+    pixels = np.moveaxis(training.images, -1, 1)
+    _array(group, "training/images", pixels.shape, "uint8", (min(len(pixels), 256), *picture))[:] = pixels
+    _array(group, "training/owner", training.owner.shape, "int64", (len(training.owner),))[:] = training.owner
+    laid_out = {path: _hash(store, path) for path in sorted(_paths(store)) if path != "zarr.json"}
+    values = {"ablatable": settings.model_dump(mode="json"), "environment": environment, "laid_out": laid_out}
+    group.attrs.update({**values, "sha256": json_hash(values)})
 
 
 def _array(
