@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 from diffusers import DDIMScheduler, UNet2DModel
 
 import ablatable as ab
 from ablatable import landscape
+from ablatable import universe as universe_module
 from ablatable.errors import AblatableError, SettingsError, StoreError
 from ablatable.nearest import nearest_units, unit_distances
 from ablatable.universe import Universe, check_universe
@@ -190,13 +192,15 @@ ab.enumerate_universe(sys.argv[1], [5, 0, 9], out=sys.argv[2], steps=6, spares=3
 """
 
 
-def test_killed_and_gone_on_with(small, tmp_path: Path, fingerprints: Fingerprints) -> None:
+def test_killed_and_gone_on_with(small, tmp_path: Path, fingerprints: Fingerprints, monkeypatch) -> None:
     """`kill -9` of everything at several moments; then the same bytes, and nothing finished was done again."""
     command = [sys.executable, "-c", SCRIPT, str(small.run.path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True)
+    monkeypatch.setattr(landscape, "BLOCK_ROWS", (3, 3))
+    monkeypatch.setattr(landscape, "BLOCKS", 1000)
+    enumerate_again(small.run.path, tmp_path / "whole")
     out, finished = tmp_path / "killed", {}
-    for at_least in (1, 6, 12):
+    for at_least in (1, 8):
         process = subprocess.Popen([*command, str(out)], env=environment)
         deadline = time.monotonic() + 120
         while len(list(out.glob("done/*.json"))) < at_least and process.poll() is None:
@@ -210,8 +214,8 @@ def test_killed_and_gone_on_with(small, tmp_path: Path, fingerprints: Fingerprin
         kept = {path: path.stat().st_mtime_ns for path in out.glob("done/*.json")}
         assert all(kept[path] == when for path, when in finished.items())
         finished = kept
-    subprocess.run([*command, str(out)], env=environment, check=True)
-    assert len(finished) >= 12 and all(path.stat().st_mtime_ns == when for path, when in finished.items())
+    enumerate_again(small.run.path, out)
+    assert len(finished) >= 8 and all(path.stat().st_mtime_ns == when for path, when in finished.items())
     assert fingerprints(out) == fingerprints(tmp_path / "whole")
 
 
@@ -249,6 +253,118 @@ def test_the_description_is_guarded(small_universe: Universe, tmp_path: Path) ->
         content[len(content) // 2] ^= 1
         copy.write_bytes(content)
         assert check_universe(out), copy
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_killed_while_it_was_laid_out(
+    small, small_universe: Universe, tmp_path: Path, fingerprints: Fingerprints, monkeypatch, overwrite: bool
+) -> None:
+    """After any number of its five arrays, whether there was nothing before or another universe."""
+    for stop in range(5):
+        out, laid = tmp_path / str(stop), []
+        if overwrite:
+            shutil.copytree(small_universe.url, out)
+
+        def lay(*arguments: object, original=universe_module._array, laid=laid, stop=stop, **options: object):
+            laid.append(arguments)
+            if len(laid) > stop:
+                raise Killed
+            return original(*arguments, **options)
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(universe_module, "_array", lay)
+            enumerate_again(small.run.path, out, overwrite=overwrite)
+        with pytest.raises(StoreError):
+            Universe.open(out)
+        assert check_universe(out)
+        enumerate_again(small.run.path, out)
+        assert fingerprints(out) == fingerprints(Path(small_universe.url))
+
+
+def test_killed_while_the_old_one_was_removed(
+    small, small_universe: Universe, tmp_path: Path, fingerprints: Fingerprints
+) -> None:
+    out = tmp_path / "u.zarr"
+    shutil.copytree(small_universe.url, out)
+    universe_module.clear(out)
+    shutil.copytree(Path(small_universe.url) / "done", out / "done", dirs_exist_ok=True)  # it did not come that far
+    with pytest.raises(StoreError):
+        Universe.open(out)
+    enumerate_again(small.run.path, out)
+    assert fingerprints(out) == fingerprints(Path(small_universe.url))
+
+
+def test_what_killed_writes_left_is_removed(
+    small, small_universe: Universe, tmp_path: Path, fingerprints: Fingerprints
+) -> None:
+    """The store writes aside, to the name with a number, and renames."""
+    out = tmp_path / "u.zarr"
+    shutil.copytree(small_universe.url, out)
+    marker = next(out.glob("done/0*.json"))
+    marker.rename(marker.with_name(marker.name + "#1"))
+    (out / "zarr.json#3").write_text("half of it")
+    enumerate_again(small.run.path, out)
+    assert fingerprints(out) == fingerprints(Path(small_universe.url))
+
+
+def test_nothing_is_overwritten_unasked(small, tmp_path: Path) -> None:
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "chapter.txt").write_text("years of work")
+    measured = tmp_path / "measured.zarr"
+    zarr.open_group(measured, mode="w", attributes={"instrument": "telescope"}).create_array("stars", data=np.arange(3))
+    for overwrite in (False, True):
+        for place in (thesis, measured):
+            with pytest.raises(SettingsError, match="holds other files and no universe"):
+                enumerate_again(small.run.path, place, overwrite=overwrite)
+    assert (thesis / "chapter.txt").read_text() == "years of work"
+    assert zarr.open_array(measured / "stars", mode="r")[2] == 2
+
+
+def test_what_vanishes_from_an_open_universe_is_not_drawn_black(small_universe: Universe, tmp_path: Path) -> None:
+    out = tmp_path / "u.zarr"
+    shutil.copytree(small_universe.url, out)
+    universe = Universe.open(out)
+    for name in ("factual", "counterfactual", "distance/euclidean", "training/images"):
+        for path in (out / name / "c").rglob("*"):
+            if path.is_file():
+                path.unlink()
+    reads = [
+        lambda: universe.factual,
+        lambda: universe.counterfactual("digit-0003"),
+        lambda: universe.landscape(1),
+        universe.distances,
+        universe.radius,
+        lambda: universe.influence(0),
+        lambda: universe.training_images("digit-0003"),
+    ]
+    for read in reads:
+        with pytest.raises(StoreError, match="cannot be read"):
+            read()
+
+
+def test_no_flipped_bit_is_ever_served(small_universe: Universe, tmp_path: Path) -> None:
+    """Whatever byte it hits, in pictures, in a shard's index or in between: an error, or the right picture."""
+    out = tmp_path / "u.zarr"
+    shutil.copytree(small_universe.url, out)
+    path = next(p for p in (out / "counterfactual" / "c").rglob("*") if p.is_file())
+    content, expected, refused = path.read_bytes(), pictures(small_universe)[1:], 0
+    places = np.random.default_rng(0).choice(len(content), 150, replace=False).tolist()
+    for place in [*places, 0, len(content) - 1, len(content) - 5]:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        universe = Universe.open(out)
+        for sample in range(3):
+            try:
+                assert np.array_equal(universe.landscape(sample), expected[:, sample]), place
+            except StoreError:
+                refused += 1
+    assert refused > 100
 
 
 def test_other_settings_are_named(small, small_universe: Universe, tmp_path: Path) -> None:

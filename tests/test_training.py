@@ -266,11 +266,17 @@ def test_overwrite_starts_anew(small, tmp_path: Path, expected: dict[str, str], 
 
 
 def test_an_interrupted_overwrite(
-    small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, str], fingerprints: Fingerprints
+    small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fingerprints: Fingerprints
 ) -> None:
     """However far it came, the folder is never taken for a complete run, and the same command goes on."""
+
+    def start(out: Path, **options) -> Run:
+        recipe = ab.preset("ideal")
+        return ab.train(small.units, small.code, recipe, out=out, workers=0, quiet=True, **options)
+
+    expected = fingerprints(start(tmp_path / "whole").path)
     for stop in range(1, 9):
-        out, removed = copied(small, tmp_path / str(stop)), []
+        out, removed = start(tmp_path / str(stop)).path, []
 
         class Killed(BaseException):
             pass
@@ -284,12 +290,12 @@ def test_an_interrupted_overwrite(
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(Path, "unlink", remove)
             patch.setattr(shutil, "rmtree", lambda path, original=shutil.rmtree: remove(Path(path), original))
-            train(small, out, overwrite=True)
+            start(out, overwrite=True)
         if stop > 1:  # the first to go is what makes it complete
             with pytest.raises(StoreError):
                 Run(out)
         left = {path.name for path in out.iterdir()} - {".lock", "log.jsonl"}
-        train(small, out, overwrite=True)
+        start(out, overwrite=stop % 2 == 0)  # with or without it, as the tables that are gone are written again
         assert fingerprints(out) == expected
         if left == {"settings.json"}:
             return
@@ -341,22 +347,40 @@ def test_damage_is_found(small, tmp_path: Path, name: str) -> None:
     assert check_run(out) == []
 
 
-def test_damaged_weights_are_not_used_and_can_be_had_again(
-    small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints
+def flip(path: Path, place: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.safetensors", "config.json"])
+def test_a_damaged_component_is_not_used_and_can_be_had_again(
+    small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints, name: str
 ) -> None:
     out = copied(small, tmp_path / "run")
-    weights = out / "components" / "02" / "diffusion_pytorch_model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
+    damaged = out / "components" / "02" / name
+    flip(damaged, damaged.read_bytes().find(b'"norm_eps": 1') + 12)  # still JSON, and another network
     run = Run(out)
     run.load_component(1)
-    with pytest.raises(StoreError, match=rf"{weights} is missing or damaged; delete .*same 'ablatable train' command"):
+    with pytest.raises(StoreError, match=rf"{damaged} is missing or damaged; delete .*same 'ablatable train' command"):
         run.load_component(2)
     with pytest.raises(StoreError):
         run.ensemble()
-    shutil.rmtree(weights.parent)  # as the message says
+    shutil.rmtree(damaged.parent)  # as the message says
     (out / "ensemble.json").unlink()
+    train(small, out)
+    assert fingerprints(out) == expected
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.safetensors", "training.json"])
+def test_no_manifest_vouches_for_a_damaged_component(
+    small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints, name: str
+) -> None:
+    """Damaged after it was trained and before the run was complete: it is trained again."""
+    out = copied(small, tmp_path / "run")
+    (out / "ensemble.json").unlink()
+    flip(out / "components" / "02" / name, 0)
+    (out / "components" / "03" / name).unlink()
     train(small, out)
     assert fingerprints(out) == expected
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .ensemble import Ensemble
     from .schedule import Schedule
 
-BATCH = 16  # rows a component sees at once: small enough for a core's cache at 28 x 28
+BATCH = 8  # rows a component sees at once: as fast as more, and the last one of a block is filled up with fewer
 BLOCK_SAMPLES = 16  # samples a block holds at most
 BLOCK_ROWS = (128, 1024)  # pictures a block holds: enough to fill batches, few enough to share out and to lose
 BLOCKS = 16  # as many blocks as this, within those bounds
@@ -173,6 +173,7 @@ def plan_universe(run: Run, seeds: list[int], *, sampler: str, steps: int, spare
         words = np.concatenate([words, run.code.spares(spares, seed=run.seed)])
     block_samples = min(BLOCK_SAMPLES, len(seeds))
     rows = int(np.clip(len(words) * len(seeds) // BLOCKS, *BLOCK_ROWS))
+    pieces = -(-len(words) // max(1, rows // block_samples))
     return UniverseSettings(
         run_sha256=run.digest,
         shape=run.shape,
@@ -180,7 +181,7 @@ def plan_universe(run: Run, seeds: list[int], *, sampler: str, steps: int, spare
         sampler=sampler,
         steps=steps,
         batch=BATCH,
-        block=(max(1, rows // block_samples), block_samples),
+        block=(-(-len(words) // pieces), block_samples)  # even pieces, so that workers finish together,
         seeds=tuple(seeds),
         units=run.ids,
         digests=run.digests,

@@ -88,16 +88,17 @@ class Run:
         return self.path / "components" / f"{index:02d}"
 
     def load_component(self, index: int) -> nn.Module:
-        """Component `index`, ready to predict; `StoreError` if its weights are missing or not those of the manifest."""
-        from .component import WEIGHTS, load_component
+        """Component `index`, ready to predict; `StoreError` if a file of it is missing or not that of the manifest."""
+        from .component import load_component
 
         folder = self.component_folder(index)
-        weights = folder / WEIGHTS[self.recipe.component.kind]
-        if not weights.exists() or file_hash(weights) != self.manifest["weights_sha256"][index]:
-            raise StoreError(
-                f"{weights} is missing or damaged; delete {folder} and {self.path / 'ensemble.json'}, "
-                "then give the same 'ablatable train' command again: only that component is trained"
-            )
+        for name, digest in self.manifest["files_sha256"].items():
+            path = self.path / name
+            if path.parent == folder and (not path.exists() or file_hash(path) != digest):
+                raise StoreError(
+                    f"{path} is missing or damaged; delete {folder} and {self.path / 'ensemble.json'}, "
+                    "then give the same 'ablatable train' command again: only that component is trained"
+                )
         return load_component(folder, self.recipe.component, self.recipe.schedule)
 
     def ensemble(self, *, batch: int | None = None) -> Ensemble:

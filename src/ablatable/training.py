@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .code import Code
-from .errors import SettingsError
+from .errors import SettingsError, StoreError
 from .files import file_hash, json_hash, read_json, sweep, write_atomic, write_json
 from .lock import LOCK_FILES, exclusive
 from .progress import Display
@@ -78,6 +78,8 @@ def train(
     }
     with exclusive(path, "run"):
         _open_for_training(path, settings, units, code, overwrite)
+        if not (path / "ensemble.json").exists():
+            _remove_damaged(path, recipe.component.kind)
         missing = [i for i in range(code.components) if not (path / "components" / f"{i:02d}").exists()]
         if missing:
             _train_components(
@@ -94,6 +96,19 @@ def train(
         if not (path / "ensemble.json").exists():
             write_json(path / "ensemble.json", _manifest(path, settings))
     return Run(path)
+
+
+def _remove_damaged(path: Path, kind: str) -> None:
+    """The manifest is about to vouch for the components: those whose weights are no longer what was trained must go."""
+    from .component import WEIGHTS
+
+    for folder in (path / "components").glob("[0-9]*[0-9]"):
+        try:
+            sound = read_json(folder / "training.json")["weights_sha256"] == file_hash(folder / WEIGHTS[kind])
+        except (StoreError, OSError, KeyError, TypeError):
+            sound = False
+        if not sound:
+            shutil.rmtree(folder)
 
 
 def _train_components(
