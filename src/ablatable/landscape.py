@@ -181,7 +181,7 @@ def plan_universe(run: Run, seeds: list[int], *, sampler: str, steps: int, spare
         sampler=sampler,
         steps=steps,
         batch=BATCH,
-        block=(-(-len(words) // pieces), block_samples)  # even pieces, so that workers finish together,
+        block=(-(-len(words) // pieces), block_samples),  # even pieces, so that workers finish together
         seeds=tuple(seeds),
         units=run.ids,
         digests=run.digests,
