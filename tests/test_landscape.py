@@ -20,6 +20,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 import ablatable as ab
 from ablatable import landscape
 from ablatable import universe as universe_module
+from ablatable.component import UNetDenoiser
 from ablatable.errors import AblatableError, SettingsError, StoreError
 from ablatable.nearest import nearest_units, unit_distances
 from ablatable.universe import Universe, check_universe
@@ -99,6 +100,19 @@ def test_blocks(
     assert np.array_equal(pictures(other), pictures(small_universe))  # to the bit, for batches have one size
     assert np.array_equal(other.distances(), small_universe.distances())
     assert check_universe(tmp_path / "u.zarr") == []
+
+
+def test_components_see_batches_of_one_size(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the blocks: 15 ablations of 3 samples fill no batch evenly."""
+    seen, forward = set(), UNetDenoiser.forward
+
+    def watched(self: UNetDenoiser, x: torch.Tensor, t: torch.Tensor | int) -> torch.Tensor:
+        seen.add(len(x))
+        return forward(self, x, t)
+
+    monkeypatch.setattr(UNetDenoiser, "forward", watched)
+    universe = enumerate_again(small.run.path, tmp_path / "u.zarr")
+    assert seen == {universe.settings.batch}
 
 
 def test_order_of_units_and_of_components(small, small_universe: Universe, tmp_path: Path) -> None:

@@ -115,8 +115,8 @@ def test_dpmsolver_is_diffusers_dpmsolver(denoiser: Denoiser, steps: int) -> Non
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize(("train_steps", "steps"), [(1000, 1), (1000, 8), (1000, 40), (40, 39), (40, 40)])
 def test_formulas(sampler: str, train_steps: int, steps: int) -> None:
-    if sampler == "dpmsolver++" and steps == train_steps:
-        pytest.skip("takes fewer steps than the schedule")
+    if sampler == "dpmsolver++":
+        steps = min(steps, train_steps - 1)  # all it takes
     noise = noise_trajectory([0, 7], steps, (1, 8, 8))
     schedule = Schedule(train_steps=train_steps)
     given = sample(ideal(train_steps, torch.float64), noise, schedule=schedule, sampler=sampler, steps=steps)

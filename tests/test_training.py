@@ -185,17 +185,17 @@ def test_tables_are_written_again(
     assert fingerprints(out) == expected
 
 
-def test_what_killed_writes_left_does_no_harm(
-    small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints
-) -> None:
+def test_what_killed_writes_left_does_no_harm(small, tmp_path: Path, fingerprints: Fingerprints) -> None:
     """Killed while its tables were written: no settings yet, so it must not be taken for a folder of others'."""
-    out = tmp_path / "run"
+    whole, out, recipe = tmp_path / "whole", tmp_path / "run", ab.preset("ideal")
+    ab.train(small.units, small.code, recipe, out=whole, workers=0, quiet=True)
     out.mkdir()
     (out / ".lock").touch()
     (out / ".units.parquet.99.partial").write_bytes(b"half of it")
-    shutil.copy(small.run.path / "images.safetensors", out)
-    train(small, out)
-    assert fingerprints(out) == expected
+    shutil.copy(whole / "images.safetensors", out)
+    ab.train(small.units, small.code, recipe, out=out, workers=0, quiet=True)
+    assert fingerprints(out) == fingerprints(whole)
+    assert not list(out.rglob("*.partial"))
 
 
 # --- settings, locks, overwriting ---
@@ -256,13 +256,12 @@ def test_nothing_is_overwritten_unasked(small, tmp_path: Path) -> None:
         train(small, thesis / "chapter.txt")
 
 
-def test_overwrite_starts_anew(small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints) -> None:
+def test_overwrite_starts_anew(small, tmp_path: Path, fingerprints: Fingerprints) -> None:
     out, ideal = copied(small, tmp_path / "run"), ab.preset("ideal")
-    run = ab.train(small.units, small.code, ideal, out=out, workers=0, quiet=True, overwrite=True)
+    ab.train(small.units, small.code, ideal, out=out, workers=0, quiet=True, overwrite=True)
+    run = ab.train(small.units, small.code, ideal, out=tmp_path / "fresh", workers=0, quiet=True)
     assert run.recipe == ideal
-    assert not list(out.rglob("diffusion_pytorch_model.safetensors"))
-    train(small, out, overwrite=True)
-    assert fingerprints(out) == expected
+    assert fingerprints(out) == fingerprints(run.path)
 
 
 def test_an_interrupted_overwrite(

@@ -126,14 +126,14 @@ WEIGHTS = {"unet": "diffusion_pytorch_model.safetensors", "ideal": "images.safet
 
 def save_component(denoiser: nn.Module, folder: Path) -> None:
     """Write a component's weights: a plain diffusers model folder, or an ideal component's images."""
+    if not isinstance(denoiser, UNetDenoiser | IdealDenoiser):
+        raise TypeError(f"not a component: {type(denoiser).__name__}")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(denoiser, UNetDenoiser):
             denoiser.unet.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
-        elif isinstance(denoiser, IdealDenoiser):
-            save_file({"images": denoiser.images}, folder / WEIGHTS["ideal"])
         else:
-            raise TypeError(f"not a component: {type(denoiser).__name__}")
+            save_file({"images": denoiser.images}, folder / WEIGHTS["ideal"])
 
 
 def load_component(folder: Path, config: UNetConfig | IdealConfig, schedule: Schedule) -> nn.Module:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ def write_atomic(path: Path, data: bytes) -> None:
             aside.replace(path)
             _sync_folder(path.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # it was moved, or never made
+            aside.unlink()
 
 
 def sweep(folder: Path) -> None:

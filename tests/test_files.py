@@ -1,0 +1,91 @@
+"""Files and locks under `kill -9`: what is there is whole, and what is held is freed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ablatable.errors import StoreError
+from ablatable.files import (
+    canonical_json,
+    file_hash,
+    json_hash,
+    move_folder_into_place,
+    read_json,
+    sweep,
+    write_atomic,
+    write_json,
+)
+
+SIZE = 8_000_000
+
+WRITER = f"""
+import sys
+from pathlib import Path
+from ablatable.files import write_atomic
+print("here", flush=True)
+while True:
+    for letter in (b"a", b"b"):
+        write_atomic(Path(sys.argv[1]), letter * {SIZE})
+"""
+
+
+def test_a_killed_write_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"a" * SIZE)
+    for number in range(12):
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(0.02 + 0.003 * number)
+            process.kill()
+        content = path.read_bytes()
+        assert content in (b"a" * SIZE, b"b" * SIZE), f"torn: {len(content)} bytes"
+    (tmp_path / ".hidden").touch()
+    sweep(tmp_path)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"file", ".hidden"}
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    write_atomic(path, b"old")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StoreError, match=r"cannot write .*folder"):
+        write_atomic(tmp_path / "folder", b"a folder is in the way")
+    with pytest.raises(StoreError, match="cannot write"):
+        write_atomic(path / "beneath a file", b"")
+    assert path.read_bytes() == b"old"
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["deep", "file", "folder"]
+
+
+def test_json(tmp_path: Path) -> None:
+    value = {"b": [1, 2.5, None, "é"], "a": {"z": True, "y": False}}
+    write_json(tmp_path / "v.json", value)
+    data = (tmp_path / "v.json").read_bytes()
+    assert json.loads(data) == read_json(tmp_path / "v.json") == value
+    turned = {"a": {"y": False, "z": True}, "b": [1, 2.5, None, "é"]}
+    assert data == canonical_json(turned)  # one way to write it, whatever the order of keys
+    digest = hashlib.sha256(data).hexdigest()
+    assert json_hash(turned) == file_hash(tmp_path / "v.json") == digest
+    assert json_hash({**value, "b": [1]}) != digest
+    with pytest.raises(StoreError, match=r"nothing\.json is missing"):
+        read_json(tmp_path / "nothing.json")
+    (tmp_path / "v.json").write_bytes(data[:-5])
+    with pytest.raises(StoreError, match="not valid JSON"):
+        read_json(tmp_path / "v.json")
+
+
+def test_a_folder_appears_at_once_and_replaces(tmp_path: Path) -> None:
+    for content in ("one", "two"):
+        partial = tmp_path / "x.partial"
+        (partial / "in").mkdir(parents=True)
+        (partial / "in" / "file").write_text(content)
+        move_folder_into_place(partial, tmp_path / "x")
+        assert (tmp_path / "x" / "in" / "file").read_text() == content
+        assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
