@@ -73,6 +73,6 @@ $(READY): pyproject.toml constraints.txt
 	    echo "That Python cannot make virtual environments (on Debian: apt-get install python3-venv)." >&2; exit 1; }; \
 	fi
 	@echo "installing into .venv; the first time takes a minute or more"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt hatchling editables
+	@$(BIN)/python -m pip install --quiet -c constraints.txt hatchling editables setuptools
 	@$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
