@@ -22,6 +22,7 @@ from .lock import exclusive
 from .progress import Display
 from .run import Run
 from .settings import compare_settings, environment, resolve_device
+from .unattributable import check_threshold, delivered
 from .universe import Block, Universe, UniverseSettings, clear, state_of, sweep
 from .workers import Pool, default_workers
 
@@ -116,7 +117,7 @@ def compute_block(task: BlockTask, report: Callable[[dict], None]) -> None:
             device=task.device,
             on_step=lambda step: report({"step": step}),
         )
-    universe.write(task.block, pictures)
+    universe.write(task.block, delivered(pictures, settings.threshold))
 
 
 def enumerate_universe(
@@ -127,6 +128,7 @@ def enumerate_universe(
     sampler: str = "ddpm",
     steps: int = 50,
     spares: int = 0,
+    threshold: int | None = None,
     workers: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -142,6 +144,7 @@ def enumerate_universe(
         sampler: `ddpm`, `ddim` or `dpmsolver++`.
         steps: sampling steps.
         spares: how many spare codewords to ablate as well: the null distribution of losing as many components.
+        threshold: deliver pictures in pure black and white: 8-bit levels from this one (1 to 255) up are white.
         workers: processes (each single-threaded); None = one per core; 0 = in this process.
         device: `auto`, `cpu`, `cuda` or `cuda:k`.
         overwrite: start anew over what is there.
@@ -156,7 +159,9 @@ def enumerate_universe(
 
     opened, device = Run(run), resolve_device(device)
     check_sampler(sampler, opened.recipe.schedule, steps)
-    settings = plan_universe(opened, parse_seeds(list(seeds)), sampler=sampler, steps=steps, spares=spares)
+    settings = plan_universe(
+        opened, parse_seeds(list(seeds)), sampler=sampler, steps=steps, spares=spares, threshold=threshold
+    )
     with exclusive(out, "universe"):
         universe = _open_or_create(out, settings, opened, overwrite)
         todo = [block for block in universe.blocks() if not universe.has(block)]
@@ -166,8 +171,11 @@ def enumerate_universe(
     return Universe.open(out)
 
 
-def plan_universe(run: Run, seeds: list[int], *, sampler: str, steps: int, spares: int = 0) -> UniverseSettings:
+def plan_universe(
+    run: Run, seeds: list[int], *, sampler: str, steps: int, spares: int = 0, threshold: int | None = None
+) -> UniverseSettings:
     """What a universe of a run is to hold, before anything is computed."""
+    check_threshold(threshold)
     words, ablation = run.code.ablations()
     if spares:
         words = np.concatenate([words, run.code.spares(spares, seed=run.seed)])
@@ -180,6 +188,7 @@ def plan_universe(run: Run, seeds: list[int], *, sampler: str, steps: int, spare
         components=run.code.components,
         sampler=sampler,
         steps=steps,
+        threshold=threshold,
         batch=BATCH,
         block=(-(-len(words) // pieces), block_samples),  # even pieces, so that workers finish together
         seeds=tuple(seeds),

@@ -49,6 +49,7 @@ class UniverseSettings(BaseModel):
     sampler: str
     steps: int
     precision: str = "fp32"
+    threshold: int | None = None  # pictures are delivered in pure black and white: levels from here up are white
     batch: int  # rows a component sees at once
     block: tuple[int, int]  # ablations, samples
     seeds: tuple[int, ...]
@@ -200,7 +201,9 @@ class Universe:
             ) from error
 
     def _set(self, name: str, where: Any, values: np.ndarray) -> None:
-        self.group[name][where] = values  # pyright: ignore[reportIndexIssue]
+        # what an array was created with in this respect is not stored with it; all-black pictures are written too
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            self.group[name][where] = values  # pyright: ignore[reportIndexIssue]
 
     # --- reading ------------------------------------------------------------------------------------------------
 

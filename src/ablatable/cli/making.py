@@ -164,6 +164,9 @@ def universe(
     sampler: Sampler = "ddpm",
     steps: SamplingSteps = 50,
     spares: Annotated[int, typer.Option(min=0, help="spare codewords to ablate as well")] = 0,
+    threshold: Annotated[
+        int | None, typer.Option(help="black and white: levels from this one, 1 to 255, up are white")
+    ] = None,
     workers: Workers = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -180,6 +183,7 @@ def universe(
         sampler=sampler,
         steps=steps,
         spares=spares,
+        threshold=threshold,
         workers=workers,
         device=device,
         overwrite=overwrite,

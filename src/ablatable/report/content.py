@@ -11,6 +11,7 @@ import numpy as np
 from ..code import Code
 from ..distance import euclidean, geometric_mean, pairwise
 from ..nearest import Nearest, nearest_units
+from ..unattributable import Unattributable, unattributable
 from ..universe import Universe
 
 SHEET_UNITS = 500  # units a contact sheet shows at most: those of largest distance
@@ -111,6 +112,11 @@ class Content:
     def spare_radius(self) -> np.ndarray | None:
         """The largest distance under a spare ablation, (samples,); None without spares."""
         return self.spare_distances.max(axis=0) if len(self.spare_distances) else None
+
+    @cached_property
+    def unattributable(self) -> Unattributable:
+        """The samples that no unit's removal changes."""
+        return unattributable(self.universe)
 
     @property
     def mean_radius(self) -> float:

@@ -235,6 +235,7 @@ class Page:
         content, nearest = self.content, self.content.nearest
         code = content.code
         bound = max(content.mean_radius, content.mean_spare_radius or 0) or 1
+        same = content.unattributable
         return {
             "samples": len(content.universe.seeds),
             "shown": len(self.cards),
@@ -247,6 +248,10 @@ class Page:
             "mean_spare_radius": content.mean_spare_radius,
             "mean_spare_radius_at": round(100 * (content.mean_spare_radius or 0) / bound, 2),
             "farther": None if content.spare_radius is None else int((content.radius > content.spare_radius).sum()),
+            "unattributable": same.samples.tolist(),
+            "unattributable_share": same.share,
+            "unattributable_interval": same.interval(),
+            "discrete": content.universe.settings.threshold is not None,
             "changed": int(nearest.changed.sum()),
             "changed_share": float(nearest.changed.mean()),
             "changed_spares": mean_share(nearest.changed_spares),
@@ -307,6 +312,12 @@ class Page:
                     ("sampler", settings.sampler),
                     ("steps", str(settings.steps)),
                     ("precision", settings.precision),
+                    (
+                        "levels",
+                        "256"
+                        if settings.threshold is None
+                        else f"black and white, from {settings.threshold} up are white",
+                    ),
                     ("rows in a batch", str(settings.batch)),
                     ("seeds", ranges(settings.seeds)),
                 ],
