@@ -21,9 +21,9 @@ from .errors import SettingsError
 from .lock import exclusive
 from .progress import Display
 from .run import Run
-from .settings import compare_settings, environment, resolve_device
+from .settings import resolve_device
 from .unattributable import check_threshold, delivered
-from .universe import Block, Universe, UniverseSettings, clear, state_of, sweep
+from .universe import Block, Universe, UniverseSettings
 from .workers import Pool, default_workers
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def enumerate_universe(
         opened, parse_seeds(list(seeds)), sampler=sampler, steps=steps, spares=spares, threshold=threshold
     )
     with exclusive(out, "universe"):
-        universe = _open_or_create(out, settings, opened, overwrite)
+        universe = Universe.begin(out, settings, opened.units, overwrite=overwrite)
         todo = [block for block in universe.blocks() if not universe.has(block)]
         if todo:
             tasks = [BlockTask(str(Path(run).resolve()), opened.digest, str(out), block, device) for block in todo]
@@ -198,23 +198,6 @@ def plan_universe(
         ablation=tuple(int(row) for row in ablation),
         spares=tuple(range(len(words) - spares, len(words))),
     )
-
-
-def _open_or_create(out: str | Path, settings: UniverseSettings, run: Run, overwrite: bool) -> Universe:
-    sweep(out)
-    match state_of(out):
-        case "other":
-            raise SettingsError(
-                f"{out} holds other files and no universe, so they are left alone; "
-                "choose another --out, or delete them yourself"
-            )
-        case "universe" if not overwrite:
-            universe = Universe.open(out, partial=True)
-            compare_settings(universe.settings.model_dump(mode="json"), settings.model_dump(mode="json"), out)
-            return universe
-        case "universe" | "begun":
-            clear(out)
-    return Universe.create(out, settings, run.units(), environment())
 
 
 def _compute(universe: Universe, tasks: list[BlockTask], workers: int, quiet: bool) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +23,10 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import ObjectStore
 
 from .distance import native_to_scaled, radius
-from .errors import DataError, StoreError
+from .errors import DataError, SettingsError, StoreError
 from .files import json_hash, writing
 from .lock import LOCK_FILES
+from .settings import compare_settings, environment
 from .units import Units
 from .workers import chunks
 
@@ -43,9 +44,9 @@ class UniverseSettings(BaseModel):
 
     format: int = FORMAT
     kind: str = "ablatable universe"
-    run_sha256: str | None  # the run's manifest
+    run_sha256: str | None  # the run's manifest; None if imported
     shape: tuple[int, int, int]
-    components: int
+    components: int  # 0 if imported
     sampler: str
     steps: int
     precision: str = "fp32"
@@ -55,9 +56,14 @@ class UniverseSettings(BaseModel):
     seeds: tuple[int, ...]
     units: tuple[str, ...]
     digests: tuple[str, ...]
-    words: tuple[str, ...]  # the ablations: distinct codewords
+    words: tuple[str, ...]  # the ablations: distinct codewords; empty texts if imported, as nobody recorded them
     ablation: tuple[int, ...]  # each unit's row of `words`
     spares: tuple[int, ...] = ()  # rows of `words` that are no unit's
+
+    @property
+    def imported(self) -> bool:
+        """Whether it came from a file (see `ctf`): then it has no run, no codewords and no noise on record."""
+        return self.components == 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,30 @@ class Universe:
         with writing(url):
             _lay_out(store, settings, training, environment)
         return cls(url, settings, store)
+
+    @classmethod
+    def begin(
+        cls, url: str | Path, settings: UniverseSettings, training: Callable[[], Units], *, overwrite: bool = False
+    ) -> Universe:
+        """Go on with the universe of these settings that is there, or lay out an empty one.
+
+        Raises:
+            SettingsError: what is there was made with other settings (both values are named), or is no universe.
+        """
+        sweep(url)
+        match state_of(url):
+            case "other":
+                raise SettingsError(
+                    f"{url} holds other files and no universe, so they are left alone; "
+                    "choose another --out, or delete them yourself"
+                )
+            case "universe" if not overwrite:
+                universe = cls.open(url, partial=True)
+                compare_settings(universe.settings.model_dump(mode="json"), settings.model_dump(mode="json"), url)
+                return universe
+            case "universe" | "begun":
+                clear(url)
+        return cls.create(url, settings, training(), environment())
 
     @classmethod
     def open(cls, url: str | Path, *, partial: bool = False) -> Universe:

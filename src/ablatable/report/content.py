@@ -129,8 +129,10 @@ class Content:
         return None if self.spare_radius is None else geometric_mean(self.spare_radius)
 
     @cached_property
-    def code(self) -> Code:
-        """One codeword a unit."""
+    def code(self) -> Code | None:
+        """One codeword a unit; None for an imported universe, which has none on record."""
+        if self.universe.settings.imported:
+            return None
         words = self.universe.settings.words
         return Code.from_words([words[row] for row in self.universe.settings.ablation], allow_dummy=True)
 

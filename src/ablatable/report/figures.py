@@ -142,8 +142,9 @@ class Story:
 
     def png(self) -> bytes:
         """The picture, as a PNG file."""
+        code = self.content.code
         labels = [
-            ("The sample", f"drawn by all {self.content.code.components} components"),
+            ("The sample", f"drawn by all {code.components} components" if code else "drawn by all components"),
             ("Its nearest training unit", "among all it was trained on"),
             ("Same noise, without that unit", "by the components that never saw it"),
         ]

@@ -240,8 +240,8 @@ class Page:
             "samples": len(content.universe.seeds),
             "shown": len(self.cards),
             "units": len(content.units),
-            "components": code.components,
-            "removed": _between(code.matrix.sum(axis=1)),
+            "components": code.components if code else None,
+            "removed": _between(code.matrix.sum(axis=1)) if code else None,
             "spares": len(content.spare_distances),
             "mean_radius": content.mean_radius,
             "mean_radius_at": round(100 * content.mean_radius / bound, 2),
@@ -282,7 +282,7 @@ class Page:
         """What the run was, in groups of (name, value)."""
         content, settings = self.content, self.content.universe.settings
         channels, height, width = settings.shape
-        training, code = content.universe.training, content.code
+        training = content.universe.training
         attrs: Any = content.universe.group.attrs
         groups = [
             (
@@ -294,34 +294,9 @@ class Page:
                     ("content, SHA-256", training.fingerprint()),
                 ],
             ),
-            (
-                "Code",
-                [
-                    ("components", str(code.components)),
-                    ("weight (components a unit is in)", _between(code.matrix.sum(axis=1))),
-                    ("split (units a component trains on)", _between(code.split_sizes())),
-                    ("distinct ablations of units", str(len(set(settings.ablation)))),
-                    ("spare ablations", str(len(settings.spares))),
-                    ("codewords, SHA-256", code.digest()),
-                ],
-            ),
+            ("Code", self._code_facts()),
             ("Components", self._component_facts()),
-            (
-                "Sampling",
-                [
-                    ("sampler", settings.sampler),
-                    ("steps", str(settings.steps)),
-                    ("precision", settings.precision),
-                    (
-                        "levels",
-                        "256"
-                        if settings.threshold is None
-                        else f"black and white, from {settings.threshold} up are white",
-                    ),
-                    ("rows in a batch", str(settings.batch)),
-                    ("seeds", ranges(settings.seeds)),
-                ],
-            ),
+            ("Sampling", self._sampling_facts()),
             ("Versions", [(str(name), str(value)) for name, value in dict(attrs.get("environment", {})).items()]),
             (
                 "Record",
@@ -333,6 +308,35 @@ class Page:
             ),
         ]
         return [(name, rows) for name, rows in groups if rows]
+
+    def _code_facts(self) -> list[tuple[str, str]]:
+        code, settings = self.content.code, self.content.universe.settings
+        if code is None:
+            return []
+        return [
+            ("components", str(code.components)),
+            ("weight (components a unit is in)", _between(code.matrix.sum(axis=1))),
+            ("split (units a component trains on)", _between(code.split_sizes())),
+            ("distinct ablations of units", str(len(set(settings.ablation)))),
+            ("spare ablations", str(len(settings.spares))),
+            ("codewords, SHA-256", code.digest()),
+        ]
+
+    def _sampling_facts(self) -> list[tuple[str, str]]:
+        settings = self.content.universe.settings
+        if settings.imported:
+            return []
+        return [
+            ("sampler", settings.sampler),
+            ("steps", str(settings.steps)),
+            ("precision", settings.precision),
+            (
+                "levels",
+                "256" if settings.threshold is None else f"black and white, from {settings.threshold} up are white",
+            ),
+            ("rows in a batch", str(settings.batch)),
+            ("seeds", ranges(settings.seeds)),
+        ]
 
     def _component_facts(self) -> list[tuple[str, str]]:
         if self.run is None:
