@@ -210,7 +210,20 @@ class Code:
 
     def select(self, rows: Sequence[int] | np.ndarray) -> Code:
         """The code of these rows alone, in this order. CodeError for none, or one outside 0..units - 1."""
-        return _restore(self.matrix[self._rows(rows)])
+        if not len(picked := self._rows(rows)):
+            raise CodeError("a code needs at least 1 row, none was picked")
+        return _restore(self.matrix[picked])
+
+    def columns(self, components: Sequence[int] | np.ndarray) -> Code:
+        """The code of these components alone, in this order, as it is for an ensemble that lost the others.
+
+        Units that none of them trains on, and units that all of them train on, are allowed: nothing survives the
+        removal of the latter. CodeError for no component, or one outside 0..components - 1.
+        """
+        picked = [index(component) for component in components]
+        if not picked or not all(0 <= component < self.components for component in picked):
+            raise CodeError(f"components {picked} are not some of 0 to {self.components - 1}")
+        return _restore(self.matrix[:, picked])
 
     def digest(self) -> str:
         """SHA-256, in hex, of the shape and the bits: two codes share it exactly when they are equal."""
@@ -268,8 +281,15 @@ def components_for(words: int, weight: int | None = None, *, at_least: int = 2) 
 
 
 def _restore(matrix: np.ndarray) -> Code:
-    """Wrap rows that were validated before, dummies among them or not."""
-    return Code(matrix, allow_dummy=True)
+    """Wrap rows and columns of a code that was validated before, whatever is left of them."""
+    code = object.__new__(Code)
+    object.__setattr__(code, "matrix", _sealed(matrix))
+    return code
+
+
+def _sealed(bits: np.ndarray) -> np.ndarray:
+    """A copy that cannot be made writable again, as bytes can't be written through."""
+    return np.frombuffer(bits.tobytes(), dtype=bool).reshape(bits.shape)
 
 
 def _validated(matrix: Any, *, allow_dummy: bool) -> np.ndarray:
@@ -295,7 +315,7 @@ def _validated(matrix: Any, *, allow_dummy: bool) -> np.ndarray:
             f"the codeword of row {empty[0]} is all zeros: no component trains on that unit, so it has no "
             "influence by construction; set a bit, or pass allow_dummy=True if it is a negative control"
         )
-    return np.frombuffer(bits.tobytes(), dtype=bool).reshape(bits.shape)  # bytes can't be written through
+    return _sealed(bits)
 
 
 def _stream(purpose: str, seed: int) -> random.Random:

@@ -7,6 +7,7 @@ and nothing else, so nothing outside it can reach a component: that is the non-i
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from .component import WEIGHTS, IdealDenoiser, UNetDenoiser, build, save_component
 from .files import file_hash, json_hash, move_folder_into_place, sweep, write_atomic, write_json
+from .merkle import commit
 from .recipe import Recipe, TrainingConfig, UNetConfig
 from .rng import generator, torch_seed
 from .units import Units, to_model
@@ -30,6 +32,9 @@ Report = Callable[[dict], None]
 """Receives {"step", "steps", "loss", "images"} now and then while a component trains."""
 
 LOSS_POINTS = 200  # length of the loss history kept with a component
+
+Mark = list
+"""[step, SHA-256 (hex) of the weights and their average after so many steps, that step's loss]."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,11 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
     split = split.select(sorted(split.ids))
     if isinstance(recipe.component, UNetConfig):
         with one_thread():
-            denoiser, losses = _fit(task, split, partial / "checkpoint", report)
+            denoiser, losses, marks = _fit(task, split, report, partial / "checkpoint")
     else:
         dtype = getattr(torch, recipe.component.dtype)
         pixels = torch.tensor(split.images).permute(0, 3, 1, 2).contiguous()
-        denoiser, losses = IdealDenoiser(pixels, recipe.schedule, dtype), []
+        denoiser, losses, marks = IdealDenoiser(pixels, recipe.schedule, dtype), [], []
     save_component(denoiser, partial)
     write_json(
         partial / "training.json",
@@ -119,7 +124,10 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
             "units": dict(zip(split.ids, split.digests, strict=True)),
             "images": len(split.images),
             "recipe": recipe.model_dump(mode="json"),
+            "split_commitment": commit(split.digests),
+            "device": torch.device(task.device).type,
             "loss": losses,
+            "marks": marks,
             "weights_sha256": file_hash(partial / weights.name),
         },
     )
@@ -128,8 +136,24 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
     return file_hash(weights)
 
 
-def _fit(task: TrainTask, split: Units, checkpoint: Path, report: Report) -> tuple[UNetDenoiser, list[list[float]]]:
-    """The training loop. Returns the averaged model (on the CPU) and the loss history as [step, mean loss] pairs."""
+def first_marks(task: TrainTask, steps: int, report: Report = lambda event: None) -> list[Mark]:
+    """A component's first steps once more, from scratch: the marks that its training record should hold until then."""
+    with one_thread():
+        return _fit(task, task.split.select(sorted(task.split.ids)), report, until=steps)[2]
+
+
+def marked_steps(steps: int) -> set[int]:
+    """The steps that leave a mark in the training record: powers of two, and the last."""
+    return {1 << k for k in range(steps.bit_length())} | {steps}
+
+
+def _fit(
+    task: TrainTask, split: Units, report: Report, checkpoint: Path | None = None, until: int | None = None
+) -> tuple[UNetDenoiser, list[list[float]], list[Mark]]:
+    """The training loop, of which `until` does but the first steps.
+
+    Returns the averaged model (on the CPU), the loss history as [step, mean loss] pairs, and the marks.
+    """
     recipe, config, device = task.recipe, task.recipe.training, torch.device(task.device)
     assert isinstance(recipe.component, UNetConfig)
     images = to_model(split.images)  # (M, C, H, W)
@@ -141,10 +165,11 @@ def _fit(task: TrainTask, split: Units, checkpoint: Path, report: Report) -> tup
     abar = recipe.schedule.alphas_cumprod().float()
     losses = np.zeros(config.steps, dtype=np.float32)
     state = TrainingState(parameters, ema, optimizer, losses, fingerprint=_fingerprint(task, split))
-    start = state.load(checkpoint)
+    start = state.load(checkpoint) if checkpoint else 0
+    marked = marked_steps(config.steps)
 
     saved = told = time.monotonic()
-    for step in range(start, config.steps):
+    for step in range(start, config.steps if until is None else min(until, config.steps)):
         x0, t, noise = batch_at(task, step, images, recipe.schedule.train_steps)
         a = abar[t][:, None, None, None]
         x_t = a.sqrt() * x0 + (1 - a).sqrt() * noise
@@ -164,20 +189,22 @@ def _fit(task: TrainTask, split: Units, checkpoint: Path, report: Report) -> tup
             for average, parameter in zip(ema, parameters, strict=True):
                 average.lerp_(parameter, 1 - decay)
         losses[step] = loss.item()
+        if step + 1 in marked:
+            state.mark(step + 1)
 
         now = time.monotonic()
         if now - told > 0.5 or step + 1 == config.steps:
             recent = float(losses[max(start, step - 49) : step + 1].mean())
             report({"step": step + 1, "steps": config.steps, "loss": recent, "images": (step + 1 - start) * len(x0)})
             told = now
-        if now - saved > task.checkpoint_seconds and step + 1 < config.steps:
+        if checkpoint and now - saved > task.checkpoint_seconds and step + 1 < config.steps:
             state.save(checkpoint, step + 1)
             saved = time.monotonic()
 
     with torch.no_grad():
         for parameter, average in zip(parameters, ema, strict=True):
             parameter.copy_(average)
-    return model.cpu().eval(), _history(losses)
+    return model.cpu().eval(), _history(losses), state.marks
 
 
 def _history(losses: np.ndarray) -> list[list[float]]:
@@ -212,6 +239,14 @@ class TrainingState:
             losses,
             fingerprint,
         )
+        self.marks: list[Mark] = []
+
+    def mark(self, step: int) -> None:
+        """Record what the training has come to after `step` steps, for whoever repeats it."""
+        digest = hashlib.sha256()
+        for tensor in (*self.parameters, *self.ema):
+            digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
+        self.marks.append([step, digest.hexdigest(), round(float(self.losses[step - 1]), 6)])
 
     def save(self, path: Path, step: int) -> None:
         """Write the state after `step` steps; the file ends with its own SHA-256."""
@@ -221,7 +256,8 @@ class TrainingState:
             tensors[f"{k}.weight"], tensors[f"{k}.ema"] = parameter.detach(), average
             tensors[f"{k}.first"], tensors[f"{k}.second"] = moments["exp_avg"], moments["exp_avg_sq"]
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        payload = save_bytes(tensors, metadata={"step": str(step), "fingerprint": self.fingerprint})
+        metadata = {"step": str(step), "fingerprint": self.fingerprint, "marks": json.dumps(self.marks)}
+        payload = save_bytes(tensors, metadata=metadata)
         write_atomic(path, payload + hashlib.sha256(payload).digest())
 
     def load(self, path: Path) -> int:
@@ -236,6 +272,7 @@ class TrainingState:
         if header.get("fingerprint") != self.fingerprint:
             return 0
         tensors, step = load_bytes(payload), int(header["step"])
+        self.marks = json.loads(header["marks"])
         self.losses[:] = tensors["loss"].numpy()
         with torch.no_grad():
             for k, (parameter, average) in enumerate(zip(self.parameters, self.ema, strict=True)):
@@ -250,8 +287,6 @@ class TrainingState:
 
 
 def _safetensors_metadata(payload: bytes) -> dict[str, str]:
-    import json
-
     length = int.from_bytes(payload[:8], "little")
     return json.loads(payload[8 : 8 + length]).get("__metadata__", {})
 

@@ -5,8 +5,12 @@ run/
   units.parquet       unit id, content sha256, number of images, codeword, ablation index
   images.safetensors  the units' images, so that a run explains itself
   components/07/      a plain diffusers model folder and training.json, complete as soon as it is there
-  ensemble.json       settings, every file's hash, versions; written last: a run that has it is complete
+  ensemble.json       settings, every file's hash, each split's commitment, versions; written last: a run that has it
+                      is complete
   log.jsonl           when, where and how fast; the one file whose bytes differ from run to run
+
+Removing units leaves a run of its surviving components alone: `present` lists them by their number, which they keep, as
+all of a component's randomness is keyed by it. To all rooms below, a run's components are those that are present.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import numpy as np
 from .code import Code
 from .errors import CodeError, DataError, SettingsError, StoreError
 from .files import canonical_json, file_hash, json_hash, read_json
+from .merkle import commit
 from .recipe import Recipe, recipe_from
 from .units import Units
 
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
 
     from .ensemble import Ensemble
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Run:
@@ -40,7 +45,9 @@ class Run:
         path: its folder.
         manifest: `ensemble.json` as plain values.
         recipe: the components' recipe.
-        code: codewords, one row a unit.
+        design: codewords over all components that the run was designed with, one row a unit.
+        present: the numbers of the components that there are, ascending; all of them unless units were forgotten.
+        code: the design's columns of the components present: codewords, one row a unit.
         ids: unit ids, one a row.
         digests: the units' content hashes, one a row.
     """
@@ -62,8 +69,10 @@ class Run:
         table = read_units_table(self.path)
         self.ids: tuple[str, ...] = tuple(table["unit"])
         self.digests: tuple[str, ...] = tuple(table["sha256"])
-        self.code = Code.from_words(table["codeword"].to_list(), allow_dummy=True)
-        if self.code.digest() != settings["code_sha256"]:
+        self.design = Code.from_words(table["codeword"].to_list(), allow_dummy=True)
+        self.present: tuple[int, ...] = tuple(settings["present"])
+        self.code = self.design.columns(self.present)
+        if self.design.digest() != settings["code_sha256"]:
             raise StoreError(
                 f"{self.path / 'units.parquet'} does not hold the code that the run was trained with; "
                 f"run 'ablatable check {self.path}'"
@@ -84,8 +93,8 @@ class Run:
         return _read_images(self.path, self.ids)
 
     def component_folder(self, index: int) -> Path:
-        """Where component `index` is."""
-        return self.path / "components" / f"{index:02d}"
+        """Where the component of the code's column `index` is."""
+        return component_folder(self.path, self.present[index])
 
     def load_component(self, index: int) -> nn.Module:
         """Component `index`, ready to predict; `StoreError` if a file of it is missing or not that of the manifest."""
@@ -102,7 +111,7 @@ class Run:
         return load_component(folder, self.recipe.component, self.recipe.schedule)
 
     def ensemble(self, *, batch: int | None = None) -> Ensemble:
-        """All components, as one denoiser."""
+        """All components that are present, as one denoiser."""
         from .ensemble import Ensemble
 
         return Ensemble([self.load_component(i) for i in range(self.code.components)], batch=batch)
@@ -131,6 +140,11 @@ class Run:
     def survivors(self, without: Sequence[str]) -> np.ndarray:
         """Components that saw none of these units, bool (components,); `CodeError` if there is none."""
         return surviving(self.code, self.rows(without), list(without))
+
+
+def component_folder(run: Path, number: int) -> Path:
+    """Where a run keeps the component of that number."""
+    return run / "components" / f"{number:02d}"
 
 
 def surviving(code: Code, rows: Sequence[int], names: Sequence[str]) -> np.ndarray:
@@ -177,13 +191,15 @@ def check_run(path: str | Path) -> list[str]:
                 or list(units.digests) != read_units_table(path)["sha256"].to_list()
             ):
                 wrong.append(f"{path / 'images.safetensors'}: not the units of units.parquet")
-            for i in range(run.code.components):
+            for i, number in enumerate(run.present):
                 record = read_json(run.component_folder(i) / "training.json")
                 split = {run.ids[row]: units.digests[row] for row in run.code.split(i)}
                 if record["units"] != split:
-                    wrong.append(f"component {i:02d}: its training record lists other units than its split")
+                    wrong.append(f"component {number:02d}: its training record lists other units than its split")
+                if not record["split_commitment"] == manifest["split_commitments"][i] == commit(split.values()):
+                    wrong.append(f"component {number:02d}: what is committed to is not its split")
                 if record["weights_sha256"] != manifest["weights_sha256"][i]:
-                    wrong.append(f"component {i:02d}: its training record names other weights than ensemble.json")
+                    wrong.append(f"component {number:02d}: its training record names other weights than ensemble.json")
         except (StoreError, SettingsError, DataError, KeyError) as error:
             wrong.append(str(error))
     return wrong
@@ -227,9 +243,10 @@ def _why_not_a_run(path: Path) -> str:
         return f"there is no run at {path}; make one with 'ablatable train DATA --out {path}'"
     if (path / "settings.json").exists():
         settings = read_json(path / "settings.json")
-        done = sum(1 for i in range(settings["components"]) if (path / "components" / f"{i:02d}").exists())
+        present = settings.get("present", range(settings["components"]))
+        done = sum(1 for number in present if component_folder(path, number).exists())
         return (
-            f"{path} is an unfinished run: {done} of {settings['components']} components are trained; "
+            f"{path} is an unfinished run: {done} of {len(present)} components are trained; "
             "give the same 'ablatable train' command again"
         )
     return f"{path} is not a run (no ensemble.json in it)"

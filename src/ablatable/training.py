@@ -6,22 +6,26 @@ import io
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .code import Code
 from .errors import SettingsError, StoreError
-from .files import file_hash, json_hash, read_json, sweep, write_atomic, write_json
+from .files import file_hash, json_hash, move_folder_into_place, read_json, sweep, write_atomic, write_json
 from .lock import LOCK_FILES, exclusive
 from .progress import Display
 from .recipe import Recipe
-from .run import FORMAT, Run
+from .run import FORMAT, Run, component_folder
 from .settings import compare_settings, environment, resolve_device
 from .units import Units
 from .workers import Pool, default_workers
+
+if TYPE_CHECKING:
+    from .fitting import TrainTask
 
 CHECKPOINT_SECONDS = 20.0  # at most so much of a component's training is lost when it is killed
 
@@ -37,6 +41,7 @@ def train(
     device: str = "auto",
     overwrite: bool = False,
     quiet: bool = False,
+    reuse: Run | None = None,
 ) -> Run:
     """Train an ablatable ensemble: every component on its own split, in parallel, resumably.
 
@@ -50,25 +55,58 @@ def train(
         device: `auto`, `cpu`, `cuda` or `cuda:k`.
         overwrite: start anew over what is there.
         quiet: no progress display.
+        reuse: a run whose components are copied instead of trained, each only if its training record says that it was
+            made from exactly what this one would be: the same split, recipe, number and seed.
 
     Raises:
         SettingsError: `out` holds a run with other settings (both values are named), or is something else.
         StoreError: another process is writing this run, or the disk refuses.
         WorkerError: a worker kept dying.
     """
+    small = int(np.argmin(code.split_sizes()))
+    if code.split_sizes()[small] == 0:
+        raise SettingsError(f"component {small} would train on nothing; take fewer components or a higher weight")
+    return make_run(
+        units,
+        code,
+        recipe,
+        present=range(code.components),
+        out=out,
+        seed=seed,
+        workers=workers,
+        device=device,
+        overwrite=overwrite,
+        quiet=quiet,
+        reuse=reuse,
+    )
+
+
+def make_run(
+    units: Units,
+    code: Code,
+    recipe: Recipe,
+    *,
+    present: Sequence[int],
+    out: str | Path,
+    seed: int,
+    workers: int | None,
+    device: str,
+    overwrite: bool = False,
+    quiet: bool = False,
+    reuse: Run | None = None,
+) -> Run:
+    """As `train`, for a run that has only the components `present` of its design; none may train on nothing."""
     path, device = Path(out), resolve_device(device)
     if len(units) != code.units:
         raise SettingsError(
             f"{len(units)} units but {code.units} codewords; make the code for as many units as there are"
         )
-    small = int(np.argmin(code.split_sizes()))
-    if code.split_sizes()[small] == 0:
-        raise SettingsError(f"component {small} would train on nothing; take fewer components or a higher weight")
     settings = {
         "format": FORMAT,
         "kind": "ablatable run",
         "shape": list(units.shape),
         "components": code.components,
+        "present": list(present),
         "units": len(units),
         "seed": seed,
         "recipe": recipe.model_dump(mode="json"),
@@ -80,22 +118,60 @@ def train(
         _open_for_training(path, settings, units, code, overwrite)
         if not (path / "ensemble.json").exists():
             _remove_damaged(path, recipe.component.kind)
-        missing = [i for i in range(code.components) if not (path / "components" / f"{i:02d}").exists()]
+        tasks = [task_of(units, code, recipe, seed, number, path, device) for number in present]
+        if reuse is not None:
+            for task in tasks:
+                _take_over(task, reuse)
+        missing = [task for task in tasks if not task.folder.exists()]
         if missing:
-            _train_components(
-                path,
-                units,
-                code,
-                recipe,
-                seed,
-                missing,
-                default_workers() if workers is None else workers,
-                device,
-                quiet,
-            )
+            _train_components(path, missing, len(tasks), default_workers() if workers is None else workers, quiet)
         if not (path / "ensemble.json").exists():
             write_json(path / "ensemble.json", _manifest(path, settings))
     return Run(path)
+
+
+def task_of(units: Units, code: Code, recipe: Recipe, seed: int, number: int, run: Path, device: str) -> TrainTask:
+    """Component `number`'s training: of all units it is handed those of its split and no more."""
+    from .fitting import TrainTask
+
+    return TrainTask(
+        split=units.select([units.ids[row] for row in code.split(number)]),
+        recipe=recipe,
+        component=number,
+        seed=seed,
+        folder=component_folder(run, number),
+        device=device,
+        checkpoint_seconds=CHECKPOINT_SECONDS,
+    )
+
+
+def reusable(run: Run, task: TrainTask) -> bool:
+    """Whether `run` has a component that was made from exactly what the task would make one from."""
+    if task.component not in run.present:
+        return False
+    record = read_json(component_folder(run.path, task.component) / "training.json")
+    return (
+        record["units"] == dict(zip(task.split.ids, task.split.digests, strict=True))
+        and record["recipe"] == task.recipe.model_dump(mode="json")
+        and (record["component"], record["seed"]) == (task.component, task.seed)
+    )
+
+
+def _take_over(task: TrainTask, reuse: Run) -> None:
+    """Copy a component that is as the task would make it; `StoreError` if the copy is not what its run vouches for."""
+    if task.folder.exists() or not reusable(reuse, task):
+        return
+    source = component_folder(reuse.path, task.component)
+    partial = task.folder.with_name(task.folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, digest in reuse.manifest["files_sha256"].items():
+        file = reuse.path / name
+        if file.parent == source:
+            shutil.copyfile(file, partial / file.name)
+            if file_hash(partial / file.name) != digest:
+                raise StoreError(f"{file} is damaged; run 'ablatable check {reuse.path}'")
+    move_folder_into_place(partial, task.folder)
 
 
 def _remove_damaged(path: Path, kind: str) -> None:
@@ -111,35 +187,13 @@ def _remove_damaged(path: Path, kind: str) -> None:
             shutil.rmtree(folder)
 
 
-def _train_components(
-    path: Path,
-    units: Units,
-    code: Code,
-    recipe: Recipe,
-    seed: int,
-    missing: list[int],
-    workers: int,
-    device: str,
-    quiet: bool,
-) -> None:
-    from .fitting import TrainTask, train_component
+def _train_components(path: Path, tasks: list[TrainTask], of: int, workers: int, quiet: bool) -> None:
+    """Train what is missing of a run of `of` components."""
+    from .fitting import train_component
 
-    tasks = [
-        TrainTask(
-            split=units.select([units.ids[row] for row in code.split(i)]),
-            recipe=recipe,
-            component=i,
-            seed=seed,
-            folder=path / "components" / f"{i:02d}",
-            device=device,
-            checkpoint_seconds=CHECKPOINT_SECONDS,
-        )
-        for i in missing
-    ]
+    recipe = tasks[0].recipe
     steps = recipe.training.steps if recipe.component.kind == "unet" else 1
-    finished = code.components - len(missing)
-    title = f"training {code.components} components"
-    with Display(title, code.components * steps, done=finished * steps, quiet=quiet) as display:
+    with Display(f"training {of} components", of * steps, done=(of - len(tasks)) * steps, quiet=quiet) as display:
         began, images = time.monotonic(), dict.fromkeys(range(len(tasks)), 0)
 
         def on_event(number: int, event: dict) -> None:
@@ -148,7 +202,7 @@ def _train_components(
             display.note(f"{speed:.0f} images/s")
             display.update(
                 number,
-                f"component {missing[number]:02d}",
+                f"component {tasks[number].component:02d}",
                 event["step"],
                 steps,
                 f"step {event['step']}/{steps} loss {event['loss']:.4f}",
@@ -161,11 +215,11 @@ def _train_components(
     log(
         path,
         event="trained",
-        components=missing,
+        components=[task.component for task in tasks],
         seconds=round(seconds, 1),
         images_per_second=round(sum(images.values()) / seconds, 1),
         workers=workers,
-        device=device,
+        device=tasks[0].device,
     )
 
 
@@ -198,13 +252,14 @@ def _manifest(path: Path, settings: dict) -> dict:
     from .component import WEIGHTS
 
     kind = settings["recipe"]["component"]["kind"]
-    folders = [path / "components" / f"{i:02d}" for i in range(settings["components"])]
+    folders = [component_folder(path, number) for number in settings["present"]]
     manifest = {
         "settings": settings,
         "settings_sha256": file_hash(path / "settings.json"),
         "units_table_sha256": file_hash(path / "units.parquet"),
         "images_sha256": file_hash(path / "images.safetensors"),
         "weights_sha256": [file_hash(folder / WEIGHTS[kind]) for folder in folders],
+        "split_commitments": [read_json(folder / "training.json")["split_commitment"] for folder in folders],
         "files_sha256": {
             file.relative_to(path).as_posix(): file_hash(file)
             for folder in folders
