@@ -492,7 +492,7 @@ def test_a_sample_that_nothing_changes(tmp_path: Path) -> None:
     root = read(write_report(make(adjust=adjust).universe, tmp_path))
     cards = root.all("article")
     assert cards[1].value("radius") == "0.0"
-    assert ["unattributable" in card.text for card in cards] == [False, True, False]
+    assert ["Unattributable" in card.text for card in cards] == [False, True, False]
     assert root.value("mean-radius") == "0.0"
 
 
