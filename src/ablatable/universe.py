@@ -250,6 +250,14 @@ class Universe:
         """One sample's pictures under every ablation, spares too: uint8 (ablations, H, W, C)."""
         return _channels_last(self._get("counterfactual", (slice(None), self._sample(sample))))
 
+    def ablations(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """All samples under some ablations (rows of `settings.words`): uint8 (rows, samples, H, W, C)."""
+        rows = np.asarray(rows)
+        first, last = int(rows.min()), int(rows.max()) + 1
+        if last - first > 2 * len(rows):  # far apart
+            return _channels_last(np.stack([self._get("counterfactual", int(row)) for row in rows]))
+        return _channels_last(self._get("counterfactual", slice(first, last))[rows - first])
+
     def training_images(self, unit: str) -> np.ndarray:
         """A unit's training images, uint8 (k, H, W, C)."""
         return self.training.of(unit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ..errors import AblatableError
-from . import discrete, estimating, making, reading  # noqa: F401  (their commands register themselves)
+from . import discrete, estimating, exchange, making, reading  # noqa: F401  (their commands register themselves)
 from .common import app
 
 
