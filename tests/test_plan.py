@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import ablatable.plan as plan_module
+import ablatable.survival as survival_module
 from ablatable.code import Code
 from ablatable.errors import CodeError, SettingsError
 from ablatable.plan import SURVIVOR_HEADER, Plan, plan, recommended_components
@@ -40,7 +40,7 @@ def small_codes(draw, most_units=10):
 @pytest.fixture
 def searched(monkeypatch):
     """Treats every code as too large for the exact way."""
-    monkeypatch.setattr(plan_module, "EXACT_COMPONENTS", 0)
+    monkeypatch.setattr(survival_module, "EXACT_COMPONENTS", 0)
 
 
 # --- survivors ---------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def test_moments_of_any_code_equal_enumeration(data):
     n = data.draw(st.integers(2, 5))
     word = st.lists(st.booleans(), min_size=n, max_size=n).filter(lambda bits: not all(bits))
     code = Code(data.draw(st.lists(word, min_size=1, max_size=7)), allow_dummy=True)
-    exact = plan_module._Exact(code)
+    exact = survival_module.Exact(code)
     for removals in range(1, code.units + 1):
         counts = survivors_by_enumeration(code, removals)
         assert [exact.leaving(removals, k) for k in range(n + 1)] == [counts[k] for k in range(n + 1)]
@@ -138,10 +138,10 @@ def test_searched_survivors_are_bounded_by_enumeration(data):
     """What is labelled exact is; a greedy worst case is never below the true one; draws are within their error."""
     units, n, w, seed = data.draw(small_codes(most_units=9))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan_module, "EXACT_COMPONENTS", 0)
-        patch.setattr(plan_module, "DRAWS", 2000)
-        patch.setattr(plan_module, "_STARTS", data.draw(st.sampled_from([1, 64])))
-        patch.setattr(plan_module, "_PAIRS", data.draw(st.sampled_from([0, 2**28])))
+        patch.setattr(survival_module, "EXACT_COMPONENTS", 0)
+        patch.setattr(survival_module, "DRAWS", 2000)
+        patch.setattr(survival_module, "_STARTS", data.draw(st.sampled_from([1, 64])))
+        patch.setattr(survival_module, "_PAIRS", data.draw(st.sampled_from([0, 2**28])))
         made = plan(units, n, w, seed=seed, removals=units)
     code = Code.balanced(units, n, seed, weight=w)
     none = {}
@@ -169,21 +169,21 @@ def test_searched_survivors_are_bounded_by_enumeration(data):
 def test_the_worst_pair_is_exact_where_greedy_would_miss_it(monkeypatch):
     # started from row 0 alone, greedy cannot find the two complements in rows 2 and 4
     words = ["111000", "110100", "110010", "101100", "001101"]
-    monkeypatch.setattr(plan_module, "_STARTS", 1)
+    monkeypatch.setattr(survival_module, "_STARTS", 1)
     code = Code.from_words(words)
     assert survivors_by_enumeration(code, 2)[0] == 1
-    paired = plan_module._Sampled(code, 0)
+    paired = survival_module.Sampled(code, 0)
     assert paired.worst(2) == (0, "exact")
     assert paired.budget() == (1, "exact")
-    monkeypatch.setattr(plan_module, "_PAIRS", 0)
-    alone = plan_module._Sampled(code, 0)
+    monkeypatch.setattr(survival_module, "_PAIRS", 0)
+    alone = survival_module.Sampled(code, 0)
     assert alone.worst(2) == (1, "greedy")
     assert alone.budget() == (2, "greedy")
 
 
 def test_beyond_the_exact_way_draws_are_stated_and_agree_with_it(monkeypatch):
     exact = plan(200, 12)
-    monkeypatch.setattr(plan_module, "EXACT_COMPONENTS", 11)
+    monkeypatch.setattr(survival_module, "EXACT_COMPONENTS", 11)
     drawn = plan(200, 12)
     drawn_rows = [row for row in drawn.survival if row.none_is == "monte carlo"]
     assert len(drawn_rows) >= 3 and {row.draws for row in drawn_rows} == {20_000}
@@ -207,7 +207,7 @@ def test_many_components_work():
 @given(st.integers(1, 200), st.integers(1, 300))
 def test_first_is_the_first(threshold, most):
     expected = threshold if threshold <= most else None
-    assert plan_module._first(lambda r: r >= threshold, most) == expected
+    assert survival_module._first(lambda r: r >= threshold, most) == expected
 
 
 def test_the_risk_is_one_percent():

@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import random
-from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from math import ceil, comb
@@ -18,41 +15,14 @@ import numpy as np
 
 from ablatable.code import Code, components_for
 from ablatable.errors import CodeError, SettingsError
-
-EXACT_COMPONENTS = 22
-"""Up to this many components (the paper's number) everything about survivors is exact."""
-
-DRAWS = 20_000
-"""Random orders of removal drawn where exact probabilities are out of reach."""
-
-RISK = 0.01
-"""The probability that nothing survives which `Plan.risky_removals` looks for."""
+from ablatable.removal import choose, removal_code, risk
+from ablatable.survival import RISK, Survival, expected, survivors_of
 
 SURVIVOR_HEADER = ("removed", "mean survivors", "worst case", "chance of none")
 """Column names of `Plan.survivor_rows`."""
 
-_PAIRS = 2**28  # pairs of units looked at, one by one, for the worst case of two removals
-_MOVES = 2_000_000  # removals simulated, over all draws, before fewer than DRAWS (but 200) have to do
-_STARTS = 64  # rows from which the greedy search for the worst case starts
 _FEWEST_UNITS = 8  # a split below this is called small
 _LARGE, _PAPER_COMPONENTS = 8192, 22  # from so many units on, the paper's choice is mentioned
-
-
-@dataclass(frozen=True)
-class Survival:
-    """Survivors after `removals` units, when all sets of that many units are equally likely."""
-
-    removals: int
-    mean: float
-    """Expected number of survivors, exact: component i survives with C(units - split_i, r) / C(units, r)."""
-    worst: int
-    """Fewest survivors of any set; when `worst_is` is "greedy", an unseen set may leave fewer."""
-    worst_is: Literal["exact", "greedy"]
-    none: float
-    """Probability that no component survives."""
-    none_is: Literal["exact", "monte carlo"]
-    draws: int
-    """Random draws behind `none`; 0 when it is exact."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +127,23 @@ def recommended_components(units: int, weight: int | None = None) -> int:
     return components_for(2 * units, weight, at_least=8)
 
 
+def designed(
+    units: int, components: int | None = None, weight: int | None = None, *, seed: int = 0, bear: int | None = None
+) -> Code:
+    """The code that is made for so many units.
+
+    `Code.balanced`, with `recommended_components` and weight components // 2 where they are not given. With `bear`,
+    a number of random removals to be borne, `removal_code` at what `choose` finds for it.
+
+    Raises CodeError when there is no such code.
+    """
+    if bear is not None:
+        n, w = choose(units, bear, components, weight)
+        return removal_code(units, n, seed, weight=w)
+    n = recommended_components(units, weight) if components is None else index(components)
+    return Code.balanced(units, n, seed, weight=weight)
+
+
 def plan(
     units: int,
     components: int | None = None,
@@ -166,12 +153,12 @@ def plan(
     removals: int = 5,
     steps: int | None = None,
     batch: int | None = None,
+    bear: int | None = None,
 ) -> Plan:
-    """What `Code.balanced(units, components, seed, weight=weight)` gives and costs.
+    """What the code `designed(units, components, weight, seed=seed, bear=bear)` gives and costs.
 
-    `components` None takes `recommended_components`; `weight` None takes components // 2. Survivors are
-    computed for 1 .. min(removals, units) removals. `steps` and `batch`, of each component's training, add
-    how often a unit is seen.
+    Survivors are computed for 1 .. min(removals, units) removals, or for 1 .. bear if that is more. `steps` and
+    `batch`, of each component's training, add how often a unit is seen.
 
     Raises CodeError when there is no such code; SettingsError for removals, steps or batch below 1, and for
     steps without batch or batch without steps.
@@ -186,13 +173,12 @@ def plan(
     if units < 1:
         raise CodeError(f"a plan needs at least 1 unit, not {units}")
     chosen, half = components is None, weight is None
-    n = recommended_components(units, weight) if components is None else index(components)
-    w = n // 2 if weight is None else index(weight)
-    code = Code.balanced(units, n, seed, weight=w if not half else None)
+    code = designed(units, components, weight, seed=seed, bear=bear)
+    n, w = code.components, int(code.matrix[0].sum())
     sizes = code.split_sizes()
     split_mean = units * w / n
     passes = None if steps is None or batch is None else steps * batch / split_mean
-    removed = _Exact(code) if n <= EXACT_COMPONENTS else _Sampled(code, seed)
+    removed = survivors_of(code, seed)
     budget, budget_is = removed.budget()
     risky, risky_is = removed.risky()
     made = Plan(
@@ -206,7 +192,7 @@ def plan(
         split_mean=split_mean,
         split_max=int(sizes.max()),
         distinct_ablations=len(code.ablations()[0]),
-        survival=tuple(removed.survival(r) for r in range(1, min(removals, units) + 1)),
+        survival=tuple(removed.survival(r) for r in range(1, min(max(removals, bear or 0), units) + 1)),
         budget=budget,
         budget_is=budget_is,
         risky_removals=risky,
@@ -223,174 +209,13 @@ def plan(
     )
     pair = removed.survival(2) if units > 1 else None
     sentences = [
-        *_on_components(made, chosen=chosen, half=half),
+        *(_on_components(made, chosen=chosen, half=half) if bear is None else _on_bearing(made, bear)),
         *_on_spares(made, half=half or w == n // 2),
         *_on_splits(made, int((sizes == 0).sum())),
         *_on_survivors(made, pair),
         *_on_weight(made),
     ]
     return replace(made, recommendation=tuple(sentences))
-
-
-# --- survivors ---------------------------------------------------------------------------------------------
-
-
-class _Exact:
-    """Survivors by inclusion-exclusion over sets of components, in integers.
-
-    Let z(T) be the number of units that no component of the set T trains on. All of T survive C(z(T), r) of
-    the C(units, r) removals of r units. Summed over the sets T of j components these are the binomial moments
-    m_j of the number of survivors, and exactly k survive in sum_j (-1)^(j - k) C(j, k) m_j removals.
-    """
-
-    def __init__(self, code: Code) -> None:
-        self.code = code
-        n = code.components
-        # inside[S]: units whose codeword lies within the set S (bit i = component i), a subset-sum transform
-        words = code.matrix @ (1 << np.arange(n, dtype=np.int64))
-        inside = np.bincount(words, minlength=1 << n).astype(np.int32)
-        size = np.zeros(1, np.int8)
-        for i in range(n):
-            halves = inside.reshape(-1, 2, 1 << i)
-            halves[:, 1] += halves[:, 0]
-            size = np.concatenate([size, size + 1])
-        # z(T) = inside[complement of T]: for each j = |T|, the values z >= 1 and how many T have each
-        self.moments: list[list[tuple[int, int]]] = []
-        for j in range(n + 1):
-            tally = np.bincount(inside[size == n - j])
-            self.moments.append([(int(z), int(tally[z])) for z in np.flatnonzero(tally) if z])
-
-    def leaving(self, removals: int, least: int = 0) -> int:
-        """How many sets of `removals` units leave exactly `least` components."""
-        signed = 0
-        for j in range(least, self.code.components + 1):
-            moment = sum(times * comb(z, removals) for z, times in self.moments[j])
-            signed += (-1) ** (j - least) * comb(j, least) * moment
-        return signed
-
-    def none(self, removals: int) -> float:
-        return self.leaving(removals) / comb(self.code.units, removals)
-
-    def survival(self, removals: int) -> Survival:
-        worst = next(k for k in range(self.code.components + 1) if self.leaving(removals, k))
-        mean = _mean(self.code.split_sizes(), self.code.units, removals)
-        return Survival(removals, mean, worst, "exact", self.none(removals), "exact", 0)
-
-    def budget(self) -> tuple[int, Literal["exact"]]:
-        first = _first(lambda r: self.leaving(r) > 0, self.code.units)
-        return self.code.units if first is None else first - 1, "exact"
-
-    def risky(self) -> tuple[int | None, Literal["exact"]]:
-        return _first(lambda r: self.none(r) > RISK, self.code.units), "exact"
-
-
-class _Sampled:
-    """Survivors when there are too many sets of components: bounds, greedy search and random draws."""
-
-    def __init__(self, code: Code, seed: int) -> None:
-        self.code = code
-        self.weights = np.sort(code.matrix.sum(axis=1))[::-1]
-        self.fewest = _greedy(code.matrix)
-        self.paired = len(self.fewest) > 1 and self.fewest[1] > self._bound(2) and code.units**2 <= _PAIRS
-        if self.paired:  # the exact worst pair limits what three and more leave, too
-            pair = _worst_pair(code.matrix)
-            self.fewest = [self.fewest[0], *(min(found, pair) for found in self.fewest[1:])]
-        self.immortal = self.fewest[-1] > 0  # some components train on nothing, and outlive every unit
-        self.lifetimes = [] if self.immortal else sorted(_lifetimes(code, seed))
-
-    def _bound(self, removals: int) -> int:
-        """At least so many survive any `removals` units, as each ablates no more than its weight."""
-        return max(0, self.code.components - int(self.weights[:removals].sum()))
-
-    def worst(self, removals: int) -> tuple[int, Literal["exact", "greedy"]]:
-        found = self.fewest[min(removals, len(self.fewest)) - 1]
-        proven = found == self._bound(removals) or (removals == 2 and self.paired)
-        return found, "exact" if proven else "greedy"
-
-    def survival(self, removals: int) -> Survival:
-        worst, worst_is = self.worst(removals)
-        mean = _mean(self.code.split_sizes(), self.code.units, removals)
-        if self.immortal or (worst > 0 and worst_is == "exact"):
-            return Survival(removals, mean, worst, worst_is, 0.0, "exact", 0)
-        draws = len(self.lifetimes)
-        none = bisect_right(self.lifetimes, removals) / draws
-        return Survival(removals, mean, worst, worst_is, none, "monte carlo", draws)
-
-    def budget(self) -> tuple[int, Literal["exact", "greedy"]]:
-        if self.immortal:
-            return self.code.units, "exact"
-        budget = self.fewest.index(0)  # one more removal, number budget + 1, can leave nothing
-        return budget, self.worst(budget)[1]
-
-    def risky(self) -> tuple[int | None, Literal["exact", "monte carlo"]]:
-        if self.immortal:
-            return None, "exact"
-        enough = RISK * len(self.lifetimes)
-        return next(r for r in self.lifetimes if bisect_right(self.lifetimes, r) > enough), "monte carlo"
-
-
-def _mean(sizes: np.ndarray, units: int, removals: int) -> float:
-    """Expected survivors of r random units: the sum over components of C(units - size, r) / C(units, r)."""
-    return sum(comb(units - int(size), removals) for size in sizes) / comb(units, removals)
-
-
-def _first(test: Callable[[int], bool], most: int) -> int | None:
-    """The smallest r in 1..most for which `test` (false, then true) holds: doubling, then halving."""
-    low, high = 0, 1
-    while not test(high):
-        if high == most:
-            return None
-        low, high = high, min(2 * high, most)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if test(middle) else (middle, high)
-    return high
-
-
-def _greedy(matrix: np.ndarray) -> list[int]:
-    """Survivors of the worst r = 1, 2, .. removals found, until none is left or no unit ablates any more.
-
-    From each of the heaviest rows, repeatedly removes the unit that ablates most of what is left.
-    """
-    units = matrix.T.astype(np.float32)  # (components, units)
-    starts = np.argsort(-matrix.sum(axis=1), kind="stable")[:_STARTS]
-    alive = np.logical_not(matrix[starts])  # (starts, components)
-    fewest = [int(alive.sum(axis=1).min())]
-    while fewest[-1] > 0:
-        gains = alive.astype(np.float32) @ units
-        if not gains.any():
-            break
-        alive &= ~matrix[gains.argmax(axis=1)]
-        fewest.append(int(alive.sum(axis=1).min()))
-    return fewest
-
-
-def _worst_pair(matrix: np.ndarray) -> int:
-    """The fewest survivors of any two rows, over all pairs, in blocks; a row with itself never is the worst."""
-    left = 1 - matrix.astype(np.float32)
-    block = max(1, 2**22 // len(left))  # 16 MB
-    return min(int((left[i : i + block] @ left.T).min()) for i in range(0, len(left), block))
-
-
-def _lifetimes(code: Code, seed: int) -> list[int]:
-    """In random orders of removal, how many units are gone when no component is left.
-
-    Every component must train on some unit. Units are drawn with replacement and counted once, which is a
-    random order without it.
-    """
-    words = [int(word, 2) for word in code.words()]
-    everything, rng = (1 << code.components) - 1, random.Random(seed)
-    lifetimes: list[int] = []
-    moves = 0
-    while len(lifetimes) < DRAWS and (moves < _MOVES or len(lifetimes) < 200):
-        gone, dead = set(), 0
-        while dead != everything:
-            unit = int(rng.random() * len(words))
-            gone.add(unit)
-            dead |= words[unit]
-            moves += 1
-        lifetimes.append(len(gone))
-    return lifetimes
 
 
 # --- sentences ---------------------------------------------------------------------------------------------
@@ -418,6 +243,15 @@ def _on_components(made: Plan, *, chosen: bool, half: bool) -> list[str]:
             f"codewords, at {_PAPER_COMPONENTS / n:.0%} of the training cost of {n}."
         )
     return sentences
+
+
+def _on_bearing(made: Plan, bear: int) -> list[str]:
+    half = made.components // 2
+    return [
+        f"Weight {made.weight} of {made.components} is the heaviest at which some component survives "
+        f"{_number(bear, 'random removal')} with a probability of {1 - RISK:.0%}; at weight {half}, it would be "
+        f"{1 - risk(made.components, half, bear):.2g}."
+    ]
 
 
 def _on_spares(made: Plan, *, half: bool) -> list[str]:
@@ -469,17 +303,17 @@ def _on_weight(made: Plan) -> list[str]:
     if made.weight <= light or units < 2:
         return []
     words = comb(n, light)
-    keeps = _mean(_even(units, n, made.weight), units, 2)
+    keeps = expected(_even(units, n, made.weight), units, 2)
     if words < units:
         more = components_for(units, light)
         return [
             f"Weight {light} has only {_count(words)} codewords for {_number(units, 'unit')}; with {more} "
             f"components it has {_count(comb(more, light))} and would keep "
-            f"{_mean(_even(units, more, light), units, 2):.1f} components on average after two removals, "
+            f"{expected(_even(units, more, light), units, 2):.1f} components on average after two removals, "
             f"instead of {keeps:.1f}."
         ]
     return [
-        f"Weight {light} would keep {_mean(_even(units, n, light), units, 2):.1f} instead of {keeps:.1f} "
+        f"Weight {light} would keep {expected(_even(units, n, light), units, 2):.1f} instead of {keeps:.1f} "
         f"components on average after two removals, with splits of {_amount(units * light / n)} instead of "
         f"{_amount(made.split_mean)} units and {_count(words - units)} instead of {_count(made.spares)} spare "
         "codewords."

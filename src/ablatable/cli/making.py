@@ -25,6 +25,8 @@ from .common import (
     say,
 )
 
+Removals = Annotated[int | None, typer.Option(min=1, help="choose a code that bears so many removals of random units")]
+
 
 @app.command()
 def demo(
@@ -50,13 +52,14 @@ def plan(
     units: Annotated[int, typer.Option(help="how many units there are")],
     components: Annotated[int | None, typer.Option(help="components; recommended if not given")] = None,
     weight: Annotated[int | None, typer.Option(help="components that see a unit; half of them if not given")] = None,
+    removals: Removals = None,
     seed: Annotated[int, typer.Option(help="the code's seed")] = 0,
     as_json: Json = False,
 ) -> None:
     """Say what a code would give and cost before anything is trained, and recommend one."""
     from ..plan import plan as make_plan
 
-    made = make_plan(units, components, weight, seed=seed)
+    made = make_plan(units, components, weight, seed=seed, bear=removals)
     if as_json:
         print_json(made.as_dict())
         return
@@ -76,6 +79,7 @@ def train(
         int | None, typer.Option(help="components; see 'plan' for what is taken if not given")
     ] = None,
     weight: Annotated[int | None, typer.Option(help="components that see a unit; half of them if not given")] = None,
+    removals: Removals = None,
     preset_name: Annotated[str, typer.Option("--preset", help=f"one of {', '.join(PRESETS)}")] = "tiny",
     steps: Annotated[int | None, typer.Option(help="training steps of each component")] = None,
     batch: Annotated[int | None, typer.Option(help="images a step")] = None,
@@ -92,21 +96,25 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an ablatable ensemble: every component on its own split of the units."""
-    from ..code import Code
-    from ..plan import recommended_components
+    from ..plan import designed
     from ..training import train as train_ensemble
     from ..units import load_units
 
     recipe = preset(preset_name, steps=steps, batch=batch, precision=precision)
     units = load_units(data, unit_column=unit_column, size=size, channels=channels)
-    n = components or recommended_components(len(units), weight)
-    code = Code.balanced(len(units), n, seed, weight=weight)
+    code = designed(len(units), components, weight, seed=seed, bear=removals)
     run = train_ensemble(units, code, recipe, out=out, seed=seed, workers=workers, device=device, overwrite=overwrite)
-    told = {"run": str(out), "units": len(units), "components": n, "weight": code.weight, "digest": run.digest}
+    told = {
+        "run": str(out),
+        "units": len(units),
+        "components": code.components,
+        "weight": code.weight,
+        "digest": run.digest,
+    }
     if as_json:
         print_json(told)
         return
-    say(f"{out}: {n} components trained, {len(units)} units, each seen by {code.weight} of them")
+    say(f"{out}: {code.components} components trained, {len(units)} units, each seen by {code.weight} of them")
     say(f"next: ablatable universe {out} --seeds 0-7 --out {out}.zarr")
 
 
