@@ -20,26 +20,34 @@ def radius(
     """Print the counterfactual radius of every sample, beside the largest distance under a spare ablation."""
     import polars as pl
 
+    from ..calibration import radius_p_values, without_spares
     from ..distance import geometric_mean
     from ..universe import Universe
 
     opened = Universe.open(universe_url)
     distances, spares = opened.distances(scaled=not native), opened.spare_distances(scaled=not native)
+    none = [None] * len(opened.seeds)
     table = pl.DataFrame(
         {
             "sample": range(len(opened.seeds)),
             "seed": list(opened.seeds),
             "radius": distances.max(axis=0),
-            "spare radius": spares.max(axis=0) if len(spares) else [None] * len(opened.seeds),
-            "top unit": [opened.units[k] for k in distances.argmax(axis=0)],
+            "spare_radius": spares.max(axis=0) if len(spares) else none,
+            "radius_p": radius_p_values(distances, spares) if len(spares) else none,
+            "top_unit": [opened.units[k] for k in distances.argmax(axis=0)],
         }
     )
     if as_json:
-        print_json(table.rename({"spare radius": "spare_radius", "top unit": "top_unit"}).to_dicts())
+        print_json(table.to_dicts())
         return
     unit = "native" if native else "scaled to 256 x 256 x 3"
     print_table(table, title=f"Counterfactual radius, Euclidean, {unit}")
     say(f"geometric mean of the radius: {geometric_mean(opened.radius(scaled=not native)):.2f}")
+    if not len(spares):
+        say(without_spares(opened))
+        return
+    say(f"geometric mean of the largest distance under {len(spares)} spares: {geometric_mean(spares.max(axis=0)):.2f}")
+    say("radius p: the chance that the largest of as many ablations, units' and spares' mixed, is as large")
 
 
 @app.command()
@@ -48,21 +56,34 @@ def influence(
     sample_number: Annotated[int, typer.Option("--sample", min=0, help="which sample, from 0")] = 0,
     top: Annotated[int, typer.Option(min=1, help="how many units to print")] = 20,
     native: Annotated[bool, typer.Option(help="native distances")] = False,
+    statistic: Annotated[
+        str, typer.Option(help="what p compares units and spares by: plain, directional, residual or both")
+    ] = "directional",
+    features: Annotated[str | None, typer.Option(help="compare in a feature space: efficientnet-lite0, ..")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the units whose removal moves one sample the most."""
+    """Print the units that one sample depends on: distance, and p and q against spare ablations."""
+    from .. import calibration
+    from ..features import load_features
     from ..universe import Universe
 
-    opened = Universe.open(universe_url)
-    table = opened.influence(sample_number, scaled=not native).head(top)
+    opened, tested = Universe.open(universe_url), None
+    if opened.settings.spares:
+        tested = calibration.calibrate(
+            opened,
+            statistic=statistic,
+            features=load_features(features) if features else None,
+            samples=[sample_number],
+        )
+    table = calibration.influence(opened, sample_number, tested, scaled=not native).head(top)
     if as_json:
         print_json(table.to_dicts())
         return
-    print_table(table, title=f"Sample {sample_number} (seed {opened.seeds[sample_number]}): units by influence")
-    spares = opened.spare_distances(scaled=not native)
-    if len(spares):
-        most = spares[:, sample_number].max()
-        say(f"largest distance under {len(spares)} spare ablations, which remove no unit: {most:.2f}")
+    shown = table.select("rank", "unit", "distance", *(["p", "q", "marked"] if tested else []))
+    print_table(shown, title=f"Sample {sample_number} (seed {opened.seeds[sample_number]}): units by influence")
+    say(tested.verdict(0, opened.units) if tested else calibration.without_spares(opened))
+    if tested:
+        say(f"p, q: {tested.statistic} statistic against {tested.spares} spare ablations, which remove no unit")
 
 
 @app.command()
