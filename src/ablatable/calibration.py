@@ -28,7 +28,7 @@ from .universe import Universe
 if TYPE_CHECKING:
     import polars as pl
 
-Statistic = Literal["plain", "directional", "residual", "both"]
+Statistic = Literal["plain", "directional", "likeness", "residual", "both"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 DEFAULT: Statistic = "directional"
 LEVEL = 0.1  # false discovery rate at which units are marked
@@ -61,6 +61,8 @@ def scores(landscape: Landscape, statistic: str) -> tuple[np.ndarray, np.ndarray
     - `plain`: how far the picture moved.
     - `directional`: how far it moved away from the unit's (nearest) image: removing what a sample owes to a unit makes
       it less like the unit, while losing components at random moves it anywhere.
+    - `likeness`: how much less of the unit's image, centred on the training data's mean, is in the picture: its length
+      along the image, whatever else it shows.
     - `residual`: how far it is from where the removed components, each by itself, would have moved it (`left_out`).
     - `both`: the directional score less what the removed components, each by itself, explain of it.
     """
@@ -70,26 +72,19 @@ def scores(landscape: Landscape, statistic: str) -> tuple[np.ndarray, np.ndarray
             spare = np.linalg.norm(spares_moved, axis=1)
             return np.linalg.norm(moved, axis=1), np.repeat(spare[:, None], len(moved), axis=1)
         return left_out_distances(moved, spares_moved, landscape.unit_words, landscape.spare_words)
-    before = _to_units(landscape.factual[None], landscape)[0]  # (units,)
-    spare = _to_units(landscape.spares, landscape) - before
-    unit = np.array(
-        [
-            feature_distances(landscape.units[u : u + 1], landscape.images[first:last]).min()
-            for u, (first, last) in enumerate(_ranges(landscape))
-        ]
-    )
-    unit -= before
-    return (unit, spare) if statistic == "directional" else left_out(unit, spare, landscape)
-
-
-def _ranges(landscape: Landscape) -> list[tuple[int, int]]:
+    unlike = _unlikeness if statistic == "likeness" else feature_distances
     ends = [*landscape.starts[1:], len(landscape.images)]
-    return list(zip(landscape.starts, ends, strict=True))
+    images = landscape.images - landscape.images.mean(axis=0) * (statistic == "likeness")
+    before = np.minimum.reduceat(unlike(landscape.factual[None], images), landscape.starts, axis=1)[0]  # (units,)
+    spare = np.minimum.reduceat(unlike(landscape.spares, images), landscape.starts, axis=1) - before
+    own = zip(landscape.units[:, None], landscape.starts, ends, strict=True)
+    unit = np.array([unlike(picture, images[first:last]).min() for picture, first, last in own]) - before
+    return left_out(unit, spare, landscape) if statistic == "both" else (unit, spare)
 
 
-def _to_units(vectors: np.ndarray, landscape: Landscape) -> np.ndarray:
-    """Distance of each vector from each unit's nearest image, (N, units)."""
-    return np.minimum.reduceat(feature_distances(vectors, landscape.images), landscape.starts, axis=1)
+def _unlikeness(vectors: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """How little of each image, centred, is in each vector: minus its length along the image, (N, images)."""
+    return -vectors @ (images / np.maximum(np.linalg.norm(images, axis=1), 1e-12)[:, None]).T
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ..errors import AblatableError
-from . import discrete, estimating, exchange, making, reading  # noqa: F401  (their commands register themselves)
+from . import discrete, estimating, exchange, making, reading, studying  # noqa: F401  (their commands register)
 from .common import app
 
 

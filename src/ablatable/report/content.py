@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..calibration import Calibration, calibrate
 from ..code import Code
 from ..distance import euclidean, geometric_mean, pairwise
 from ..nearest import Nearest, nearest_units
@@ -36,6 +37,8 @@ class Sample:
         nearest, nearest_distance: the unit nearest to the sample (its row), and how far it is.
         without: the picture once that unit is removed, (H, W, C).
         after, after_image: the unit nearest to that picture, and which of its images.
+        p, q: of every unit, against the spares (see `calibration`), float64 (units,); None without spares.
+        verdict: what they say, in words; None without spares.
         changed: whether that is another unit.
         changed_spares, changed_others: under which share of the spare ablations, and of the other units', the nearest
             unit is another one; NaN where there are none.
@@ -57,6 +60,9 @@ class Sample:
     without: np.ndarray
     after: int
     after_image: int
+    p: np.ndarray | None
+    q: np.ndarray | None
+    verdict: str | None
     changed: bool
     changed_spares: float
     changed_others: float
@@ -114,6 +120,11 @@ class Content:
         return self.spare_distances.max(axis=0) if len(self.spare_distances) else None
 
     @cached_property
+    def calibration(self) -> Calibration | None:
+        """Every unit against the spares, of the samples shown; None without spares."""
+        return calibrate(self.universe, samples=range(self.shown)) if self.universe.settings.spares else None
+
+    @cached_property
     def unattributable(self) -> Unattributable:
         """The samples that no unit's removal changes."""
         return unattributable(self.universe)
@@ -163,7 +174,7 @@ class Content:
             yield self._sample(index, factual[index])
 
     def _sample(self, index: int, factual: np.ndarray) -> Sample:
-        settings, nearest = self.universe.settings, self.nearest
+        settings, nearest, tested = self.universe.settings, self.nearest, self.calibration
         landscape = self.universe.landscape(index)
         distances, spare_distances = self.distances[:, index], self.spare_distances[:, index]
         order = np.argsort(-distances, kind="stable")[:SHEET_UNITS]
@@ -190,6 +201,9 @@ class Content:
             without=without,
             after=after,
             after_image=int(start + euclidean(without[None], after_images).argmin()),
+            p=None if tested is None else tested.p[:, index],
+            q=None if tested is None else tested.q[:, index],
+            verdict=None if tested is None else tested.verdict(index, self.units),
             changed=bool(nearest.changed[index]),
             changed_spares=float(nearest.changed_spares[index]),
             changed_others=float(nearest.changed_others[index]),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..calibration import LEVEL
 from ..distance import REFERENCE
 from . import charts, pictures
 from .content import REPORT_SAMPLES, SHEET_SPARES, SHEET_UNITS, Content, Sample, mean_share
@@ -123,7 +124,7 @@ class Page:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        environment.filters.update(distance=distance, percent=percent)
+        environment.filters.update(distance=distance, percent=percent, probability=probability)
         environment.tests["hash"] = lambda text: re.fullmatch("[0-9a-f]{64}", text) is not None
         return environment.get_template("page.html").render(
             style=texts["page.css"],
@@ -165,6 +166,7 @@ class Page:
             "radius": sample.radius,
             "spare_radius": sample.spare_radius,
             "beyond": sample.spares_as_far(sample.radius),
+            "calibrated": sample.verdict and sample.verdict[0].upper() + sample.verdict[1:],
             "strip": charts.strip(distances, self.scale),
             "radius_at": self.scale.percent(sample.radius),
             "nearest_at": self.scale.percent(distances[sample.nearest]),
@@ -175,6 +177,7 @@ class Page:
                 "distance": sample.nearest_distance,
                 "moves": float(distances[sample.nearest]),
                 "rank": sample.rank(sample.nearest),
+                "p": None if sample.p is None else float(sample.p[sample.nearest]),
                 "without": pictures.data_uri(sample.without),
                 "after": self._unit(sample.after, sample.after_image),
                 "changed": sample.changed,
@@ -189,6 +192,9 @@ class Page:
                     "difference": pictures.data_uri(pictures.difference(sample.factual, picture)),
                     "distance": float(distances[unit]),
                     "as_far": sample.spares_as_far(float(distances[unit])),
+                    "p": None if sample.p is None else float(sample.p[unit]),
+                    "q": None if sample.q is None else float(sample.q[unit]),
+                    "marked": sample.q is not None and bool(sample.q[unit] <= LEVEL),
                 }
                 for unit, picture in zip(sample.order[:TOP_UNITS], sample.pictures, strict=False)
             ],
@@ -251,6 +257,10 @@ class Page:
             "unattributable": same.samples.tolist(),
             "unattributable_share": same.share,
             "unattributable_interval": same.interval(),
+            "marked": None
+            if content.calibration is None
+            else int(content.calibration.marked().any(axis=0).sum()),
+            "level": LEVEL,
             "discrete": content.universe.settings.threshold is not None,
             "changed": int(nearest.changed.sum()),
             "changed_share": float(nearest.changed.mean()),
@@ -370,6 +380,11 @@ def distance(value: float) -> str:
 def percent(share: float) -> str:
     """A share of 0 to 1 as it is shown."""
     return f"{100 * share:.0f} %"
+
+
+def probability(value: float) -> str:
+    """A p- or q-value as it is shown."""
+    return f"{value:.3f}"
 
 
 def shorten(text: str, limit: int = ID_CHARACTERS) -> str:

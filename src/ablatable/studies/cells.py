@@ -1,0 +1,168 @@
+"""What all studies share: one cell is one ensemble and its universe, made once and then measured."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..calibration import STATISTICS, calibrate
+from ..code import Code
+from ..errors import SettingsError
+from ..files import canonical_json, read_json, write_json
+from ..landscape import enumerate_universe
+from ..nearest import unit_distances
+from ..recipe import Recipe, SamplerName
+from ..rng import generator
+from ..settings import compare_settings
+from ..training import train
+from ..units import Units
+from ..universe import Universe
+
+BOOTSTRAP = 2000  # resamplings behind an interval
+ALPHA = 0.05  # false-positive rate at which power is stated
+
+Measured = dict[str, Any]
+
+
+class Sampling(BaseModel):
+    """How a study draws: the same seeds in every cell."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sampler: SamplerName = "ddpm"
+    steps: int = Field(default=50, ge=1)
+    samples: int = Field(default=8, ge=2)
+    spares: int = Field(default=64, ge=1, description="at most; as many as the code has, if fewer")
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def read_config(path: Path | None, model: type[Config]) -> Config:
+    """A study's configuration from a JSON file, or its defaults; `SettingsError` names the first bad setting."""
+    if path is None:
+        return model()
+    try:
+        return model.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"{path}: setting '{where}': {first['msg']} (got {first.get('input')!r})") from None
+
+
+def open_study(out: Path, config: BaseModel) -> None:
+    """Make a study's folder, or go on in the one that is there; `SettingsError` if it is of another configuration."""
+    known, settings = out / "study.json", config.model_dump(mode="json")
+    if known.exists():
+        compare_settings(read_json(known), settings, out)
+    elif out.exists() and any(out.iterdir()):
+        raise SettingsError(f"{out} holds other files; choose another --out")
+    else:
+        write_json(known, settings)
+
+
+def make_cell(
+    folder: Path,
+    units: Units,
+    code: Code,
+    recipe: Recipe,
+    sampling: Sampling,
+    measure: Callable[[Universe], Measured],
+    *,
+    seed: int,
+    only: Sequence[str] | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> Measured:
+    """Train, enumerate and measure one cell; what an earlier call finished is kept.
+
+    Args:
+        folder: the cell's own; `result.json` in it says that it is finished.
+        measure: what to find out about the universe; plain values.
+        only: the units whose ablations are drawn; None = all.
+
+    Returns:
+        What `measure` returned, and `seconds`: how long the cell took this process (an interrupted one: its last part).
+    """
+    result = folder / "result.json"
+    if result.exists():
+        return read_json(result)
+    began = time.monotonic()
+    run = train(units, code, recipe, out=folder / "run", seed=seed, workers=workers, quiet=quiet)
+    trained = time.monotonic()
+    universe = enumerate_universe(
+        run.path,
+        range(sampling.samples),
+        out=folder / "universe.zarr",
+        **({} if only is None else {"units": list(only)}),
+        sampler=sampling.sampler,
+        steps=sampling.steps,
+        spares=min(sampling.spares, code.spare_capacity),
+        workers=workers,
+        quiet=quiet,
+    )
+    drawn = time.monotonic()
+    measured = {
+        **measure(universe),
+        "training_seconds": round(trained - began, 1),
+        "drawing_seconds": round(drawn - trained, 1),
+    }
+    write_json(result, json.loads(canonical_json(measured)))
+    return read_json(result)
+
+
+def radii(universe: Universe, landscape: int) -> Measured:
+    """Radii and spare maxima, over all there are and over `landscape` of each, one value a sample."""
+    units, spares = universe.distances(), universe.spare_distances()
+    size = min(landscape, len(units), len(spares))
+    return {
+        "units_drawn": len(units),
+        "spares": len(spares),
+        "radius": units.max(axis=0).tolist(),
+        "spare_radius": spares.max(axis=0).tolist(),
+        "landscape": size,
+        "radius_fixed": largest_of(units, size).tolist(),
+        "spare_radius_fixed": largest_of(spares, size).tolist(),
+    }
+
+
+def nearest_p_values(universe: Universe) -> dict[str, list[float]]:
+    """By every statistic, the p-value of each sample's nearest unit; the choice of the unit looks at no ablation."""
+    nearest = unit_distances(universe.factual, universe).argmin(axis=1)
+    rows = np.arange(len(nearest))
+    return {name: calibrate(universe, statistic=name).p[nearest, rows].tolist() for name in STATISTICS}
+
+
+def largest_of(distances: np.ndarray, count: int) -> np.ndarray:
+    """The largest of `count` rows drawn at random, (N, samples) -> (samples,): its geometric mean over all such draws.
+
+    The k-th smallest of N is the largest of C(k-1, count-1) of the C(N, count) draws. So landscapes of different sizes
+    compare, none winning because it takes its maximum over more.
+    """
+    ordered, total = np.sort(distances.astype(np.float64), axis=0), len(distances)
+    # weight of rank k, from the top: N has count / N; each step down multiplies by (k - count + 1) / k
+    weights = np.empty(total)
+    weight = count / total
+    for k in range(total, 0, -1):
+        weights[k - 1] = weight
+        weight *= max(0, k - count) / max(1, k - 1)
+    reached = weights > 0
+    with np.errstate(divide="ignore"):
+        return np.exp(weights[reached] @ np.log(ordered[reached]))
+
+
+def interval(
+    statistic: Callable[[np.ndarray], float], count: int, *, level: float = 0.95, key: str = "bootstrap"
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of `statistic(rows)`, rows drawn with replacement from 0 .. count - 1."""
+    draws = generator(key, count).integers(count, size=(BOOTSTRAP, count))
+    values = np.array([statistic(rows) for rows in draws])
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+

@@ -1,0 +1,206 @@
+"""How attributability fades: the counterfactual radius against the number of units, beside the spares' and the published.
+
+One configuration names series: an architecture, a picture size, numbers of units. The steps a component, the seeds and the
+noise trajectories are the same at every size, so that only the training set differs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..code import Code, components_for
+from ..distance import geometric_mean
+from ..errors import SettingsError
+from ..files import write_atomic
+from ..plotting import Axes, figure_png
+from ..recipe import Recipe, preset
+from ..rng import generator
+from ..units import Units, load_units
+from ..universe import Universe
+from .cells import ALPHA, Measured, Sampling, interval, make_cell, nearest_p_values, open_study, radii
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# geometric mean of the radius on MNIST, 22 components (Dai and Gifford)
+PUBLISHED = {256: 103.6, 512: 100.6, 1024: 87.0, 2048: 65.6, 4096: 56.9, 8192: 58.3}
+
+
+class Series(BaseModel):
+    """One curve: numbers of units, all else alike."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    sizes: tuple[int, ...]
+    side: int | None = Field(default=None, description="pictures are resized to this; None = as they are")
+    components: int | None = Field(default=None, description="None = as few as have a codeword and a spare for each unit")
+    recipe: Recipe = preset("ideal")
+
+
+class SizeStudy(BaseModel):
+    """The whole study."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str = "digits:128"
+    series: tuple[Series, ...] = (Series(name="ideal", sizes=(16, 32, 64, 128), side=14),)
+    sampling: Sampling = Sampling()
+    seed: int = 0
+    drawn: int = Field(default=2048, ge=2, description="units whose ablations are drawn at most: random ones beyond")
+    landscape: int = Field(default=16, ge=2, description="fixed landscape size for the controlled comparison")
+
+
+def study_size(config: SizeStudy, out: Path, *, workers: int | None = None, quiet: bool = False) -> pl.DataFrame:
+    """Make every cell, then `table.csv` and `figure.png`; a study that was interrupted goes on.
+
+    Raises:
+        SettingsError: `out` holds a study with another configuration, or there are too few units.
+    """
+    open_study(out, config)
+    measured: dict[tuple[str, int], Measured] = {}
+    for series in config.series:
+        units = load_units(config.data, size=series.side)
+        if len(units) < max(series.sizes):
+            raise SettingsError(f"{config.data} has {len(units)} units, series '{series.name}' needs {max(series.sizes)}")
+        components = series.components or components_for(2 * max(series.sizes))
+        for size in series.sizes:
+            code = Code.balanced(size, components, config.seed)
+            measured[series.name, size] = make_cell(
+                out / series.name / f"{size:05d}",
+                units.select(units.ids[:size]),
+                code,
+                series.recipe,
+                config.sampling,
+                lambda universe: _measure(universe, config.landscape),
+                seed=config.seed,
+                only=_drawn(units, size, config),
+                workers=workers,
+                quiet=quiet,
+            )
+    table = _table(measured)
+    write_atomic(out / "table.csv", table.write_csv().encode())
+    write_atomic(out / "slopes.csv", slopes(measured).write_csv().encode())
+    write_atomic(out / "figure.png", _figure(measured))
+    return table
+
+
+def _drawn(units: Units, size: int, config: SizeStudy) -> list[str] | None:
+    if size <= config.drawn:
+        return None
+    rows = generator("landscape", config.seed, size).permutation(size)[: config.drawn]
+    return [units.ids[row] for row in sorted(rows)]
+
+
+def _measure(universe: Universe, landscape: int) -> Measured:
+    return {**radii(universe, landscape), "nearest_p": nearest_p_values(universe)}
+
+
+def _table(measured: dict[tuple[str, int], Measured]) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.DataFrame([_row(name, size, cell) for (name, size), cell in measured.items()])
+
+
+def _row(name: str, size: int, cell: Measured) -> dict[str, object]:
+    row: dict[str, object] = {"series": name, "units": size, "drawn": cell["units_drawn"], "spares": cell["spares"]}
+    for key in ("radius", "spare_radius", "radius_fixed", "spare_radius_fixed"):
+        values = np.array(cell[key])
+        low, high = interval(lambda rows, values=values: geometric_mean(values[rows]), len(values))
+        row |= {key: geometric_mean(values), f"{key}_low": low, f"{key}_high": high}
+    excess = np.array(cell["radius_fixed"]) / np.maximum(1e-9, cell["spare_radius_fixed"])
+    low, high = interval(lambda rows: geometric_mean(excess[rows]), len(excess))
+    row |= {"excess_fixed": geometric_mean(excess), "excess_low": low, "excess_high": high}
+    for statistic in ("plain", "directional"):
+        row[f"nearest_{statistic}"] = float(np.mean(np.array(cell["nearest_p"][statistic]) <= ALPHA))
+    return row | {"training_seconds": cell["training_seconds"], "drawing_seconds": cell["drawing_seconds"]}
+
+
+def slope(sizes: np.ndarray, values: np.ndarray) -> float:
+    """Least-squares slope of log10 of the geometric mean over samples, (sizes, samples), on log10 size."""
+    with np.errstate(divide="ignore"):
+        return float(np.polyfit(np.log10(sizes), np.log10(values).mean(axis=1), 1)[0])
+
+
+def slopes(measured: dict[tuple[str, int], Measured]) -> pl.DataFrame:
+    """For each series and radius: the slope, with an interval over samples (the same in every cell).
+
+    The radius over all units uses the sizes whose landscape is whole.
+    """
+    import polars as pl
+
+    rows = []
+    for name in dict.fromkeys(series for series, _ in measured):
+        cells = {size: cell for (series, size), cell in measured.items() if series == name}
+        for key in ("radius", "spare_radius", "radius_fixed", "spare_radius_fixed"):
+            whole = {s: c for s, c in cells.items() if c["units_drawn"] == s or key.endswith("_fixed")}
+            if key == "spare_radius":  # as many spares as there are at every size
+                continue
+            if len(whole) < 2:
+                continue
+            sizes, values = np.array(list(whole)), np.array([cell[key] for cell in whole.values()])
+            low, high = interval(lambda picked, s=sizes, v=values: slope(s, v[:, picked]), values.shape[1])
+            rows.append(
+                {
+                    "series": name,
+                    "radius": key,
+                    "from": int(sizes.min()),
+                    "to": int(sizes.max()),
+                    "slope": slope(sizes, values),
+                    "low": low,
+                    "high": high,
+                }
+            )
+    published = np.array(list(PUBLISHED.items()))
+    rows.append(
+        {
+            "series": "published",
+            "radius": "radius",
+            "from": int(published[0, 0]),
+            "to": int(published[-1, 0]),
+            "slope": float(np.polyfit(*np.log10(published).T, 1)[0]),
+            "low": None,
+            "high": None,
+        }
+    )
+    return pl.DataFrame(rows)
+
+
+COLOURS = ("#24578f", "#b5542b", "#5f7f3b", "#7a4b8c")
+
+
+def _figure(measured: dict[tuple[str, int], Measured]) -> bytes:
+    """Left: the radius over all units and the spares' maximum; right: the ratio at a fixed landscape size."""
+    table = _table(measured)
+
+    def draw(left: Axes, right: Axes) -> None:
+        left.plot(
+            list(PUBLISHED), list(PUBLISHED.values()), "s:", color="#555555", markersize=4, label="published (MNIST, U-Nets)"
+        )
+        for colour, name in zip(COLOURS, table["series"].unique(maintain_order=True), strict=False):
+            rows = table.filter(table["series"] == name)
+            sizes = rows["units"].to_numpy()
+            for key, style, label in (("radius", "o-", "radius"), ("spare_radius", "x--", "spares' maximum")):
+                values = rows[key].to_numpy()
+                left.plot(sizes, values, style, color=colour, markersize=5, linewidth=1.4, label=f"{name}: {label}")
+                left.fill_between(
+                    sizes, rows[f"{key}_low"].to_numpy(), rows[f"{key}_high"].to_numpy(), color=colour, alpha=0.1
+                )
+            ratio = rows["excess_fixed"].to_numpy()
+            errors = [ratio - rows["excess_low"].to_numpy(), rows["excess_high"].to_numpy() - ratio]
+            right.errorbar(sizes, ratio, errors, fmt="o-", color=colour, markersize=5, capsize=3, label=name)
+        for axes in (left, right):
+            axes.set_xscale("log", base=2)
+            axes.set_xlabel("training units")
+        left.set_yscale("log")
+        left.set_ylabel("largest distance (Euclidean, at 256 × 256 × 3)")
+        left.legend(fontsize=8, frameon=False)
+        right.axhline(1, color="#555555", linewidth=0.8, linestyle="--")
+        right.set_ylabel("radius / spares' maximum, at equal landscape size")
+        right.legend(fontsize=8, frameon=False)
+
+    return figure_png(draw, panels=2)
