@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ablatable.universe import Universe
+
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -56,8 +58,9 @@ def test_the_whole_job(call: Call, tmp_path: Path) -> None:
     table = json.loads(text)
     assert [row["rank"] for row in table] == [1, 2, 3, 4, 5, 6]
     assert table[0]["distance"] == pytest.approx(radii[2]["radius"]) and table[0]["unit"] == radii[2]["top_unit"]
+    assert table[0]["p"] is None
     code, text, _ = call("influence", universe, "--sample", "2", "--top", "1")
-    assert code == 0 and table[0]["unit"] in text
+    assert code == 0 and table[0]["unit"] in text and "--spares 59" in " ".join(text.split())
 
     code, text, _ = call(
         "sample", run, "--seeds", "0,7", "--steps", "3", "--without", "digit-0003", "--out", out, "--json"
@@ -75,6 +78,20 @@ def test_the_whole_job(call: Call, tmp_path: Path) -> None:
     assert code == 0 and Path(json.loads(text)["report"]).read_text().startswith("<!")
     for path in (run, universe):
         assert call("check", path)[0] == 0
+
+
+def test_influence_against_spares(call: Call, small_universe: Universe) -> None:
+    code, text, _ = call("influence", small_universe.url, "--sample", "1", "--json")
+    table = json.loads(text)
+    assert code == 0 and len(table) == 12 and all(row["p"] in {0.25, 0.5, 0.75, 1} for row in table)
+    code, text, _ = call("influence", small_universe.url, "--statistic", "plain", "--native")
+    told = " ".join(text.split())
+    assert code == 0 and "no unit stands out from the shrinkage of the ensemble" in told and "--spares 119" in told
+    code, text, _ = call("radius", small_universe.url, "--json")
+    rows = json.loads(text)
+    assert code == 0 and all(0.7999 < row["radius_p"] <= 1 for row in rows)
+    one_line(call("influence", small_universe.url, "--statistic", "x"), 2, "no statistic 'x'", "likeness")
+    one_line(call("influence", small_universe.url, "--features", "x"), 2, "no features 'x'", "efficientnet-lite0")
 
 
 def test_plan(call: Call) -> None:

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ablatable.calibration import calibrate
 from ablatable.errors import SettingsError, StoreError
 from ablatable.report import charts, content, figures, pictures, write_report
 from ablatable.report import page as page_module
@@ -273,6 +274,7 @@ def test_head_numbers(reported: tuple[Made, Path]) -> None:
         "changed-spares": f"{100 * np.mean(under_spares):.0f} %",
         "changed-others": f"{100 * np.mean(others):.0f} %",
         "changed": f"{sum(changed)} of {samples}",
+        "marked": "0",
     }
     assert f"beyond every spare distance in {(radius > spare_radius).sum()} of {samples} samples" in head.text
 
@@ -301,6 +303,10 @@ def test_card_numbers_and_pictures(reported: tuple[Made, Path]) -> None:
         beyond = int((spare_distances[:, s] >= own.max()).sum())
         assert (card.value("beyond") == str(beyond)) if beyond else (not card.all(data_value="beyond"))
 
+        tested = calibrate(made.universe, samples=[s])
+        assert card.value("nearest-p") == f"{tested.p[nearest, 0]:.3f}"
+        assert "no unit stands out" in card.value("calibrated").lower()  # 4 spares cannot mark any
+
         (story,) = card.all("div", class_="story")
         expected = [factual, image, without, made.nearest_image(without, after), *made.spares[:3, s]]
         for shown, wanted in zip(images_of(story), expected, strict=True):
@@ -312,6 +318,7 @@ def test_card_numbers_and_pictures(reported: tuple[Made, Path]) -> None:
         for item, unit in zip(tops.all("li"), order, strict=True):
             assert item.all("bdi")[0].text == made.universe.units[unit]
             assert item.value("top-distance") == f"{own[unit]:.1f}"
+            assert item.value("top-p") == f"{tested.p[unit, 0]:.3f}"
             assert f"{(spare_distances[:, s] >= own[unit]).sum()} of {len(made.spares)} spares as far" in item.text
             training, picture, _ = images_of(item)
             np.testing.assert_array_equal(training, made.nearest_image(factual, unit))

@@ -8,7 +8,7 @@ not matter, its own ablation is just one more spare, so that among M spares its 
 
 and P(p <= a) <= a for every a: a permutation test, exact whatever the scores' distribution. This needs the unit's
 ablation and the spares to be treated alike, which is why a score may depend on the unit's images but never on which of
-the ablations is the unit's (see `left_out`).
+the ablations is the unit's (see `left_out_distances`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Statistic = Literal["plain", "directional", "likeness", "residual", "both"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
-DEFAULT: Statistic = "directional"
+DEFAULT: Statistic = "likeness"  # highest power up to a weight of n / 2: docs/results/statistics.md
 LEVEL = 0.1  # false discovery rate at which units are marked
 RIDGE = 0.1  # keeps the additive fit defined when spares are few; an ablation of weight w weighs w
 
@@ -63,9 +63,13 @@ def scores(landscape: Landscape, statistic: str) -> tuple[np.ndarray, np.ndarray
       it less like the unit, while losing components at random moves it anywhere.
     - `likeness`: how much less of the unit's image, centred on the training data's mean, is in the picture: its length
       along the image, whatever else it shows.
-    - `residual`: how far it is from where the removed components, each by itself, would have moved it (`left_out`).
-    - `both`: the directional score less what the removed components, each by itself, explain of it.
+    - `residual`: how far it is from where the removed components, each by itself, would have moved it; see
+      `left_out_distances`.
+    - `both`: likeness and half the residual, each in standard deviations over the unit's ablation and the spares.
     """
+    if statistic == "both":
+        pool = _standardised(*scores(landscape, "likeness")) + _standardised(*scores(landscape, "residual")) / 2
+        return pool[0], pool[1:]
     if statistic in ("plain", "residual"):
         moved, spares_moved = landscape.units - landscape.factual, landscape.spares - landscape.factual
         if statistic == "plain":
@@ -79,7 +83,13 @@ def scores(landscape: Landscape, statistic: str) -> tuple[np.ndarray, np.ndarray
     spare = np.minimum.reduceat(unlike(landscape.spares, images), landscape.starts, axis=1) - before
     own = zip(landscape.units[:, None], landscape.starts, ends, strict=True)
     unit = np.array([unlike(picture, images[first:last]).min() for picture, first, last in own]) - before
-    return left_out(unit, spare, landscape) if statistic == "both" else (unit, spare)
+    return unit, spare
+
+
+def _standardised(unit: np.ndarray, spare: np.ndarray) -> np.ndarray:
+    """Scores in standard deviations over all M + 1 ablations, so alike for each: (M + 1, units), the unit's first."""
+    pool = np.vstack([unit, spare])
+    return (pool - pool.mean(axis=0)) / np.maximum(pool.std(axis=0), 1e-12)
 
 
 def _unlikeness(vectors: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -117,17 +127,14 @@ class _Additive:
         return 1 - np.diag(self.fit)[:, None] + self.unit_fit * self.pull
 
 
-def left_out(unit: np.ndarray, spare: np.ndarray, landscape: Landscape) -> tuple[np.ndarray, np.ndarray]:
-    """Each score, (units,) and (spares, units), less its prediction from the other ablations' scores for that unit."""
-    additive = _Additive.of(landscape.unit_words, landscape.spare_words)
-    residual = unit - (additive.unit_fit * spare).sum(axis=0)
-    return residual, (spare - additive.fit @ spare - additive.pull * residual) / additive.slack
-
-
 def left_out_distances(
     moved: np.ndarray, spares_moved: np.ndarray, unit_words: np.ndarray, spare_words: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same for whole pictures: how far each, (units, D) and (spares, D), is from its prediction."""
+    """How far each ablation's change, (units, D) or (spares, D), is from what all the others predict.
+
+    Returns:
+        (units,) and (spares, units).
+    """
     additive = _Additive.of(unit_words, spare_words)
     residual = moved - additive.unit_fit.T @ spares_moved
     spare = spares_moved - additive.fit @ spares_moved

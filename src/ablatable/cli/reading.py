@@ -57,8 +57,8 @@ def influence(
     top: Annotated[int, typer.Option(min=1, help="how many units to print")] = 20,
     native: Annotated[bool, typer.Option(help="native distances")] = False,
     statistic: Annotated[
-        str, typer.Option(help="what p compares units and spares by: plain, directional, residual or both")
-    ] = "directional",
+        str, typer.Option(help="what p compares: plain, directional, likeness, residual or both")
+    ] = "likeness",
     features: Annotated[str | None, typer.Option(help="compare in a feature space: efficientnet-lite0, ..")] = None,
     as_json: Json = False,
 ) -> None:

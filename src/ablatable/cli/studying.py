@@ -28,7 +28,7 @@ def radius_vs_size(out: Out, config: ConfigFile = None, workers: Workers = None,
     if as_json:
         print_json(table.to_dicts())
         return
-    shown = ["series", "units", "radius", "spare_radius", "radius_fixed", "spare_radius_fixed", "nearest_directional"]
+    shown = ["series", "units", "radius", "spare_radius", "radius_fixed", "spare_radius_fixed", "nearest_likeness"]
     print_table(table.select(shown), title="Geometric means of the counterfactual radius")
     say(f"{out / 'table.csv'}, {out / 'slopes.csv'}, {out / 'figure.png'}")
 
@@ -43,6 +43,6 @@ def code(out: Out, config: ConfigFile = None, workers: Workers = None, as_json: 
     if as_json:
         print_json(table.to_dicts())
         return
-    shown = ["components", "weight", "real_distance", "power_plain", "power_directional", "excess_fixed", "survivors_2"]
+    shown = ["components", "weight", "real_distance", "power_plain", "power_likeness", "excess_fixed", "survivors_2"]
     print_table(table.select(shown), title="Codes at equal total training cost")
     say(f"{out / 'table.csv'}, {out / 'figure.png'}")

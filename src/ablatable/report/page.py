@@ -257,9 +257,7 @@ class Page:
             "unattributable": same.samples.tolist(),
             "unattributable_share": same.share,
             "unattributable_interval": same.interval(),
-            "marked": None
-            if content.calibration is None
-            else int(content.calibration.marked().any(axis=0).sum()),
+            "marked": None if content.calibration is None else int(content.calibration.marked().any(axis=0).sum()),
             "level": LEVEL,
             "discrete": content.universe.settings.threshold is not None,
             "changed": int(nearest.changed.sum()),

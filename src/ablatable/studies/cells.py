@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -95,12 +95,12 @@ def make_cell(
         return read_json(result)
     began = time.monotonic()
     run = train(units, code, recipe, out=folder / "run", seed=seed, workers=workers, quiet=quiet)
-    trained = time.monotonic()
+    trained, some = time.monotonic(), cast("dict[str, Any]", {} if only is None else {"units": list(only)})
     universe = enumerate_universe(
         run.path,
         range(sampling.samples),
         out=folder / "universe.zarr",
-        **({} if only is None else {"units": list(only)}),
+        **some,
         sampler=sampling.sampler,
         steps=sampling.steps,
         spares=min(sampling.spares, code.spare_capacity),
@@ -165,4 +165,3 @@ def interval(
     values = np.array([statistic(rows) for rows in draws])
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-

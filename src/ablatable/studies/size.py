@@ -1,7 +1,7 @@
-"""How attributability fades: the counterfactual radius against the number of units, beside the spares' and the published.
+"""How attributability fades: the counterfactual radius against the number of units, beside spares and published values.
 
-One configuration names series: an architecture, a picture size, numbers of units. The steps a component, the seeds and the
-noise trajectories are the same at every size, so that only the training set differs.
+One configuration names series: an architecture, a picture size, numbers of units. The steps a component, the seeds and
+the noise trajectories are the same at every size, so that only the training set differs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class Series(BaseModel):
     name: str
     sizes: tuple[int, ...]
     side: int | None = Field(default=None, description="pictures are resized to this; None = as they are")
-    components: int | None = Field(default=None, description="None = as few as have a codeword and a spare for each unit")
+    components: int | None = Field(
+        default=None, description="None = as few as have a codeword and a spare for each unit"
+    )
     recipe: Recipe = preset("ideal")
 
 
@@ -66,7 +68,9 @@ def study_size(config: SizeStudy, out: Path, *, workers: int | None = None, quie
     for series in config.series:
         units = load_units(config.data, size=series.side)
         if len(units) < max(series.sizes):
-            raise SettingsError(f"{config.data} has {len(units)} units, series '{series.name}' needs {max(series.sizes)}")
+            raise SettingsError(
+                f"{config.data} has {len(units)} units, series '{series.name}' needs {max(series.sizes)}"
+            )
         components = series.components or components_for(2 * max(series.sizes))
         for size in series.sizes:
             code = Code.balanced(size, components, config.seed)
@@ -115,7 +119,7 @@ def _row(name: str, size: int, cell: Measured) -> dict[str, object]:
     excess = np.array(cell["radius_fixed"]) / np.maximum(1e-9, cell["spare_radius_fixed"])
     low, high = interval(lambda rows: geometric_mean(excess[rows]), len(excess))
     row |= {"excess_fixed": geometric_mean(excess), "excess_low": low, "excess_high": high}
-    for statistic in ("plain", "directional"):
+    for statistic in ("plain", "likeness"):
         row[f"nearest_{statistic}"] = float(np.mean(np.array(cell["nearest_p"][statistic]) <= ALPHA))
     return row | {"training_seconds": cell["training_seconds"], "drawing_seconds": cell["drawing_seconds"]}
 
@@ -162,7 +166,7 @@ def slopes(measured: dict[tuple[str, int], Measured]) -> pl.DataFrame:
             "radius": "radius",
             "from": int(published[0, 0]),
             "to": int(published[-1, 0]),
-            "slope": float(np.polyfit(*np.log10(published).T, 1)[0]),
+            "slope": float(np.polyfit(np.log10(published[:, 0]), np.log10(published[:, 1]), 1)[0]),
             "low": None,
             "high": None,
         }
@@ -179,7 +183,12 @@ def _figure(measured: dict[tuple[str, int], Measured]) -> bytes:
 
     def draw(left: Axes, right: Axes) -> None:
         left.plot(
-            list(PUBLISHED), list(PUBLISHED.values()), "s:", color="#555555", markersize=4, label="published (MNIST, U-Nets)"
+            list(PUBLISHED),
+            list(PUBLISHED.values()),
+            "s:",
+            color="#555555",
+            markersize=4,
+            label="published (MNIST, U-Nets)",
         )
         for colour, name in zip(COLOURS, table["series"].unique(maintain_order=True), strict=False):
             rows = table.filter(table["series"] == name)

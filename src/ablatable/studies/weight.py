@@ -1,7 +1,7 @@
 """Which code? Every weight at several numbers of components, at equal total training cost.
 
-The weight decides what an ablation can tell. A unit in many components is learned well and its ablation leaves few; in few
-components, each sees few units, and the sample is a blend of what they would draw.
+The weight decides what an ablation can tell. A unit in many components is learned well and its ablation leaves few; in
+few components, each sees few units, and the sample is a blend of what they would draw.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..calibration import STATISTICS
+from ..calibration import DEFAULT, STATISTICS
 from ..code import Code
 from ..distance import geometric_mean, pairwise
 from ..errors import SettingsError
@@ -42,7 +42,9 @@ class CodeStudy(BaseModel):
     weights: tuple[int, ...] | None = Field(default=None, description="None = all with enough codewords")
     least_spares: int = Field(default=19, description="codes with fewer spares are left out: p would not reach 0.05")
     recipe: Recipe = preset("ideal")
-    total_steps: int | None = Field(default=None, description="training steps over all components; None = the recipe's each")
+    total_steps: int | None = Field(
+        default=None, description="training steps over all components; None = the recipe's each"
+    )
     sampling: Sampling = Sampling(samples=16)
     landscape: int = Field(default=16, ge=2)
     seed: int = 0
@@ -58,8 +60,13 @@ def study_code(config: CodeStudy, out: Path, *, workers: int | None = None, quie
 
     everything = load_units(config.data, size=config.side)
     if len(everything) <= config.units:
-        raise SettingsError(f"{config.data} has {len(everything)} units; the study holds out those beyond {config.units}")
-    units, held_out = everything.select(everything.ids[: config.units]), everything.select(everything.ids[config.units :])
+        raise SettingsError(
+            f"{config.data} has {len(everything)} units; the study holds out those beyond {config.units}"
+        )
+    units, held_out = (
+        everything.select(everything.ids[: config.units]),
+        everything.select(everything.ids[config.units :]),
+    )
     open_study(out, config)
     rows = []
     for n, weight in _codes(config):
@@ -136,7 +143,7 @@ def _row(n: int, weight: int, cell: Measured, config: CodeStudy) -> dict[str, ob
     for statistic in STATISTICS:
         reached = np.array(cell["nearest_p"][statistic]) <= ALPHA
         row[f"power_{statistic}"] = float(reached.mean())
-        if statistic == "directional":
+        if statistic == DEFAULT:
             row["power_low"], row["power_high"] = wilson(int(reached.sum()), len(reached))
     removals = plan(config.units, n, weight, seed=config.seed)
     row |= {f"survivors_{r.removals}": r.mean for r in removals.survival if r.removals in (1, 2, 4)}
@@ -151,17 +158,19 @@ COLOURS = ("#24578f", "#b5542b", "#5f7f3b", "#7a4b8c")
 
 
 def _figure(table: pl.DataFrame) -> bytes:
-    """Against the share of components a unit is in: power, how real the samples look, and the radius beside the spares'."""
+    """Against the share of components a unit is in: power, how real samples look, the radius beside the spares'."""
 
     def draw(power: Axes, quality: Axes, excess: Axes) -> None:
         for colour, n in zip(COLOURS, table["components"].unique(maintain_order=True), strict=False):
             rows = table.filter(table["components"] == n)
             share = rows["weight"].to_numpy() / n
             style = {"color": colour, "markersize": 5, "capsize": 2}
-            value = rows["power_directional"].to_numpy()
+            value = rows["power_likeness"].to_numpy()
             errors = [value - rows["power_low"].to_numpy(), rows["power_high"].to_numpy() - value]
-            power.errorbar(share, value, np.maximum(errors, 0), fmt="o-", label=f"directional, n = {n}", **style)
-            power.plot(share, rows["power_plain"].to_numpy(), "x--", color=colour, markersize=5, label=f"plain, n = {n}")
+            power.errorbar(share, value, np.maximum(errors, 0), fmt="o-", label=f"likeness, n = {n}", **style)
+            power.plot(
+                share, rows["power_plain"].to_numpy(), "x--", color=colour, markersize=5, label=f"plain, n = {n}"
+            )
             quality.plot(share, rows["real_distance"].to_numpy(), "o-", color=colour, label=f"any real digit, n = {n}")
             quality.plot(share, rows["copy_distance"].to_numpy(), "x--", color=colour, label=f"training, n = {n}")
             value = rows["excess_fixed"].to_numpy()
