@@ -18,7 +18,7 @@ import zarr
 from diffusers import DDIMScheduler, UNet2DModel
 
 import ablatable as ab
-from ablatable import landscape
+from ablatable import landscape, store
 from ablatable import universe as universe_module
 from ablatable.component import UNetDenoiser
 from ablatable.errors import AblatableError, SettingsError, StoreError
@@ -200,7 +200,7 @@ def test_nearest_units(small, small_universe: Universe) -> None:
 SCRIPT = """
 import sys
 import ablatable as ab
-from ablatable import landscape
+from ablatable import landscape, store
 landscape.BLOCK_ROWS, landscape.BLOCKS = (3, 3), 1000
 ab.enumerate_universe(sys.argv[1], [5, 0, 9], out=sys.argv[2], steps=6, spares=3, workers=2, quiet=True)
 """
@@ -304,7 +304,7 @@ def test_killed_while_the_old_one_was_removed(
 ) -> None:
     out = tmp_path / "u.zarr"
     shutil.copytree(small_universe.url, out)
-    universe_module.clear(out)
+    store.clear(out)
     shutil.copytree(Path(small_universe.url) / "done", out / "done", dirs_exist_ok=True)  # it did not come that far
     with pytest.raises(StoreError):
         Universe.open(out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,7 +26,7 @@ Denoiser = Callable[[Tensor, "Tensor | int"], Tensor]
 class UNetDenoiser(nn.Module):
     """A `UNet2DModel` as a denoiser of pictures of any side: padded to what the levels need, then cropped back."""
 
-    def __init__(self, unet: nn.Module, multiple: int) -> None:
+    def __init__(self, unet: Any, multiple: int) -> None:
         """`multiple`: sides are padded to a multiple of this, see `UNetConfig.multiple`."""
         super().__init__()
         self.unet = unet
@@ -38,7 +39,8 @@ class UNetDenoiser(nn.Module):
         return super().train(mode)
 
     def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
-        """Predicted noise, same shape and dtype as `x` (B, C, H, W)."""
+        """Predicted noise, same shape and dtype as `x` (B, C, H, W); computed in the weights' dtype."""
+        given, x = x.dtype, x.to(self.unet.conv_in.weight.dtype)
         height, width = x.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
         if any(pad):
@@ -49,7 +51,7 @@ class UNetDenoiser(nn.Module):
             predicted = self.fast(x, t)
         else:
             predicted = self.unet(x, t, return_dict=False)[0]
-        return predicted[..., :height, :width]
+        return predicted[..., :height, :width].to(given)
 
 
 class IdealDenoiser(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ class Ensemble:
                 A kernel's sums may depend on the batch's size; a fixed size keeps each row's bits the same whatever
                 it is computed together with.
         """
-        self.components = list(components)
+        self.components = components
         n = len(self.components)
         self.alive = np.ones(n, bool) if alive is None else np.asarray(alive, bool)
         if self.alive.shape[-1] != n:
@@ -43,15 +43,25 @@ class Ensemble:
 
     def __call__(self, x: Tensor, t: Tensor | int) -> Tensor:
         """Predicted noise, like `x` (rows, C, H, W)."""
+
+        def predict(component: nn.Module, index: Tensor) -> Tensor:
+            return self._forward(component, x[index], t[index] if isinstance(t, Tensor) and t.ndim else t)
+
+        return self._mean(x, predict)
+
+    def shared(self, x: Tensor, t: Tensor | int) -> Tensor:
+        """As `__call__` on `x` repeated for all rows (row r is x[r % len(x)]), each component predicting `x` once."""
+        rows = x.repeat(len(self.alive) // len(x), 1, 1, 1)
+        return self._mean(rows, lambda component, index: self._forward(component, x, t)[index % len(x)])
+
+    def _mean(self, x: Tensor, predict: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+        """Mean over survivors of `predict(component, indices of the rows it survives in)`, added in their order."""
         alive = np.broadcast_to(self.alive, (len(x), len(self.components)))
         total = torch.zeros_like(x)
-        for component, rows in zip(self.components, alive.T, strict=True):
-            if rows.all():
-                total += self._forward(component, x, t)
-            elif rows.any():
+        for number, rows in enumerate(alive.T):
+            if rows.any():
                 index = torch.from_numpy(np.flatnonzero(rows)).to(x.device)
-                own_t = t[index] if isinstance(t, Tensor) and t.ndim else t
-                total[index] += self._forward(component, x[index], own_t)
+                total[index] += predict(self.components[number], index)  # not kept: it may be one of many too large
         counts = torch.from_numpy(alive.sum(1)).to(x.device, x.dtype)
         return total / counts[:, None, None, None]
 
@@ -68,3 +78,24 @@ class Ensemble:
             for k in range(0, len(x), self.batch)
         ]
         return torch.cat(parts)[:count]
+
+
+class Streamed(Sequence[nn.Module]):
+    """Components of which at most `resident` are in memory at once; the others are read whenever they are asked for.
+
+    An ensemble asks for all of them in the same order at every step. For such a cycle it is best to keep the first ones
+    for good and to read each of the others anew: keeping those used last would read all of them every time.
+    """
+
+    def __init__(self, load: Callable[[int], nn.Module], count: int, resident: int) -> None:
+        """`load(index)` reads a component."""
+        self.load, self.number = load, count
+        self.kept = {index: load(index) for index in range(min(resident - 1, count))}
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: int) -> nn.Module:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if not 0 <= index < self.number:
+            raise IndexError(index)
+        return self.kept[index] if index in self.kept else self.load(index)

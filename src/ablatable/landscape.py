@@ -27,10 +27,13 @@ from .universe import Block, Universe, UniverseSettings
 from .workers import Pool, default_workers
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .ensemble import Ensemble
     from .schedule import Schedule
 
-BATCH = 8  # rows a component sees at once: as fast as more, and the last one of a block is filled up with fewer
+# rows a component sees at once: as fast as more, and the last one of a block is filled up with fewer
+BATCH = {"fp32": 8, "bf16": 16}
 BLOCK_SAMPLES = 16  # samples a block holds at most
 BLOCK_ROWS = (128, 1024)  # pictures a block holds: enough to fill batches, few enough to share out and to lose
 BLOCKS = 16  # as many blocks as this, within those bounds
@@ -45,6 +48,7 @@ class BlockTask:
     universe: str
     block: Block
     device: str
+    max_resident: int | None = None
 
 
 def draw(
@@ -76,48 +80,71 @@ def draw(
 
     alive = np.repeat(~ablations, len(seeds), axis=0)  # row (a, s) at a * samples + s
     noise = Trajectories(seeds, shape, repeat=len(ablations), device=device)
+    ablated, started = ensemble.ablate(alive), False
+
+    def denoiser(x: Tensor, t: Tensor | int) -> Tensor:
+        nonlocal started
+        if started:
+            return ablated(x, t)
+        started = True  # all ablations of a sample start from the same noise, so each component sees it once
+        return ablated.shared(x[: len(seeds)], t)
+
     with torch.inference_mode():
-        x = sample(ensemble.ablate(alive), noise, schedule=schedule, sampler=sampler, steps=steps, on_step=on_step)
+        x = sample(denoiser, noise, schedule=schedule, sampler=sampler, steps=steps, on_step=on_step)
     pictures = np.moveaxis(to_images(x.cpu()), -1, -3)
     return pictures.reshape(len(ablations), len(seeds), *shape)
 
 
 @lru_cache(maxsize=1)
-def _loaded(run: str, run_sha256: str, batch: int, device: str) -> tuple[Run, Ensemble]:
+def _loaded(
+    run: str, run_sha256: str, batch: int, precision: str, device: str, max_resident: int | None
+) -> tuple[Run, Ensemble]:
     """A worker loads a run's components once."""
     opened = Run(run)
     if opened.digest != run_sha256:
         raise SettingsError(f"{run} changed while its universe was being enumerated; give the same command again")
-    ensemble = opened.ensemble(batch=batch)
-    for component in ensemble.components:
-        component.to(device)
-    return opened, ensemble
+    return opened, opened.ensemble(batch=batch, precision=precision, device=device, max_resident=max_resident)
 
 
 def compute_block(task: BlockTask, report: Callable[[dict], None]) -> None:
-    """Draw one block and store it."""
+    """Draw one block, or what is missing of it since the universe grew, and store it."""
     from .fitting import one_thread
 
-    universe = Universe.open(task.universe, partial=True)
+    universe, block = Universe.open(task.universe, partial=True), task.block
     settings = universe.settings
-    run, ensemble = _loaded(task.run, task.run_sha256, settings.batch, task.device)
-    words = Code.from_words(list(settings.words), allow_dummy=True).matrix
-    ablations = (
-        words[slice(*task.block.ablations)] if task.block.ablations else np.zeros((1, run.code.components), bool)
+    run, ensemble = _loaded(
+        task.run, task.run_sha256, settings.batch, settings.precision, task.device, task.max_resident
     )
-    with one_thread():
-        pictures = draw(
-            ensemble,
-            ablations,
-            settings.seeds[slice(*task.block.samples)],
-            shape=settings.shape,
-            schedule=run.recipe.schedule,
-            sampler=settings.sampler,
-            steps=settings.steps,
-            device=task.device,
-            on_step=lambda step: report({"step": step}),
-        )
-    universe.write(task.block, delivered(pictures, settings.threshold))
+    words = Code.from_words(list(settings.words), allow_dummy=True).matrix
+    (first_a, last_a), (first_s, last_s) = block.ablations or (0, 1), block.samples
+    pictures = np.empty((last_a - first_a, last_s - first_s, *settings.shape), np.uint8)
+    done, rest = 0, [block]
+    if present := universe.part(block):
+        part, drawn = present
+        pictures[: drawn.shape[0], : drawn.shape[1]] = drawn
+        done, rest = part.rows, block.beyond(part)
+    for piece in rest:
+        ablations = words[slice(*piece.ablations)] if piece.ablations else np.zeros((1, run.code.components), bool)
+
+        def on_step(step: int, piece: Block = piece, done: int = done) -> None:
+            report({"rows": done + piece.rows * step / settings.steps, "step": step})
+
+        with one_thread():
+            drawn = draw(
+                ensemble,
+                ablations,
+                settings.seeds[slice(*piece.samples)],
+                shape=settings.shape,
+                schedule=run.recipe.schedule,
+                sampler=settings.sampler,
+                steps=settings.steps,
+                device=task.device,
+                on_step=on_step,
+            )
+        rows = slice(None) if piece.ablations is None else slice(piece.ablations[0] - first_a, None)
+        pictures[rows, piece.samples[0] - first_s :][: len(drawn)] = drawn
+        done += piece.rows
+    universe.write(block, delivered(pictures, settings.threshold))
 
 
 def enumerate_universe(
@@ -125,12 +152,15 @@ def enumerate_universe(
     seeds: Iterable[int],
     *,
     out: str | Path,
+    units: Iterable[str] | None = None,
     sampler: str = "ddpm",
     steps: int = 50,
     spares: int = 0,
     threshold: int | None = None,
+    precision: str = "fp32",
     workers: int | None = None,
     device: str = "auto",
+    max_resident: int | None = None,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Universe:
@@ -139,14 +169,18 @@ def enumerate_universe(
     Args:
         run: a complete run.
         seeds: one sample each.
-        out: the universe's folder or object-store URL. If it holds the same universe, unfinished, only what is
-            missing or damaged is computed.
+        out: the universe's folder or object-store URL. If it holds this universe, unfinished or with fewer seeds,
+            units or spares, only what is missing or damaged is computed.
+        units: ids of the units to remove, one at a time; None = all. The universe then knows only these.
         sampler: `ddpm`, `ddim` or `dpmsolver++`.
         steps: sampling steps.
         spares: how many spare codewords to ablate as well: the null distribution of losing as many components.
         threshold: deliver pictures in pure black and white: 8-bit levels from this one (1 to 255) up are white.
+        precision: `fp32`, or `bf16` for forward passes in bfloat16; see `precision_error` for what that changes.
         workers: processes (each single-threaded); None = one per core; 0 = in this process.
         device: `auto`, `cpu`, `cuda` or `cuda:k`.
+        max_resident: how many components a worker keeps in memory; None = all. The others are read when they are
+            needed, once a step. Pictures do not depend on it.
         overwrite: start anew over what is there.
         quiet: no progress display.
 
@@ -158,30 +192,55 @@ def enumerate_universe(
     from .sampling import check_sampler, parse_seeds
 
     opened, device = Run(run), resolve_device(device)
+    if max_resident is not None and max_resident < 1:
+        raise SettingsError(f"max_resident is {max_resident}; a worker needs at least 1 component in memory")
     check_sampler(sampler, opened.recipe.schedule, steps)
     settings = plan_universe(
-        opened, parse_seeds(list(seeds)), sampler=sampler, steps=steps, spares=spares, threshold=threshold
+        opened,
+        parse_seeds(list(seeds)),
+        units=units,
+        sampler=sampler,
+        steps=steps,
+        spares=spares,
+        threshold=threshold,
+        precision=precision,
     )
     with exclusive(out, "universe"):
         universe = Universe.begin(out, settings, opened.units, overwrite=overwrite)
         todo = [block for block in universe.blocks() if not universe.has(block)]
         if todo:
-            tasks = [BlockTask(str(Path(run).resolve()), opened.digest, str(out), block, device) for block in todo]
+            folder = str(Path(run).resolve())
+            tasks = [BlockTask(folder, opened.digest, str(out), block, device, max_resident) for block in todo]
             _compute(universe, tasks, default_workers() if workers is None else workers, quiet)
     return Universe.open(out)
 
 
 def plan_universe(
-    run: Run, seeds: list[int], *, sampler: str, steps: int, spares: int = 0, threshold: int | None = None
+    run: Run,
+    seeds: list[int],
+    *,
+    units: Iterable[str] | None = None,
+    sampler: str,
+    steps: int,
+    spares: int = 0,
+    threshold: int | None = None,
+    precision: str = "fp32",
 ) -> UniverseSettings:
     """What a universe of a run is to hold, before anything is computed."""
     check_threshold(threshold)
-    words, ablation = run.code.ablations()
+    if precision not in BATCH:
+        raise SettingsError(f"no precision '{precision}'; there are {', '.join(BATCH)}")
+    if precision != "fp32" and run.recipe.component.kind == "ideal":
+        raise SettingsError("ideal components have the precision of their recipe; leave --precision out")
+    rows = run.rows(list(dict.fromkeys(units))) if units is not None else list(range(len(run.ids)))
+    if not rows:
+        raise SettingsError("no units are named; name one or more, or none for all of them")
+    words, ablation = run.code.select(rows).ablations()
     if spares:
         words = np.concatenate([words, run.code.spares(spares, seed=run.seed)])
     block_samples = min(BLOCK_SAMPLES, len(seeds))
-    rows = int(np.clip(len(words) * len(seeds) // BLOCKS, *BLOCK_ROWS))
-    pieces = -(-len(words) // max(1, rows // block_samples))
+    pictures = int(np.clip(len(words) * len(seeds) // BLOCKS, *BLOCK_ROWS))
+    pieces = -(-len(words) // max(1, pictures // block_samples))
     return UniverseSettings(
         run_sha256=run.digest,
         shape=run.shape,
@@ -189,11 +248,12 @@ def plan_universe(
         sampler=sampler,
         steps=steps,
         threshold=threshold,
-        batch=BATCH,
+        precision=precision,
+        batch=BATCH[precision],
         block=(-(-len(words) // pieces), block_samples),  # even pieces, so that workers finish together
         seeds=tuple(seeds),
-        units=run.ids,
-        digests=run.digests,
+        units=tuple(run.ids[row] for row in rows),
+        digests=tuple(run.digests[row] for row in rows),
         words=tuple(Code(words, allow_dummy=True).words()),
         ablation=tuple(int(row) for row in ablation),
         spares=tuple(range(len(words) - spares, len(words))),
@@ -214,7 +274,7 @@ def _compute(universe: Universe, tasks: list[BlockTask], workers: int, quiet: bo
                 display.update(
                     number,
                     f"block {block.name}",
-                    block.rows * event["step"] / steps,
+                    event["rows"],
                     block.rows,
                     f"step {event['step']}/{steps}",
                 )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,22 +23,20 @@ LOCK_FILES = {LOCK, HOLDER}
 def exclusive(place: Path | str, what: str) -> Iterator[None]:
     """Hold a folder's lock, or say who does. The operating system frees it when we die, however we die.
 
-    A URL (`s3://...`) has no lock to offer: there, blocks are still written whole, and two writers of the same
-    settings write the same bytes.
+    A URL (`s3://...`) has no lock to offer, so its lock is on this machine and keeps out this machine's other
+    processes. Two machines are not kept apart: blocks are still written whole, and two writers of the same settings
+    write the same bytes.
     """
     from filelock import FileLock, Timeout
 
-    if "://" in str(place):
-        yield
-        return
-    folder = Path(place)
+    folder = Path(place) if "://" not in str(place) else _stand_in(str(place))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock, holder = FileLock(folder / LOCK), folder / HOLDER
         lock.acquire(timeout=0)
     except Timeout:
         raise StoreError(
-            f"the {what} {folder} is being written by {_who(folder / HOLDER)}; wait for it or stop it"
+            f"the {what} {place} is being written by {_who(folder / HOLDER)}; wait for it or stop it"
         ) from None
     except OSError as error:
         raise SettingsError(f"cannot write in {folder}: {error.strerror}; choose a place that is writable") from error
@@ -45,6 +46,12 @@ def exclusive(place: Path | str, what: str) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _stand_in(url: str) -> Path:
+    return (
+        Path(tempfile.gettempdir()) / f"ablatable-{getpass.getuser()}" / hashlib.sha256(url.encode()).hexdigest()[:32]
+    )
 
 
 def _who(holder: Path) -> str:

@@ -66,7 +66,7 @@ class AblatablePipeline(DiffusionPipeline):
     @property
     def components(self) -> list[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The denoisers, each a map (x_t, t) -> predicted noise."""
-        return self._ensemble.components
+        return list(self._ensemble.components)
 
     @property
     def device(self) -> torch.device:

@@ -96,12 +96,12 @@ class Run:
         """Where the component of the code's column `index` is."""
         return component_folder(self.path, self.present[index])
 
-    def load_component(self, index: int) -> nn.Module:
-        """Component `index`, ready to predict; `StoreError` if a file of it is missing or not that of the manifest."""
+    def load_component(self, index: int, *, verify: bool = True) -> nn.Module:
+        """Component `index`, ready to predict; `StoreError` if a file of it is missing or (`verify`) damaged."""
         from .component import load_component
 
         folder = self.component_folder(index)
-        for name, digest in self.manifest["files_sha256"].items():
+        for name, digest in self.manifest["files_sha256"].items() if verify else ():
             path = self.path / name
             if path.parent == folder and (not path.exists() or file_hash(path) != digest):
                 raise StoreError(
@@ -110,11 +110,37 @@ class Run:
                 )
         return load_component(folder, self.recipe.component, self.recipe.schedule)
 
-    def ensemble(self, *, batch: int | None = None) -> Ensemble:
-        """All components that are present, as one denoiser."""
-        from .ensemble import Ensemble
+    def ensemble(
+        self,
+        *,
+        batch: int | None = None,
+        precision: str = "fp32",
+        device: str = "cpu",
+        max_resident: int | None = None,
+    ) -> Ensemble:
+        """All components that are present, as one denoiser.
 
-        return Ensemble([self.load_component(i) for i in range(self.code.components)], batch=batch)
+        Args:
+            batch: see `Ensemble`.
+            precision: `fp32`, or `bf16` for weights and forward passes in bfloat16; sums and samplers stay in float32.
+            device: where the components are put.
+            max_resident: how many components are kept in memory at once; None = all.
+        """
+        import torch
+
+        from .ensemble import Ensemble, Streamed
+
+        seen: set[int] = set()
+
+        def load(index: int) -> nn.Module:
+            component = self.load_component(index, verify=index not in seen).to(device)
+            seen.add(index)
+            return component.to(torch.bfloat16) if precision == "bf16" else component
+
+        count = self.code.components
+        if max_resident is not None and max_resident < count:
+            return Ensemble(Streamed(load, count, max_resident), batch=batch)
+        return Ensemble([load(index) for index in range(count)], batch=batch)
 
     def copy_to(self, folder: str | Path) -> None:
         """Copy the run to a new or empty folder; `SettingsError` if something is there."""

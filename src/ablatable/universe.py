@@ -1,17 +1,17 @@
 """A universe on disk: factual samples and the counterfactual of every ablation, in a checksummed Zarr v3 group.
 
 Its arrays are written a block at a time (`block` = ablations x samples), one writer a block. A block that is finished
-has a marker beside the arrays, with the hash of every object it wrote: what has no marker, or does not match it, is
-computed again and never served.
+has a marker beside the arrays, with its extent and the hash of every object it wrote: what has no marker, or does not
+match it, is computed again and never served.
+
+A universe grows at its ends: new seeds and new units' ablations come after what is there, which stays where it is.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,8 +25,8 @@ from zarr.storage import ObjectStore
 from .distance import native_to_scaled, radius
 from .errors import DataError, SettingsError, StoreError
 from .files import json_hash, writing
-from .lock import LOCK_FILES
 from .settings import compare_settings, environment
+from .store import NothingAssumed, clear, delete, object_hash, open_store, paths, read, state_of, sweep
 from .units import Units
 from .workers import chunks
 
@@ -49,7 +49,7 @@ class UniverseSettings(BaseModel):
     components: int  # 0 if imported
     sampler: str
     steps: int
-    precision: str = "fp32"
+    precision: str = "fp32"  # of the components' forward passes
     threshold: int | None = None  # pictures are delivered in pure black and white: levels from here up are white
     batch: int  # rows a component sees at once
     block: tuple[int, int]  # ablations, samples
@@ -64,6 +64,51 @@ class UniverseSettings(BaseModel):
     def imported(self) -> bool:
         """Whether it came from a file (see `ctf`): then it has no run, no codewords and no noise on record."""
         return self.components == 0
+
+
+def extension(old: UniverseSettings, wanted: UniverseSettings, place: str | Path) -> UniverseSettings:
+    """What a universe of `old` settings has to become to hold all that `wanted` asks for: `old` itself, or more.
+
+    Seeds, units and spares may be added. Rows of any ablation and sample are the same bits in whichever universe they
+    are drawn, so nothing that is there needs to be drawn again.
+
+    Raises:
+        SettingsError: `wanted` lacks something that is there, or differs in anything else; both values are named.
+    """
+
+    def told(settings: UniverseSettings, contained: dict[str, bool]) -> dict:
+        derived = {"batch", "block", "words", "ablation", "digests"}
+        named = {"seeds": list(settings.seeds), "units": list(settings.units), "spares": len(settings.spares)}
+        rest = settings.model_dump(mode="json", exclude=derived | named.keys())
+        return {**rest, **{name: "" if contained[name] else value for name, value in named.items()}}
+
+    def spare_words(settings: UniverseSettings) -> set[str]:
+        return {settings.words[row] for row in settings.spares}
+
+    if old.imported or wanted.imported:
+        compare_settings(old.model_dump(mode="json"), wanted.model_dump(mode="json"), place)
+        return old
+    seeds, units, words, spares = set(old.seeds), set(old.units), set(old.words), spare_words(old)
+    contained = {
+        "seeds": seeds <= set(wanted.seeds),
+        "units": units <= set(wanted.units),
+        "spares": spares <= spare_words(wanted),
+    }
+    compare_settings(told(old, contained), told(wanted, contained), place)
+    all_words = (*old.words, *(word for word in wanted.words if word not in words))
+    row = {word: number for number, word in enumerate(all_words)}
+    fresh = [k for k, unit in enumerate(wanted.units) if unit not in units]
+    new_spares = [word for k in wanted.spares if (word := wanted.words[k]) not in spares]
+    return old.model_copy(
+        update={
+            "seeds": (*old.seeds, *(seed for seed in wanted.seeds if seed not in seeds)),
+            "units": (*old.units, *(wanted.units[k] for k in fresh)),
+            "digests": (*old.digests, *(wanted.digests[k] for k in fresh)),
+            "words": all_words,
+            "ablation": (*old.ablation, *(row[wanted.words[wanted.ablation[k]]] for k in fresh)),
+            "spares": (*old.spares, *(row[word] for word in new_spares)),
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -85,6 +130,15 @@ class Block:
         first, last = self.ablations or (0, 1)
         return (last - first) * (self.samples[1] - self.samples[0])
 
+    def beyond(self, part: Block) -> list[Block]:
+        """What this block holds and `part` does not, which starts where it does: the rest of its rows and columns."""
+        rest = []
+        if part.samples[1] < self.samples[1]:
+            rest.append(Block((part.samples[1], self.samples[1]), part.ablations))
+        if self.ablations and part.ablations and part.ablations[1] < self.ablations[1]:
+            rest.append(Block(self.samples, (part.ablations[1], self.ablations[1])))
+        return rest
+
 
 class Universe:
     """A universe; open a finished one with `Universe.open`.
@@ -100,7 +154,7 @@ class Universe:
         """For `open` and `create`."""
         self.url, self.settings, self.store = str(url), settings, store
         self.group = zarr.open_group(ObjectStore(store), mode="r+")
-        self.reading = zarr.open_group(_NothingAssumed(store, read_only=True), mode="r")
+        self.reading = zarr.open_group(NothingAssumed(store, read_only=True), mode="r")
         self.units, self.seeds = settings.units, settings.seeds
         self._row = {unit: row for row, unit in enumerate(settings.units)}
 
@@ -110,7 +164,7 @@ class Universe:
     def create(
         cls, url: str | Path, settings: UniverseSettings, training: Units, environment: dict[str, str]
     ) -> Universe:
-        """Lay out an empty universe. Its settings are written last: with them, all arrays are there."""
+        """Lay out an empty universe, or make room in one for its `extension`. Settings are written last."""
         store = open_store(url)
         with writing(url):
             _lay_out(store, settings, training, environment)
@@ -120,7 +174,12 @@ class Universe:
     def begin(
         cls, url: str | Path, settings: UniverseSettings, training: Callable[[], Units], *, overwrite: bool = False
     ) -> Universe:
-        """Go on with the universe of these settings that is there, or lay out an empty one.
+        """Go on with the universe of these settings that is there, extending it if need be, or lay out an empty one.
+
+        Args:
+            settings: what the universe is to hold.
+            training: gives the training data, those units and perhaps others.
+            overwrite: start anew over a universe that is there.
 
         Raises:
             SettingsError: what is there was made with other settings (both values are named), or is no universe.
@@ -134,11 +193,12 @@ class Universe:
                 )
             case "universe" if not overwrite:
                 universe = cls.open(url, partial=True)
-                compare_settings(universe.settings.model_dump(mode="json"), settings.model_dump(mode="json"), url)
-                return universe
+                settings = extension(universe.settings, settings, url)
+                if settings == universe.settings and universe.fits():
+                    return universe
             case "universe" | "begun":
                 clear(url)
-        return cls.create(url, settings, training(), environment())
+        return cls.create(url, settings, training().select(settings.units), environment())
 
     @classmethod
     def open(cls, url: str | Path, *, partial: bool = False) -> Universe:
@@ -163,6 +223,10 @@ class Universe:
             ) from error
         universe = cls(url, settings, store)
         if not partial:
+            if not universe.fits():
+                raise StoreError(
+                    f"{url} was being extended when that stopped; give that 'ablatable universe' command again"
+                )
             blocks = list(universe.blocks())
             missing = [block for block in blocks if not universe.has(block, verify=False)]
             if missing:
@@ -181,6 +245,13 @@ class Universe:
         yield from (Block(s) for s in samples)
         yield from (Block(s, a) for a in chunks(len(self.settings.words), block_a) for s in samples)
 
+    def fits(self) -> bool:
+        """Whether the arrays are as large as the settings say; they are not after an extension that was interrupted."""
+        counts = (len(self.settings.words), len(self.seeds))
+        arrays = {"factual": counts[1:], "counterfactual": counts, "distance/euclidean": counts}
+        sizes = all(_array_of(self.reading, name).shape[: len(size)] == size for name, size in arrays.items())
+        return sizes and int(self._get("training/owner", -1)) == len(self.units) - 1
+
     def write(self, block: Block, pictures: np.ndarray) -> None:
         """Store a block's pictures, uint8 (ablations, samples, C, H, W), and their distances; then its marker."""
         from .distance import euclidean
@@ -188,7 +259,7 @@ class Universe:
         with writing(self.url):
             first, last = block.samples
             for key in self._keys(block):
-                _delete(self.store, key)  # what is there may be torn, and Zarr would try to read it first
+                delete(self.store, key)  # what is there may be torn, and Zarr would try to read it first
             if block.ablations is None:
                 self._set("factual", slice(first, last), pictures[0])
             else:
@@ -196,21 +267,35 @@ class Universe:
                 factual = self._get("factual", slice(first, last))
                 self._set("counterfactual", (rows, slice(first, last)), pictures)
                 self._set("distance/euclidean", (rows, slice(first, last)), euclidean(pictures, factual))
-            hashes = {key: _hash(self.store, key) for key in self._keys(block)}
-            self.store.put(f"done/{block.name}.json", json.dumps({"rows": block.rows, "sha256": hashes}).encode())
+            hashes = {key: object_hash(self.store, key) for key in self._keys(block)}
+            self.store.put(f"done/{block.name}.json", json.dumps({**asdict(block), "sha256": hashes}).encode())
 
     def has(self, block: Block, *, verify: bool = True) -> bool:
         """Whether a block is finished; with `verify`, whether its bytes are still those that were written."""
+        return self._marked(block, verify) == block
+
+    def part(self, block: Block) -> tuple[Block, np.ndarray] | None:
+        """The part of a block that was finished before the universe grew, and its pictures as `write` takes them."""
+        part = self._marked(block, verify=True)
+        if part is None:
+            return None
+        samples = slice(*part.samples)
+        if part.ablations is None:
+            return part, self._get("factual", samples)[None]
+        return part, self._get("counterfactual", (slice(*part.ablations), samples))
+
+    def _marked(self, block: Block, verify: bool) -> Block | None:
+        """The extent that a block's marker vouches for, if what it vouches for is there."""
         try:
-            marker = json.loads(_bytes(self.store, f"done/{block.name}.json"))
-            hashes = marker["sha256"]
-            if marker["rows"] != block.rows or set(hashes) != set(self._keys(block)):
-                return False
-            if not verify:
-                return all(self.store.head(key) for key in hashes)
-            return all(_hash(self.store, key) == digest for key, digest in hashes.items())
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return False
+            marker = json.loads(read(self.store, f"done/{block.name}.json"))
+            hashes, ablations = marker["sha256"], marker["ablations"]
+            part = Block(tuple(marker["samples"]), ablations and tuple(ablations))
+            if part.name != block.name or set(hashes) != set(self._keys(block)):
+                return None
+            sound = (self.store.head(k) if not verify else object_hash(self.store, k) == h for k, h in hashes.items())
+            return part if all(sound) else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     def _keys(self, block: Block) -> list[str]:
         """The objects a block consists of."""
@@ -223,7 +308,7 @@ class Universe:
 
     def _get(self, name: str, where: Any) -> np.ndarray:
         try:
-            return np.asarray(self.reading[name][where])  # pyright: ignore[reportIndexIssue]
+            return np.asarray(_array_of(self.reading, name)[where])
         except Exception as error:  # codecs raise many kinds for damaged bytes
             raise StoreError(
                 f"{self.url}: '{name}' cannot be read ({error}); run 'ablatable check {self.url}', "
@@ -231,9 +316,7 @@ class Universe:
             ) from error
 
     def _set(self, name: str, where: Any, values: np.ndarray) -> None:
-        # what an array was created with in this respect is not stored with it; all-black pictures are written too
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            self.group[name][where] = values  # pyright: ignore[reportIndexIssue]
+        _fill(self.group, name, where, values)
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -327,7 +410,7 @@ def check_universe(url: str | Path) -> list[str]:
     wrong, laid_out = [], cast("dict[str, str]", universe.reading.attrs["laid_out"])
     for path, digest in laid_out.items():
         try:
-            if _hash(universe.store, path) != digest:
+            if object_hash(universe.store, path) != digest:
                 wrong.append(f"{url}: {path} does not have the hash it was written with")
         except FileNotFoundError:
             wrong.append(f"{url}: {path} is missing")
@@ -343,78 +426,6 @@ def check_universe(url: str | Path) -> list[str]:
     except (StoreError, DataError) as error:
         wrong.append(str(error))
     return wrong
-
-
-class _NothingAssumed(ObjectStore[Any]):
-    """A store in which a missing or empty chunk is an error. To Zarr it would be a black picture that nobody drew."""
-
-    async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
-        value = await super().get(key, *arguments, **options)
-        if "/c/" in key and (value is None or len(value) == 0):
-            raise FileNotFoundError(f"{key} is missing or empty")
-        return value
-
-
-_MEMORY: dict[str, Any] = {}
-
-
-def open_store(url: str | Path, *, create: bool = True) -> Any:
-    """An obstore store for a local path or an object-store URL (s3://, gs://, az://; memory:// within one process)."""
-    import obstore.store as stores
-
-    text = str(url)
-    if text.startswith("memory://"):
-        return _MEMORY.setdefault(text, stores.MemoryStore())
-    if "://" in text:
-        return stores.from_url(text)
-    path = Path(text).resolve()
-    if not create and not path.is_dir():
-        raise StoreError(f"there is no universe at {url}; make one with 'ablatable universe RUN --out {url}'")
-    try:
-        return stores.LocalStore(path, mkdir=create)
-    except Exception as error:
-        raise StoreError(f"cannot create {url} ({error}); choose a place that is writable") from error
-
-
-def state_of(url: str | Path) -> str:
-    """What is at a place: `nothing`, a `universe`, one that is `begun` (not laid out yet), or `other` files."""
-    store = open_store(url)
-    paths = _paths(store)
-    if not paths:
-        return "nothing"
-    try:
-        attributes = json.loads(_bytes(store, "zarr.json"))["attributes"]
-        return "begun" if attributes["ablatable"] is None else "universe"
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return "other"
-
-
-def clear(url: str | Path) -> None:
-    """Remove a universe's objects but for its root, which from now on says that it is only begun."""
-    store = open_store(url)
-    zarr.open_group(ObjectStore(store), mode="r+").attrs.put({"ablatable": None})
-    store.delete([path for path in _paths(store) if path != "zarr.json"])
-
-
-def sweep(url: str | Path) -> None:
-    """Remove the files, on a local disk, that killed writers left; the store itself neither lists nor reads them."""
-    if "://" not in str(url):
-        for aside in Path(url).rglob("*#*"):
-            if aside.name.rpartition("#")[2].isdecimal():
-                aside.unlink(missing_ok=True)
-
-
-def _paths(store: Any) -> list[str]:
-    """Every object there is, but for a lock's."""
-    return [path for page in store.list() for item in page if (path := str(item["path"])) not in LOCK_FILES]
-
-
-def _bytes(store: Any, path: str) -> bytes:
-    return bytes(store.get(path).bytes())
-
-
-def _hash(store: Any, path: str) -> str:
-    return hashlib.sha256(_bytes(store, path)).hexdigest()
 
 
 def _lay_out(store: Any, settings: UniverseSettings, training: Units, environment: dict[str, str]) -> None:
@@ -437,11 +448,18 @@ def _lay_out(store: Any, settings: UniverseSettings, training: Units, environmen
     )
     _array(group, "distance/euclidean", (len(settings.words), samples), "float32", (block_a, block_s))
     pixels = np.moveaxis(training.images, -1, 1)
-    _array(group, "training/images", pixels.shape, "uint8", (min(len(pixels), 256), *picture))[:] = pixels
-    _array(group, "training/owner", training.owner.shape, "int64", (len(training.owner),))[:] = training.owner
-    laid_out = {path: _hash(store, path) for path in sorted(_paths(store)) if path != "zarr.json"}
+    _array(group, "training/images", pixels.shape, "uint8", (min(len(pixels), 256), *picture))
+    _fill(group, "training/images", slice(None), pixels)
+    _array(group, "training/owner", training.owner.shape, "int64", (len(training.owner),))
+    _fill(group, "training/owner", slice(None), training.owner)
+    fixed = (p for p in paths(store) if p != "zarr.json" and (p.endswith("/zarr.json") or p.startswith("training/")))
+    laid_out = {path: object_hash(store, path) for path in sorted(fixed)}
     values = {"ablatable": settings.model_dump(mode="json"), "environment": environment, "laid_out": laid_out}
     group.attrs.update({**values, "sha256": json_hash(values)})
+
+
+def _array_of(group: zarr.Group, name: str) -> zarr.Array:
+    return cast("zarr.Array", group[name])
 
 
 def _array(
@@ -451,8 +469,11 @@ def _array(
     dtype: str,
     chunks: Sequence[int],
     shards: Sequence[int] | None = None,
-) -> zarr.Array:
-    return group.create_array(
+) -> None:
+    if name in group:
+        _array_of(group, name).resize(tuple(shape))
+        return
+    group.create_array(
         name,
         shape=tuple(shape),
         dtype=dtype,
@@ -461,13 +482,13 @@ def _array(
         serializer=BytesCodec(),
         compressors=[ZstdCodec(level=3), Crc32cCodec()],
         fill_value=0,
-        config={"write_empty_chunks": True},  # an all-black picture is a result, not an absence
     )
 
 
-def _delete(store: Any, key: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        store.delete(key)
+def _fill(group: zarr.Group, name: str, where: Any, values: np.ndarray) -> None:
+    """Write, zeros too: an all-black picture is a result, not an absence."""
+    with zarr.config.set({"array.write_empty_chunks": True}):  # read when the array is opened, and not stored with it
+        _array_of(group, name)[where] = values
 
 
 def _channels_last(pictures: np.ndarray) -> np.ndarray:

@@ -169,14 +169,21 @@ def universe(
     run: RunPath,
     out: Annotated[str, typer.Option(help="where it goes; if it holds this universe unfinished, work goes on")],
     seeds: Seeds = "0-7",
+    unit: Annotated[
+        list[str] | None, typer.Option(help="enumerate only this unit; may be given several times; all if not given")
+    ] = None,
     sampler: Sampler = "ddpm",
     steps: SamplingSteps = 50,
     spares: Annotated[int, typer.Option(min=0, help="spare codewords to ablate as well")] = 0,
     threshold: Annotated[
         int | None, typer.Option(help="black and white: levels from this one, 1 to 255, up are white")
     ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16: sooner, and about a grey level off")] = "fp32",
     workers: Workers = None,
     device: Device = "auto",
+    max_resident: Annotated[
+        int | None, typer.Option(min=1, help="components a worker keeps in memory; all if not given")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -188,12 +195,15 @@ def universe(
         run,
         parse_seeds(seeds),
         out=out,
+        units=unit,
         sampler=sampler,
         steps=steps,
         spares=spares,
         threshold=threshold,
+        precision=precision,
         workers=workers,
         device=device,
+        max_resident=max_resident,
         overwrite=overwrite,
     )
     told = {

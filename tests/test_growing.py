@@ -1,0 +1,215 @@
+"""A universe that grows, in bfloat16, or with few components in memory: the same pictures, and only what is missing."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+
+import ablatable as ab
+from ablatable import landscape
+from ablatable import universe as universe_module
+from ablatable.errors import AblatableError, SettingsError, StoreError
+from ablatable.universe import Universe, check_universe
+
+SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[int, ...]]]:
+    """What was drawn from now on: (how many ablations, of which seeds) a call."""
+    calls, draw = [], landscape.draw
+
+    def watched(ensemble, ablations, seeds, **options):
+        calls.append((len(ablations), tuple(seeds)))
+        return draw(ensemble, ablations, seeds, **options)
+
+    monkeypatch.setattr(landscape, "draw", watched)
+    return calls
+
+
+def grow(run: ab.Run, out: Path, **options: object) -> Universe:
+    settings = {"seeds": SEEDS, "steps": STEPS, "spares": SPARES, "workers": 0, "quiet": True, **options}
+    return ab.enumerate_universe(run.path, out=out, **settings)  # pyright: ignore[reportArgumentType]
+
+
+def same(grown: Universe, whole: Universe) -> None:
+    """Every picture and distance of `whole`, found in `grown` by unit, seed and word."""
+    columns = [grown.seeds.index(seed) for seed in whole.seeds]
+    assert sorted(grown.units) == sorted(whole.units) and sorted(grown.seeds) == sorted(whole.seeds)
+    assert np.array_equal(grown.factual[columns], whole.factual)
+    for unit in whole.units:
+        assert np.array_equal(grown.counterfactual(unit)[columns], whole.counterfactual(unit))
+        here, there = grown.units.index(unit), whole.units.index(unit)
+        assert np.array_equal(grown.distances()[here, columns], whole.distances()[there])
+        assert np.array_equal(grown.training_images(unit), whole.training_images(unit))
+    words = [grown.settings.words[row] for row in grown.settings.spares]
+    order = [words.index(whole.settings.words[row]) for row in whole.settings.spares]
+    assert np.array_equal(grown.spare_distances()[order][:, columns], whole.spare_distances())
+    assert check_universe(grown.url) == []
+
+
+FIRST = {
+    "seeds": {"seeds": [5, 0]},
+    "one seed": {"seeds": [9]},
+    "units": {"units": [f"digit-{k:04d}" for k in (7, 2, 3, 11, 0)]},
+    "spares": {"spares": 1},
+    "no spares": {"spares": 0},
+    "all of it": {"seeds": [0], "units": ["digit-0004"], "spares": 0},
+}
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_only_what_is_missing_is_drawn(
+    small, small_universe: Universe, tmp_path: Path, drawn: list, monkeypatch, first: str
+) -> None:
+    monkeypatch.setattr(landscape, "BLOCK_ROWS", (4, 4))
+    before = grow(small.run, tmp_path / "u.zarr", **FIRST[first])
+    pictures = (1 + len(before.settings.words)) * len(before.seeds)
+    assert sum(count * len(seeds) for count, seeds in drawn) == pictures
+    drawn.clear()
+    after = grow(small.run, tmp_path / "u.zarr")
+    assert sum(count * len(seeds) for count, seeds in drawn) == 16 * 3 - pictures
+    same(after, small_universe)
+    drawn.clear()
+    grow(small.run, tmp_path / "u.zarr")
+    assert not drawn
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("moment", [0, 1, 2, 3, 4, "before", "block", "marker"])
+def test_killed_while_it_grew(small, small_universe: Universe, tmp_path: Path, monkeypatch, moment: int | str) -> None:
+    out = tmp_path / "u.zarr"
+    monkeypatch.setattr(landscape, "BLOCK_ROWS", (4, 4))
+    begun = {"seeds": [5, 0], "units": [f"digit-{k:04d}" for k in range(7)], "spares": 1}
+    grow(small.run, out, **begun)
+    shutil.copytree(out, tmp_path / "before")
+    count = 0
+
+    def kill(*arguments: object, **options: object) -> None:
+        raise Killed
+
+    def array(*arguments: object, original=universe_module._array, **options: object):
+        nonlocal count
+        made, count = original(*arguments, **options), count + 1
+        if count == moment + 1:
+            raise Killed
+        return made
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if isinstance(moment, int):
+            patch.setattr(universe_module, "_array", array)
+        elif moment == "before":
+            patch.setattr(universe_module, "environment", kill)
+        elif moment == "block":
+            patch.setattr(landscape, "draw", kill)
+        else:  # the objects are written, the marker still is the old one
+            patch.setattr(universe_module, "asdict", kill)
+        grow(small.run, out)
+    if moment != "before":
+        with pytest.raises(StoreError, match=r"give that|give the same"):
+            Universe.open(out)
+        assert check_universe(out)
+    back = grow(small.run, tmp_path / "again", **begun)
+    if isinstance(moment, int) or moment == "before":  # its settings are still the old ones: so can the rest be
+        small_again = grow(small.run, shutil.copytree(out, tmp_path / "copy"), **begun)
+        same(small_again, back)
+    same(grow(small.run, out), small_universe)
+
+
+def test_what_would_shrink_or_change_is_refused(small, small_universe: Universe, tmp_path: Path) -> None:
+    out = tmp_path / "u.zarr"
+    shutil.copytree(small_universe.url, out)
+    for options, words in [
+        ({"seeds": [5, 1]}, r"seeds: \[5, 0, 9\] there, \[5, 1\] asked for"),
+        ({"units": ["digit-0003"]}, "units: .* there, .'digit-0003'. asked for"),
+        ({"spares": 2}, "spares: 3 there, 2 asked for"),
+        ({"seeds": [5, 0, 9, 1], "steps": 7}, "steps: 6 there, 7 asked for"),
+        ({"precision": "bf16"}, "precision: fp32 there, bf16 asked for"),
+    ]:
+        with pytest.raises(SettingsError, match=words):
+            grow(small.run, out, **options)
+    same(grow(small.run, out, seeds=[9, 5, 0]), small_universe)  # the same in another order
+
+
+def test_units_that_are_not_there(small, tmp_path: Path) -> None:
+    with pytest.raises(AblatableError, match="no unit 'digit-0099'"):
+        grow(small.run, tmp_path / "u.zarr", units=["digit-0099"])
+    with pytest.raises(SettingsError, match="no units are named"):
+        grow(small.run, tmp_path / "u.zarr", units=[])
+
+
+# --- few components in memory ---
+
+
+@pytest.mark.parametrize("resident", [1, 2, 5, 6, 50])
+def test_streamed_components(
+    small, small_universe: Universe, tmp_path: Path, fingerprints: Callable, monkeypatch, resident: int
+) -> None:
+    alive, most, load = weakref.WeakSet(), 0, ab.Run.load_component
+
+    def watched(self: ab.Run, index: int, **options):
+        nonlocal most
+        gc.collect()
+        component = load(self, index, **options)
+        alive.add(component)
+        most = max(most, len(alive))
+        return component
+
+    monkeypatch.setattr(ab.Run, "load_component", watched)
+    landscape._loaded.cache_clear()
+    grow(small.run, tmp_path / "u.zarr", max_resident=resident)
+    landscape._loaded.cache_clear()
+    assert fingerprints(tmp_path / "u.zarr") == fingerprints(Path(small_universe.url))
+    assert most == min(resident, 6)
+
+
+def test_none_in_memory_is_refused(small, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="at least 1"):
+        grow(small.run, tmp_path / "u.zarr", max_resident=0)
+
+
+# --- bfloat16 ---
+
+
+def test_bf16_is_the_plain_loop_in_bf16(small, small_universe: Universe, tmp_path: Path) -> None:
+    universe = grow(small.run, tmp_path / "u.zarr", precision="bf16")
+    unit = universe.units[4]
+    survivors = [
+        UNet2DModel.from_pretrained(small.run.component_folder(i)).to(torch.bfloat16).eval()
+        for i in np.flatnonzero(~small.code.matrix[4])
+    ]
+    scheduler = DDIMScheduler(clip_sample=False)
+    scheduler.set_timesteps(STEPS)
+    noise = ab.noise_trajectory(SEEDS, STEPS, (1, 8, 8))
+    x = noise[0]
+    for k, t in enumerate(scheduler.timesteps, start=1):
+        with torch.no_grad():
+            predicted = torch.stack([component(x.bfloat16(), t).sample.float() for component in survivors]).mean(0)
+        x = scheduler.step(predicted, t, x, eta=1.0, variance_noise=noise[k]).prev_sample
+    expected = np.rint(np.clip((x.numpy() + 1) * 127.5, 0, 255)).transpose(0, 2, 3, 1)
+
+    def off(pictures: np.ndarray) -> float:
+        return float(np.abs(pictures.astype(float) - expected).mean())
+
+    drawn, single = universe.counterfactual(unit), small_universe.counterfactual(unit)
+    assert universe.settings.precision == "bf16" and not np.array_equal(drawn, single)
+    assert off(drawn) < 2 and np.ptp(expected) > 100
+
+
+def test_precision_is_checked(small, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no precision 'fp8'"):
+        grow(small.run, tmp_path / "u.zarr", precision="fp8")
+    ab.train(small.units, small.code, ab.preset("ideal"), out=tmp_path / "run", workers=0, quiet=True)
+    with pytest.raises(SettingsError, match="ideal components"):
+        grow(ab.Run(tmp_path / "run"), tmp_path / "u.zarr", precision="bf16")
