@@ -1,4 +1,4 @@
-"""Commands that study the method itself: how the radius falls with the data, and which code to take."""
+"""Commands that study the method itself: against retraining, how the radius falls with the data, which code to take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Json, Workers, app, print_json, print_table, say
+from .common import Device, Json, RunPath, Sampler, SamplingSteps, Seeds, Workers, app, print_json, print_table, say
 
 study = typer.Typer(help="Studies over many ensembles; a study that was interrupted goes on.", no_args_is_help=True)
 app.add_typer(study, name="study")
@@ -46,3 +46,31 @@ def code(out: Out, config: ConfigFile = None, workers: Workers = None, as_json: 
     shown = ["components", "weight", "real_distance", "power_plain", "power_likeness", "excess_fixed", "survivors_2"]
     print_table(table.select(shown), title="Codes at equal total training cost")
     say(f"{out / 'table.csv'}, {out / 'figure.png'}")
+
+
+@app.command()
+def control(
+    run: RunPath,
+    out: Annotated[Path, typer.Option(help="folder for what is retrained; an interrupted call goes on there")],
+    units: Annotated[int, typer.Option(min=2, help="how many random units to leave out, one at a time")] = 8,
+    seeds: Seeds = "0-7",
+    sampler: Sampler = "ddpm",
+    steps: SamplingSteps = 50,
+    seed: Annotated[int, typer.Option(help="of the choice of units")] = 0,
+    workers: Workers = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train from scratch without some units, and compare with what their ablations show."""
+    from ..control import control as run_control
+    from ..sampling import parse_seeds
+
+    found = run_control(
+        run, units, parse_seeds(seeds), out=out, sampler=sampler, steps=steps, seed=seed, workers=workers, device=device
+    )
+    table = found.table()
+    if as_json:
+        print_json(table.to_dicts())
+        return
+    print_table(table, title=f"{len(found.units)} units, {len(found.seeds)} samples: largest distances")
+    say("ratio: the ablation's radius to that row's; correlation: over units, with the ablation's distances")

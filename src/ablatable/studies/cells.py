@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,13 +18,11 @@ from ..files import canonical_json, read_json, write_json
 from ..landscape import enumerate_universe
 from ..nearest import unit_distances
 from ..recipe import Recipe, SamplerName
-from ..rng import generator
 from ..settings import compare_settings
 from ..training import train
 from ..units import Units
 from ..universe import Universe
 
-BOOTSTRAP = 2000  # resamplings behind an interval
 ALPHA = 0.05  # false-positive rate at which power is stated
 
 Measured = dict[str, Any]
@@ -95,12 +93,12 @@ def make_cell(
         return read_json(result)
     began = time.monotonic()
     run = train(units, code, recipe, out=folder / "run", seed=seed, workers=workers, quiet=quiet)
-    trained, some = time.monotonic(), cast("dict[str, Any]", {} if only is None else {"units": list(only)})
+    trained = time.monotonic()
     universe = enumerate_universe(
         run.path,
         range(sampling.samples),
         out=folder / "universe.zarr",
-        **some,
+        units=only,
         sampler=sampling.sampler,
         steps=sampling.steps,
         spares=min(sampling.spares, code.spare_capacity),
@@ -140,7 +138,7 @@ def nearest_p_values(universe: Universe) -> dict[str, list[float]]:
 
 
 def largest_of(distances: np.ndarray, count: int) -> np.ndarray:
-    """The largest of `count` rows drawn at random, (N, samples) -> (samples,): its geometric mean over all such draws.
+    """The largest of `count` rows drawn at random, (N, samples) -> (samples,): its mean over all such draws.
 
     The k-th smallest of N is the largest of C(k-1, count-1) of the C(N, count) draws. So landscapes of different sizes
     compare, none winning because it takes its maximum over more.
@@ -152,16 +150,4 @@ def largest_of(distances: np.ndarray, count: int) -> np.ndarray:
     for k in range(total, 0, -1):
         weights[k - 1] = weight
         weight *= max(0, k - count) / max(1, k - 1)
-    reached = weights > 0
-    with np.errstate(divide="ignore"):
-        return np.exp(weights[reached] @ np.log(ordered[reached]))
-
-
-def interval(
-    statistic: Callable[[np.ndarray], float], count: int, *, level: float = 0.95, key: str = "bootstrap"
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of `statistic(rows)`, rows drawn with replacement from 0 .. count - 1."""
-    draws = generator(key, count).integers(count, size=(BOOTSTRAP, count))
-    values = np.array([statistic(rows) for rows in draws])
-    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return weights @ ordered

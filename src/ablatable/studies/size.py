@@ -16,12 +16,13 @@ from ..code import Code, components_for
 from ..distance import geometric_mean
 from ..errors import SettingsError
 from ..files import write_atomic
+from ..intervals import bootstrap
 from ..plotting import Axes, figure_png
 from ..recipe import Recipe, preset
 from ..rng import generator
 from ..units import Units, load_units
 from ..universe import Universe
-from .cells import ALPHA, Measured, Sampling, interval, make_cell, nearest_p_values, open_study, radii
+from .cells import ALPHA, Measured, Sampling, make_cell, nearest_p_values, open_study, radii
 
 if TYPE_CHECKING:
     import polars as pl
@@ -114,10 +115,10 @@ def _row(name: str, size: int, cell: Measured) -> dict[str, object]:
     row: dict[str, object] = {"series": name, "units": size, "drawn": cell["units_drawn"], "spares": cell["spares"]}
     for key in ("radius", "spare_radius", "radius_fixed", "spare_radius_fixed"):
         values = np.array(cell[key])
-        low, high = interval(lambda rows, values=values: geometric_mean(values[rows]), len(values))
+        low, high = bootstrap(lambda rows, values=values: geometric_mean(values[rows]), len(values))
         row |= {key: geometric_mean(values), f"{key}_low": low, f"{key}_high": high}
     excess = np.array(cell["radius_fixed"]) / np.maximum(1e-9, cell["spare_radius_fixed"])
-    low, high = interval(lambda rows: geometric_mean(excess[rows]), len(excess))
+    low, high = bootstrap(lambda rows: geometric_mean(excess[rows]), len(excess))
     row |= {"excess_fixed": geometric_mean(excess), "excess_low": low, "excess_high": high}
     for statistic in ("plain", "likeness"):
         row[f"nearest_{statistic}"] = float(np.mean(np.array(cell["nearest_p"][statistic]) <= ALPHA))
@@ -147,7 +148,7 @@ def slopes(measured: dict[tuple[str, int], Measured]) -> pl.DataFrame:
             if len(whole) < 2:
                 continue
             sizes, values = np.array(list(whole)), np.array([cell[key] for cell in whole.values()])
-            low, high = interval(lambda picked, s=sizes, v=values: slope(s, v[:, picked]), values.shape[1])
+            low, high = bootstrap(lambda picked, s=sizes, v=values: slope(s, v[:, picked]), values.shape[1])
             rows.append(
                 {
                     "series": name,

@@ -17,14 +17,14 @@ from ..code import Code
 from ..distance import geometric_mean, pairwise
 from ..errors import SettingsError
 from ..files import write_atomic
-from ..intervals import wilson
+from ..intervals import bootstrap, wilson
 from ..nearest import nearest_units
 from ..plan import plan
 from ..plotting import Axes, figure_png
 from ..recipe import Recipe, preset
 from ..units import Units, load_units
 from ..universe import Universe
-from .cells import ALPHA, Measured, Sampling, interval, make_cell, nearest_p_values, open_study, radii
+from .cells import ALPHA, Measured, Sampling, make_cell, nearest_p_values, open_study, radii
 
 if TYPE_CHECKING:
     import polars as pl
@@ -125,7 +125,7 @@ def _measure(universe: Universe, held_out: Units, landscape: int) -> Measured:
 
 def _row(n: int, weight: int, cell: Measured, config: CodeStudy) -> dict[str, object]:
     excess = np.array(cell["radius_fixed"]) / np.maximum(1e-9, cell["spare_radius_fixed"])
-    low, high = interval(lambda rows: geometric_mean(excess[rows]), len(excess))
+    low, high = bootstrap(lambda rows: geometric_mean(excess[rows]), len(excess))
     row: dict[str, object] = {
         "components": n,
         "weight": weight,
