@@ -1,4 +1,4 @@
-"""Studies: landscapes of equal size by enumeration, slopes of known curves, studies that go on and end in their files."""
+"""Studies: equal landscapes by enumeration, slopes of known curves, studies that go on and end in their files."""
 
 from __future__ import annotations
 
