@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .code import Code
-from .errors import SettingsError
+from .errors import CodeError, SettingsError
 from .lock import exclusive
 from .progress import Display
 from .run import Run
@@ -236,6 +236,11 @@ def plan_universe(
     if not rows:
         raise SettingsError("no units are named; name one or more, or none for all of them")
     words, ablation = run.code.select(rows).ablations()
+    if stuck := [run.ids[row] for row in rows if run.code.matrix[row].all()]:
+        raise CodeError(
+            f"every component that is left saw {stuck[0]} (and {len(stuck) - 1} other units), so nothing draws what "
+            f"would be without it; repair the run first: ablatable repair {run.path} --out RUN3"
+        )
     if spares:
         words = np.concatenate([words, run.code.spares(spares, seed=run.seed)])
     block_samples = min(BLOCK_SAMPLES, len(seeds))

@@ -37,11 +37,14 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def environment() -> dict[str, str]:
     """What bit-identical results depend on besides the settings: versions and the kind of machine."""
+    import torch
+
     packages = ("torch", "diffusers", "numpy", "safetensors", "zarr")
     return {
         "ablatable": __version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),  # kernels, and the order of their sums, are chosen by it
         "system": platform.system(),
         **{name: version(name) for name in packages},
     }

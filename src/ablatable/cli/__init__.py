@@ -5,7 +5,16 @@ from __future__ import annotations
 import sys
 
 from ..errors import AblatableError
-from . import discrete, estimating, exchange, making, reading, studying  # noqa: F401  (their commands register)
+from . import (  # noqa: F401  (their commands register themselves)
+    auditing,
+    discrete,
+    estimating,
+    exchange,
+    making,
+    reading,
+    removing,
+    studying,
+)
 from .common import app
 
 
