@@ -125,11 +125,14 @@ def read(path: str | Path) -> Certificate:
     path = Path(path)
     values = read_json(path)
     try:
-        return Certificate.model_validate(values)
+        certificate = Certificate.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise StoreError(f"{path} is not a certificate as it was issued: field '{where}': {first['msg']}") from None
+    if certificate.model_dump(mode="json") != values:
+        raise StoreError(f"{path} is not a certificate as it was issued: it lacks fields")
+    return certificate
 
 
 def check(certificate: Certificate, path: str | Path, *, public_key: str | None = None) -> list[str]:
