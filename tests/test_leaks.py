@@ -1,0 +1,219 @@
+"""The leak hunt: whatever happens outside a component's split, its bytes stay; and planted leaks are caught.
+
+The leaks are planted here, by replacing functions: the package has no switch for them.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ablatable as ab
+from ablatable import fitting, training
+from ablatable.files import file_hash
+from ablatable.recipe import Recipe, TrainingConfig, UNetConfig
+from ablatable.rng import generator
+from ablatable.units import load_units
+
+UNET = Recipe(component=UNetConfig(channels=(8, 8), norm_groups=4), training=TrainingConfig(steps=2, batch=3))
+COMPONENTS = 5
+Words = dict[str, str]
+
+
+def words_of(units: ab.Units) -> Words:
+    """A codeword by id, so that a unit keeps it whatever comes and goes."""
+    return dict(zip(units.ids, ab.Code.balanced(len(units), COMPONENTS, seed=3).words(), strict=True))
+
+
+def weights(units: ab.Units, words: Words, recipe: Recipe, out: Path, workers: int = 0) -> list[str]:
+    code = ab.Code.from_words([words[unit] for unit in units.ids])
+    run = ab.train(units, code, recipe, out=out, workers=workers, quiet=True)
+    return [file_hash(next(run.component_folder(k).glob("*.safetensors"))) for k in range(COMPONENTS)]
+
+
+def changes(units: ab.Units, words: Words) -> Iterator[tuple[str, ab.Units, set[str]]]:
+    """Other data, and the ids of the units by which they differ."""
+    ids = list(units.ids)
+    for name, gone in (("first gone", ids[:1]), ("last gone", ids[-1:]), ("two gone", [ids[2], ids[4]])):
+        yield name, units.without(gone), set(gone)
+    alike = [unit for unit in ids if words[unit] == words[ids[3]] or unit == ids[5]]
+    yield "a class gone", units.without(alike), set(alike)
+    images = units.images.copy()
+    images[units.owner == 1] = 255 - images[units.owner == 1]
+    yield "other pixels", ab.Units(units.ids, images, units.owner), {ids[1]}
+    yield "turned round", units.select(ids[::-1]), set()
+    for name, place in (("one more at the front", 0), ("one more at the end", len(ids))):
+        order = [*ids[:place], "more", *ids[place:]]
+        joined = ab.Units(
+            (*ids, "more"), np.concatenate([units.images, 255 - units.images[:1]]), np.append(units.owner, len(ids))
+        )
+        yield name, joined.select(order), {"more"}
+
+
+def hunt(units: ab.Units, recipe: Recipe, folder: Path, *, first: bool = False) -> list[str]:
+    """Every change after which a component that it does not concern has other bytes."""
+    words = {**words_of(units), "more": "10010"}
+    before, found = weights(units, words, recipe, folder / "before"), []
+    for number, (name, changed, touched) in enumerate(changes(units, words)):
+        after = weights(changed, words, recipe, folder / str(number))
+        concerned = {k for unit in touched for k in range(COMPONENTS) if words[unit][k] == "1"}
+        assert len(concerned) < COMPONENTS
+        if any(after[k] != before[k] for k in set(range(COMPONENTS)) - concerned):
+            found.append(name)
+            if first:
+                break
+    return found
+
+
+def data() -> ab.Units:
+    return ab.Units.digits(8, size=8)
+
+
+@pytest.mark.parametrize("recipe", [UNET, UNET.replace(flips=True, decay="constant", warmup=0), ab.preset("ideal")])
+def test_nothing_leaks(recipe: Recipe, tmp_path: Path) -> None:
+    assert hunt(data(), recipe, tmp_path) == []
+
+
+def test_nothing_leaks_between_workers(tmp_path: Path) -> None:
+    units = data()
+    words = words_of(units)
+    before = weights(units, words, UNET, tmp_path / "0", workers=0)
+    after = weights(units.without(units.ids[:1]), words, UNET, tmp_path / "2", workers=2)
+    kept = [k for k in range(COMPONENTS) if words[units.ids[0]][k] == "0"]
+    assert [after[k] for k in kept] == [before[k] for k in kept]
+
+
+# --- sources ---
+
+
+def write_folder(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
+    for name, picture in pictures.items():
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    return folder
+
+
+def write_owners(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
+    for name, picture in pictures.items():
+        (folder / name).mkdir(parents=True)
+        Image.fromarray(picture).save(folder / name / "a.png")
+        Image.fromarray(picture[::-1].copy()).save(folder / name / "b.png")
+    return folder
+
+
+def write_table(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
+    write_folder(folder, pictures)
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["file_name"], *([f"{name}.png"] for name in pictures)])
+    return folder
+
+
+def write_npz(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
+    path = folder.with_suffix(".npz")
+    np.savez(path, images=np.stack([pictures[name][:16, :16] for name in pictures]), ids=list(pictures))
+    return path
+
+
+@pytest.mark.parametrize("write", [write_folder, write_owners, write_table, write_npz])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_source_leaks(write: Callable, channels: int, tmp_path: Path) -> None:
+    """Pictures of several sizes and kinds, brought to one: no unit's pixels depend on the others'."""
+    rng = np.random.default_rng(0)
+    pictures = {f"u{k}": rng.integers(0, 256, (16 + k % 3, 16, 3), dtype=np.uint8) for k in range(6)}
+    changed = {name: picture for name, picture in pictures.items() if name not in ("u0", "u5")}
+    changed["u2"] = np.zeros((40, 16, 3), np.uint8)
+    changed["v"] = np.full((16, 16, 3), 255, np.uint8)
+    before = load_units(write(tmp_path / "before", pictures), size=8, channels=channels)
+    after = load_units(write(tmp_path / "after", changed), size=8, channels=channels)
+    words = {**words_of(before), "v": words_of(before)["u0"]}
+    was = weights(before, words, ab.preset("ideal"), tmp_path / "0")
+    now = weights(after, words, ab.preset("ideal"), tmp_path / "1")
+    for unit in ("u1", "u3", "u4"):
+        assert before.digest(unit) == after.digest(unit)
+    concerned = {k for unit in ("u0", "u2", "u5", "v") for k in range(COMPONENTS) if words[unit][k] == "1"}
+    assert [now[k] for k in range(COMPONENTS) if k not in concerned] == [
+        was[k] for k in range(COMPONENTS) if k not in concerned
+    ]
+
+
+# --- planted leaks ---
+
+task_of, batch_at, build, fit = training.task_of, fitting.batch_at, fitting.build, fitting._fit
+told: dict = {}
+
+
+def leaky_seed(leak: Callable) -> Callable:
+    """Training whose randomness is keyed by something from outside the split."""
+
+    def leaking(units, code, recipe, seed, number, run, device):
+        task = task_of(units, code, recipe, seed, number, run, device)
+        return replace(task, seed=seed + int(leak(units, code, number)))
+
+    return leaking
+
+
+def dataset_mean(units, code, recipe, seed, number, run, device):
+    task = task_of(units, code, recipe, seed, number, run, device)
+    shift = int(units.images.astype(float).mean() * 16)
+    images = (task.split.images.astype(int) + shift) % 256
+    return replace(task, split=ab.Units(task.split.ids, images.astype(np.uint8), task.split.owner))
+
+
+def whole_epoch_task(units, code, recipe, seed, number, run, device):
+    told["units"] = len(units)
+    return task_of(units, code, recipe, seed, number, run, device)
+
+
+def whole_epoch_batch(task, step, images, train_steps):
+    return batch_at(task, step + told["units"], images, train_steps)
+
+
+def warm_build(config, shape, seed):
+    model = build(config, shape, seed)
+    with torch.no_grad():
+        for parameter, average in zip(model.parameters(), told.get("average", []), strict=False):
+            parameter.lerp_(average, 0.01)
+    return model
+
+
+def remembering_fit(*arguments, **options):
+    outcome = fit(*arguments, **options)
+    told["average"] = [parameter.detach().clone() for parameter in outcome[0].parameters()]
+    return outcome
+
+
+LEAKS: dict[str, list[tuple[object, str, Callable]]] = {
+    "mean of the whole data set": [(training, "task_of", dataset_mean)],
+    "position in the data set": [(training, "task_of", leaky_seed(lambda units, code, k: code.split(k)[0]))],
+    "shared random numbers": [(training, "task_of", leaky_seed(lambda units, code, k: code.split_sizes()[:k].sum()))],
+    "number of units": [(training, "task_of", leaky_seed(lambda units, code, k: len(units)))],
+    "one shuffle for all": [
+        (
+            training,
+            "task_of",
+            leaky_seed(lambda units, code, k: generator("all").permutation(len(units))[code.split(k)[0]]),
+        )
+    ],
+    "epochs of the whole data set": [
+        (training, "task_of", whole_epoch_task),
+        (fitting, "batch_at", whole_epoch_batch),
+    ],
+    "average over components": [(fitting, "build", warm_build), (fitting, "_fit", remembering_fit)],
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_planted_leaks_are_caught(leak: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told.clear()
+    for module, name, function in LEAKS[leak]:
+        monkeypatch.setattr(module, name, function)
+    assert hunt(data(), UNET, tmp_path, first=True), f"the hunt missed a planted leak: {leak}"
+    shutil.rmtree(tmp_path)
