@@ -214,6 +214,7 @@ def plan(
         *_on_splits(made, int((sizes == 0).sum())),
         *_on_survivors(made, pair),
         *_on_weight(made),
+        *_on_power(made),
     ]
     return replace(made, recommendation=tuple(sentences))
 
@@ -317,6 +318,21 @@ def _on_weight(made: Plan) -> list[str]:
         f"components on average after two removals, with splits of {_amount(units * light / n)} instead of "
         f"{_amount(made.split_mean)} units and {_count(words - units)} instead of {_count(made.spares)} spare "
         "codewords."
+    ]
+
+
+def _on_power(made: Plan) -> list[str]:
+    """The rule that docs/results/code-weight.md arrives at."""
+    if made.weight <= max(1, made.components // 4) or made.units < 2:
+        return []
+    lightest = next((w for w in range(2, made.weight) if comb(made.components, w) >= 2 * made.units), None)
+    if lightest is None or lightest > made.components // 3:
+        return []
+    return [
+        f"To tell units apart, weight {lightest} is the lightest with a spare codeword for every unit: tests against "
+        "spares found units at least as often at light weights as at half, though pictures are blends of more "
+        f"components; a counterfactual costs {(made.components - lightest) / made.components:.2f} instead of "
+        f"{made.counterfactual_cost:.2f} of a factual sample."
     ]
 
 

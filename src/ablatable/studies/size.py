@@ -210,7 +210,7 @@ def _figure(measured: dict[tuple[str, int], Measured]) -> bytes:
         left.set_ylabel("largest distance (Euclidean, at 256 × 256 × 3)")
         left.legend(fontsize=8, frameon=False)
         right.axhline(1, color="#555555", linewidth=0.8, linestyle="--")
-        right.set_ylabel("radius / spares' maximum, at equal landscape size")
+        right.set_ylabel("radius / spares' maximum (equal landscapes)")
         right.legend(fontsize=8, frameon=False)
 
     return figure_png(draw, panels=2)

@@ -182,7 +182,7 @@ def _figure(table: pl.DataFrame) -> bytes:
         quality.axhline(1, color="#555555", linewidth=0.8, linestyle="--")
         quality.set_ylabel("distance to the nearest, held-out digits = 1")
         excess.axhline(1, color="#555555", linewidth=0.8, linestyle="--")
-        excess.set_ylabel("radius / spares' maximum, equal landscape size")
+        excess.set_ylabel("radius / spares' maximum (equal landscapes)")
         for axes in (power, quality, excess):
             axes.set_xlabel("weight / components")
             axes.set_xlim(0, 1)
