@@ -131,6 +131,31 @@ def test_ctrl_c(tmp_path: Path) -> None:
     assert "stopped at" in err and "the same command goes on" in err and "Traceback" not in err
 
 
+def test_exchange_and_evaluation(call: Call, tmp_path: Path) -> None:
+    run, universe, back = tmp_path / "run", tmp_path / "u.zarr", tmp_path / "back.zarr"
+    call("train", "digits:6", "--size", "8", "--components", "4", "--preset", "ideal", "--out", run, "--workers", "0")
+    call("universe", run, "--seeds", "0-1", "--steps", "3", "--out", universe, "--workers", "0")
+    scores = tmp_path / "distance.parquet"
+    code, text, _ = call("export", universe, "--ctf", tmp_path / "u.ctf", "--scores", scores, "--json")
+    assert code == 0 and json.loads(text)["written"] == [str(tmp_path / "u.ctf"), str(scores)]
+    one_line(call("export", universe), 2, "--ctf", "--scores")
+    one_line(call("export", universe, "--ctf", tmp_path / "u.ctf"), 2, "exists", "--overwrite")
+    code, text, _ = call("import", tmp_path / "u.ctf", "--out", back, "--json")
+    assert code == 0 and json.loads(text)["units"] == 6
+    one_line(call("import", scores, "--out", back), 2, "refused")
+    assert call("radius", back, "--json")[1] == call("radius", universe, "--json")[1]
+    assert call("influence", back)[0] == call("check", back)[0] == 0
+
+    evaluate = ("evaluate", universe, "--attributor", "euclidean", "--scores", scores, "--workers", "0")
+    code, text, _ = call(*evaluate, "--out", tmp_path / "e", "--json")
+    rows = {(row["method"], row["metric"]): row["value"] for row in json.loads(text)["results"]}
+    assert code == 0 and rows["distance", "rank_distance"] == pytest.approx(1)
+    code, text, _ = call(*evaluate, "--out", tmp_path / "e")
+    assert code == 0 and "euclidean" in text and "no run is given" in text and max(map(len, text.splitlines())) <= 80
+    one_line(call(*evaluate, "--out", tmp_path / "f", "--attributor", "trak"), 2, "trak", "--run")
+    one_line(call(*evaluate, "--out", tmp_path / "f", "--attributor", "neares"), 2, "neares", "euclidean")
+
+
 # --- mistakes ---
 
 

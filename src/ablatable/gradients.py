@@ -6,7 +6,7 @@ picture is the mean, over timesteps and noises, of
 
     |eps - eps_theta(x_t, t)|^2   (the loss: TracIn, TRAK)    or    |eps_theta(x_t, t)|^2   (D-TRAK, Zheng et al. 2024).
 
-Runs keep the final weights only, so TracIn's sum over checkpoints has one term: the dot product of gradients at the end.
+Runs keep the final weights only, so TracIn's sum over checkpoints has one term, the dot product of final gradients.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from .schedule import Schedule
 
 NOISES = 10  # timesteps a picture is noised to, evenly spaced, each with a noise of its own
-PROJECTION = 512  # dimensions of TRAK's random projection
+PROJECTION = 256  # dimensions of TRAK's random projection
+PROJECTION_TYPE = "normal"
 DAMPING = 0.1  # added to TRAK's kernel, in mean squared (projected) gradients: splits may be smaller than PROJECTION
-BATCH = 32  # pictures whose gradients are held at once
+BATCH = 64  # pictures whose gradients are held at once
 
 Score = Callable[[np.ndarray], np.ndarray]
 """Pictures, uint8 (N, H, W, C) -> scores of the training images, float64 (N, images)."""
@@ -96,7 +97,9 @@ class _Part:
     def __init__(self, method: Gradient, model: nn.Module, schedule: Schedule, images: np.ndarray) -> None:
         self.method, self.schedule, self.images = method, schedule, images
         self.task = self._task(model)
-        projection = {"proj_dim": PROJECTION, "proj_max_batch_size": BATCH, "proj_seed": 0, "device": "cpu"}
+        projection = {"proj_dim": PROJECTION, "proj_max_batch_size": BATCH, "proj_seed": 0, "device": "cpu"} | {
+            "proj_type": PROJECTION_TYPE
+        }
         if method.kernel:
             self.attributor = _dattri("algorithm.trak").TRAKAttributor(
                 self.task,
@@ -143,7 +146,7 @@ class _Part:
             return _dattri("task").AttributionTask(loss_func=function, model=model, checkpoints=[checkpoint])
 
     def _data(self, pictures: np.ndarray) -> Any:
-        """Pictures with timesteps and noises, as dattri wants them: the same for all pictures, so that only these differ."""
+        """Pictures, and timesteps and noises that are the same for all of them, as dattri wants them."""
         import torch
         from torch.utils.data import DataLoader, TensorDataset
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .attribution import per_unit
 from .distance import pairwise
 from .universe import Universe
 from .workers import chunks
@@ -41,9 +42,7 @@ class Nearest:
 
 def unit_distances(pictures: np.ndarray, universe: Universe) -> np.ndarray:
     """Distance of each picture, uint8 (N, H, W, C), from each unit's nearest image: float32 (N, units)."""
-    training = universe.training
-    starts = np.flatnonzero(np.diff(training.owner, prepend=-1))  # images are grouped by unit
-    return np.minimum.reduceat(pairwise(pictures, training.images), starts, axis=1)
+    return -per_unit(-pairwise(pictures, universe.training.images), universe.training, "max")
 
 
 def nearest_units(universe: Universe) -> Nearest:

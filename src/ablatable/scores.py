@@ -1,12 +1,12 @@
 """Score matrices as files that other tools read and write, with the ids of samples and units.
 
-- `.parquet`, `.csv`: a row a score, columns `sample` (its number from 0), `unit` (its id), `score`; optionally `removed`,
-  the unit without which the scored picture was drawn (null: the factual sample).
+- `.parquet`, `.csv`: a row a score, columns `sample` (its number from 0), `unit` (its id), `score`; optionally
+  `removed`, the unit without which the scored picture was drawn (null: the factual sample).
 - `.npy`: the bare matrix; the ids are in `.json` beside it when we write it.
-- `.safetensors`: `scores`; optionally `counterfactual` (removed unit, sample, unit), NaN where nothing was scored. The
-  header's `samples`, `units` (JSON lists) and `orientation` are optional.
+- `.safetensors`: `scores`; optionally `counterfactual` (removed unit, sample, unit), NaN where nothing was scored.
+  In the header `samples` and `units` (JSON lists) and `orientation`, all optional.
 
-Orientation: `quanda` is test x train, that is (samples, units), and taken unless said otherwise; `dattri` is its transpose.
+Orientation: `quanda` is test x train, (samples, units), and taken unless said otherwise; `dattri` is the transpose.
 """
 
 from __future__ import annotations
@@ -182,8 +182,8 @@ def _from_arrays(
         expected = (len(units), samples, len(units))
         if counterfactual.shape != expected or named != units or numbers != list(range(samples)):
             raise DataError(
-                f"{path}: 'counterfactual' is {counterfactual.shape}; expected {expected}, (removed unit, sample, unit), "
-                "in the universe's own order"
+                f"{path}: 'counterfactual' is {counterfactual.shape}; expected {expected}, (removed unit, sample, "
+                "unit), in the universe's own order"
             )
         for unit, sample in zip(*np.nonzero(~np.isnan(counterfactual).any(axis=2)), strict=True):
             removed[int(sample), int(unit)] = counterfactual[unit, sample].astype(np.float64)
@@ -228,8 +228,8 @@ def _complete(path: Path, factual: np.ndarray, units: tuple[str, ...]) -> np.nda
     if len(absent):
         sample, unit = absent[0]
         raise DataError(
-            f"{path}: {len(absent)} scores are missing or not finite, the first of sample {sample} and unit {units[unit]!r}; "
-            "every unit needs one for every sample"
+            f"{path}: {len(absent)} scores are missing or not finite, the first of sample {sample} and unit "
+            f"{units[unit]!r}; every unit needs one for every sample"
         )
     return factual
 

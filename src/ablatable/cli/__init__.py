@@ -9,6 +9,7 @@ from . import (  # noqa: F401  (their commands register themselves)
     auditing,
     discrete,
     estimating,
+    evaluating,
     exchange,
     making,
     reading,

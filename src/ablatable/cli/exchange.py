@@ -7,27 +7,47 @@ from typing import Annotated
 
 import typer
 
+from ..errors import SettingsError
 from .common import Json, Overwrite, UniverseUrl, app, print_json, say
 
 
 @app.command()
 def export(
     universe_url: UniverseUrl,
-    ctf: Annotated[Path, typer.Option(help="the archive to write, in the authors' format CTF (a tar of PNG files)")],
+    ctf: Annotated[
+        Path | None, typer.Option(help="an archive to write, in the authors' format CTF (a tar of PNG files)")
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            help="a matrix to write: the distance of every unit's counterfactual; .npy, .safetensors, .parquet"
+        ),
+    ] = None,
+    orientation: Annotated[
+        str, typer.Option(help="of the matrix: quanda = samples x units, dattri = units x samples")
+    ] = "quanda",
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Write a universe's pictures as a CTF archive, which the method's authors' programs read."""
+    """Write a universe for other programs: its pictures (--ctf), or what every removal changes (--scores)."""
     from ..ctf import export_ctf
+    from ..scores import write_scores
     from ..universe import Universe
 
+    if ctf is None and scores is None:
+        raise SettingsError("nothing to export; give --ctf FILE, --scores FILE, or both")
     opened = Universe.open(universe_url)
-    path = export_ctf(opened, ctf, overwrite=overwrite)
-    told = {"ctf": str(path), "units": len(opened.units), "samples": len(opened.seeds), "bytes": path.stat().st_size}
+    written = []
+    if ctf is not None:
+        written.append(export_ctf(opened, ctf, overwrite=overwrite))
+    if scores is not None:
+        matrix = opened.distances().T
+        written.append(write_scores(scores, matrix, units=opened.units, orientation=orientation, overwrite=overwrite))
     if as_json:
-        print_json(told)
+        print_json({"written": list(map(str, written)), "units": len(opened.units), "samples": len(opened.seeds)})
         return
-    say(f"{path}: {told['units']} units, {told['samples']} samples, {told['bytes'] / 2**20:.1f} MiB")
+    for path in written:
+        say(f"{path}: {len(opened.units)} units, {len(opened.seeds)} samples, {path.stat().st_size / 2**20:.1f} MiB")
 
 
 @app.command("import")
