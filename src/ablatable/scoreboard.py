@@ -199,6 +199,7 @@ def figure(found: Evaluation) -> bytes:
         panel.set_yticks(range(len(methods)), methods)
         panel.set_ylim(len(methods) - 0.5, -0.5)
         panel.tick_params(labelsize=8, colors=MUTED)
+        panel.locator_params(axis="x", nbins=5)
         panel.grid(axis="x", alpha=0.2)
         panel.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
