@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ablatable.errors import DataError
@@ -39,3 +40,19 @@ def die(task: int, report: Callable[[dict], None]) -> None:
 def sleep(task: str, report: Callable[[dict], None]) -> None:
     Path(task, str(os.getpid())).touch()
     time.sleep(60)
+
+
+@dataclass(frozen=True)
+class Square:
+    value: int
+    device: str = "auto"
+
+
+def patient_square(task: Square, report: Callable[[dict], None]) -> int:
+    report({"value": task.value})
+    time.sleep(1)  # longer than the driver waits before it looks for events
+    if task.value == -1:
+        raise DataError("negative")
+    if task.value < 0:
+        raise ZeroDivisionError("nothing to see")
+    return task.value**2

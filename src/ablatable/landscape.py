@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .cluster import device_for, pool
 from .code import Code
 from .errors import CodeError, SettingsError
 from .lock import exclusive
 from .progress import Display
 from .run import Run
-from .settings import resolve_device
 from .unattributable import check_threshold, delivered
 from .universe import Block, Universe, UniverseSettings
-from .workers import Pool, default_workers
+from .workers import Workers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,7 +158,7 @@ def enumerate_universe(
     spares: int = 0,
     threshold: int | None = None,
     precision: str = "fp32",
-    workers: int | None = None,
+    workers: Workers = None,
     device: str = "auto",
     max_resident: int | None = None,
     overwrite: bool = False,
@@ -177,7 +177,8 @@ def enumerate_universe(
         spares: how many spare codewords to ablate as well: the null distribution of losing as many components.
         threshold: deliver pictures in pure black and white: 8-bit levels from this one (1 to 255) up are white.
         precision: `fp32`, or `bf16` for forward passes in bfloat16; see `precision_error` for what that changes.
-        workers: processes (each single-threaded); None = one per core; 0 = in this process.
+        workers: processes (each single-threaded); None = one per core; 0 = in this process; `ray:ADDRESS`, a cluster,
+            whose nodes all reach `out`.
         device: `auto`, `cpu`, `cuda` or `cuda:k`.
         max_resident: how many components a worker keeps in memory; None = all. The others are read when they are
             needed, once a step. Pictures do not depend on it.
@@ -191,7 +192,7 @@ def enumerate_universe(
     """
     from .sampling import check_sampler, parse_seeds
 
-    opened, device = Run(run), resolve_device(device)
+    opened, device = Run(run), device_for(workers, device)
     if max_resident is not None and max_resident < 1:
         raise SettingsError(f"max_resident is {max_resident}; a worker needs at least 1 component in memory")
     check_sampler(sampler, opened.recipe.schedule, steps)
@@ -210,8 +211,9 @@ def enumerate_universe(
         todo = [block for block in universe.blocks() if not universe.has(block)]
         if todo:
             folder = str(Path(run).resolve())
-            tasks = [BlockTask(folder, opened.digest, str(out), block, device, max_resident) for block in todo]
-            _compute(universe, tasks, default_workers() if workers is None else workers, quiet)
+            place = str(out) if "://" in str(out) else str(Path(out).resolve())
+            tasks = [BlockTask(folder, opened.digest, place, block, device, max_resident) for block in todo]
+            _compute(universe, tasks, workers, quiet)
     return Universe.open(out)
 
 
@@ -265,13 +267,16 @@ def plan_universe(
     )
 
 
-def _compute(universe: Universe, tasks: list[BlockTask], workers: int, quiet: bool) -> None:
+def _compute(universe: Universe, tasks: list[BlockTask], workers: Workers, quiet: bool) -> None:
     """Factual blocks first: the others' distances are measured from them."""
     total = sum(block.rows for block in universe.blocks())
     done, drawn = total - sum(task.block.rows for task in tasks), 0
     steps, began = universe.settings.steps, time.monotonic()
     title = f"drawing {len(universe.settings.words)} ablations of {len(universe.seeds)} samples"
-    with Display(title, total, done=done, quiet=quiet) as display, Pool(compute_block, workers) as pool:
+    with (
+        pool(compute_block, workers, device=tasks[0].device, run=Path(tasks[0].run)) as workforce,
+        Display(title, total, done=done, quiet=quiet) as display,
+    ):
         for stage in ([t for t in tasks if t.block.ablations is None], [t for t in tasks if t.block.ablations]):
 
             def on_event(number: int, event: dict, stage: list[BlockTask] = stage) -> None:
@@ -284,7 +289,7 @@ def _compute(universe: Universe, tasks: list[BlockTask], workers: int, quiet: bo
                     f"step {event['step']}/{steps}",
                 )
 
-            for number, _ in pool.run(stage, on_event):
+            for number, _ in workforce.run(stage, on_event):
                 rows = stage[number].block.rows
                 display.finish(number, rows)
                 drawn += rows

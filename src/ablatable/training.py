@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .cluster import device_for, pool
 from .code import Code
 from .errors import SettingsError, StoreError
 from .files import file_hash, json_hash, move_folder_into_place, read_json, sweep, write_atomic, write_json
@@ -20,9 +21,9 @@ from .lock import LOCK_FILES, exclusive
 from .progress import Display
 from .recipe import Recipe
 from .run import FORMAT, Run, component_folder
-from .settings import compare_settings, environment, resolve_device
+from .settings import compare_settings, environment
 from .units import Units
-from .workers import Pool, default_workers
+from .workers import Workers
 
 if TYPE_CHECKING:
     from .fitting import TrainTask
@@ -37,7 +38,7 @@ def train(
     *,
     out: str | Path,
     seed: int = 0,
-    workers: int | None = None,
+    workers: Workers = None,
     device: str = "auto",
     overwrite: bool = False,
     quiet: bool = False,
@@ -51,7 +52,8 @@ def train(
         recipe: what to build and how to train it, see `preset`.
         out: the run's folder. If it holds the same run, unfinished, training goes on; if complete, nothing is done.
         seed: the ensemble seed; all of the training's randomness follows from it.
-        workers: processes (each single-threaded); None = one per core; 0 = in this process.
+        workers: processes (each single-threaded); None = one per core; 0 = in this process; `ray:ADDRESS`, a cluster,
+            whose nodes all reach `out`.
         device: `auto`, `cpu`, `cuda` or `cuda:k`.
         overwrite: start anew over what is there.
         quiet: no progress display.
@@ -89,14 +91,14 @@ def make_run(
     present: Sequence[int],
     out: str | Path,
     seed: int,
-    workers: int | None,
+    workers: Workers,
     device: str,
     overwrite: bool = False,
     quiet: bool = False,
     reuse: Run | None = None,
 ) -> Run:
     """As `train`, for a run that has only the components `present` of its design; none may train on nothing."""
-    path, device = Path(out), resolve_device(device)
+    path, device = Path(out), device_for(workers, device)
     if len(units) != code.units:
         raise SettingsError(
             f"{len(units)} units but {code.units} codewords; make the code for as many units as there are"
@@ -124,7 +126,7 @@ def make_run(
                 _take_over(task, reuse)
         missing = [task for task in tasks if not task.folder.exists()]
         if missing:
-            _train_components(path, missing, len(tasks), default_workers() if workers is None else workers, quiet)
+            _train_components(path, missing, len(tasks), workers, quiet)
         if not (path / "ensemble.json").exists():
             write_json(path / "ensemble.json", _manifest(path, settings))
     return Run(path)
@@ -139,7 +141,7 @@ def task_of(units: Units, code: Code, recipe: Recipe, seed: int, number: int, ru
         recipe=recipe,
         component=number,
         seed=seed,
-        folder=component_folder(run, number),
+        folder=component_folder(run.resolve(), number),
         device=device,
         checkpoint_seconds=CHECKPOINT_SECONDS,
     )
@@ -187,7 +189,7 @@ def _remove_damaged(path: Path, kind: str) -> None:
             shutil.rmtree(folder)
 
 
-def _train_components(path: Path, tasks: list[TrainTask], of: int, workers: int, quiet: bool) -> None:
+def _train_components(path: Path, tasks: list[TrainTask], of: int, workers: Workers, quiet: bool) -> None:
     """Train what is missing of a run of `of` components."""
     from .fitting import train_component
 
@@ -208,8 +210,8 @@ def _train_components(path: Path, tasks: list[TrainTask], of: int, workers: int,
                 f"step {event['step']}/{steps} loss {event['loss']:.4f}",
             )
 
-        with Pool(train_component, workers) as pool:
-            for number, _ in pool.run(tasks, on_event):
+        with pool(train_component, workers, device=tasks[0].device) as workforce:
+            for number, _ in workforce.run(tasks, on_event):
                 display.finish(number, steps)
     seconds = time.monotonic() - began
     log(

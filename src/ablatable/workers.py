@@ -20,13 +20,16 @@ from typing import Any
 
 from .errors import AblatableError, WorkerError
 
+Workers = int | str | None
+"""How many local processes (None = one per core, 0 = in this process), or a Ray cluster: "ray:" and its address."""
+
 OnEvent = Callable[[int, dict], None]
 
 ATTEMPTS = 3  # a task whose worker dies is given to a fresh worker this often
 
 # One thread a worker: two single-threaded workers beat one process with two threads, and sums keep one order.
 # Passive waiting: OpenMP's spinning takes a busy core away from the neighbour.
-_THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def default_workers() -> int:
@@ -132,7 +135,7 @@ class _Worker:
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", f"from ablatable.workers import serve; serve({theirs.fileno()})"],
-                env={**os.environ, **_THREADS, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, **THREADS, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 stdin=subprocess.PIPE,  # never written to: it closes when we die, however we die
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is ours to handle

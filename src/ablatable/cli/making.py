@@ -13,6 +13,7 @@ from .common import (
     Device,
     Json,
     Overwrite,
+    Ray,
     RunPath,
     Sampler,
     SamplingSteps,
@@ -23,6 +24,7 @@ from .common import (
     print_rows,
     print_table,
     say,
+    workers_or_ray,
 )
 
 Removals = Annotated[int | None, typer.Option(min=1, help="choose a code that bears so many removals of random units")]
@@ -85,6 +87,7 @@ def train(
     batch: Annotated[int | None, typer.Option(help="images a step")] = None,
     seed: Annotated[int, typer.Option(help="the ensemble seed; all randomness follows from it")] = 0,
     workers: Workers = None,
+    ray: Ray = None,
     size: Annotated[str | None, typer.Option(help="resize to this: 28 or 28x32 (height x width)")] = None,
     channels: Annotated[int | None, typer.Option(help="1 = grey, 3 = colour; as the images are if not given")] = None,
     unit_column: Annotated[
@@ -103,7 +106,16 @@ def train(
     recipe = preset(preset_name, steps=steps, batch=batch, precision=precision)
     units = load_units(data, unit_column=unit_column, size=size, channels=channels)
     code = designed(len(units), components, weight, seed=seed, bear=removals)
-    run = train_ensemble(units, code, recipe, out=out, seed=seed, workers=workers, device=device, overwrite=overwrite)
+    run = train_ensemble(
+        units,
+        code,
+        recipe,
+        out=out,
+        seed=seed,
+        workers=workers_or_ray(workers, ray),
+        device=device,
+        overwrite=overwrite,
+    )
     told = {
         "run": str(out),
         "units": len(units),
@@ -180,6 +192,7 @@ def universe(
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32, or bf16: sooner, and about a grey level off")] = "fp32",
     workers: Workers = None,
+    ray: Ray = None,
     device: Device = "auto",
     max_resident: Annotated[
         int | None, typer.Option(min=1, help="components a worker keeps in memory; all if not given")
@@ -201,7 +214,7 @@ def universe(
         spares=spares,
         threshold=threshold,
         precision=precision,
-        workers=workers,
+        workers=workers_or_ray(workers, ray),
         device=device,
         max_resident=max_resident,
         overwrite=overwrite,

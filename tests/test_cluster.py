@@ -1,0 +1,119 @@
+"""Ray: two nodes on this machine, one killed in the middle, the driver killed: the bytes of a local run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ablatable as ab
+import worker_tasks
+from ablatable.errors import DataError, SettingsError, WorkerError
+
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # before Ray is imported: it stays on the loopback address
+ray = pytest.importorskip("ray", reason="needs Ray: pip install 'ablatable[ray]'")
+from ablatable.cluster import RayPool, _archive, _unpacked  # noqa: E402
+
+SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
+Fingerprints = Callable[[Path], dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head that takes no tasks, and two nodes of one CPU."""
+    from ray.cluster_utils import Cluster
+
+    monkey = pytest.MonkeyPatch()
+    monkey.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(Path(__file__).parent), *sys.path])))
+    here = {"node_ip_address": "127.0.0.1", "object_store_memory": 100 << 20}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **here})
+    made.here = here
+    made.workers = [made.add_node(num_cpus=1, **here) for _ in range(2)]
+    yield made
+    ray.shutdown()
+    made.shutdown()
+    monkey.undo()
+
+
+def test_a_universe_and_a_run(cluster: Any, small, small_universe, tmp_path: Path, fingerprints: Fingerprints) -> None:
+    where = f"ray:{cluster.address}"
+    options: dict[str, Any] = {"workers": where, "quiet": True}
+    ab.train(small.units, small.code, small.recipe, out=tmp_path / "run", **options)
+    assert fingerprints(tmp_path / "run") == fingerprints(small.run.path)
+    ab.enumerate_universe(tmp_path / "run", SEEDS, out=tmp_path / "u", steps=STEPS, spares=SPARES, **options)
+    assert fingerprints(tmp_path / "u") == fingerprints(Path(small_universe.url))
+
+
+def test_tasks_events_and_errors(cluster: Any) -> None:
+    events: list[tuple[int, dict]] = []
+    with RayPool(worker_tasks.patient_square, cluster.address, device="cpu") as workforce:
+        tasks = [worker_tasks.Square(k) for k in range(6)]
+        done = dict(workforce.run(tasks, lambda number, event: events.append((number, event))))
+        assert done == {k: k * k for k in range(6)}
+        assert events and all(event == {"value": number} for number, event in events)
+        again = dict(workforce.run(tasks[:2]))  # it stays
+        assert again == {0: 0, 1: 1}
+    for value, error in [(-1, DataError), (-2, WorkerError)]:
+        with RayPool(worker_tasks.patient_square, cluster.address, device="cpu") as workforce, pytest.raises(error):
+            list(workforce.run([worker_tasks.Square(value)]))
+
+
+def test_each_node_unpacks_a_run_once(small, tmp_path: Path, monkeypatch, fingerprints: Fingerprints) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    archive = _archive(small.run.path)
+    first = _unpacked(archive)
+    touched = first.stat().st_mtime_ns
+    assert _unpacked(archive.copy()) == first and first.stat().st_mtime_ns == touched
+    assert fingerprints(first) == fingerprints(small.run.path)
+
+
+def test_no_cluster_there() -> None:
+    with pytest.raises(SettingsError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
+        RayPool(worker_tasks.patient_square, "127.0.0.1:1")
+    with pytest.raises(SettingsError, match="workers are a number"):
+        ab.train(ab.Units.digits(8, size=8), ab.Code.balanced(8, 6), ab.preset("ideal"), out="x", workers="slurm:a")
+
+
+@pytest.mark.slow
+def test_a_node_is_killed(cluster: Any, small, tmp_path: Path, fingerprints: Fingerprints) -> None:
+    """In the middle of a universe of many blocks: Ray does its tasks again elsewhere."""
+    options: dict[str, Any] = {"steps": 50, "spares": SPARES, "quiet": True}
+    seeds = range(60)
+    ab.enumerate_universe(small.run.path, seeds, out=tmp_path / "local", workers=0, **options)
+    script = (
+        "import sys, ablatable as ab\n"
+        "ab.enumerate_universe(sys.argv[1], range(60), out=sys.argv[2], steps=50, spares=3, quiet=True,\n"
+        "                      workers='ray:' + sys.argv[3])\n"
+    )
+    command = [sys.executable, "-c", script, str(small.run.path), str(tmp_path / "ray"), cluster.address]
+    victim = cluster.add_node(num_cpus=1, **cluster.here)
+    process = subprocess.Popen(command)
+    wait_for(lambda: len(list(tmp_path.glob("ray/done/*.json"))) >= 3, process)
+    cluster.remove_node(victim, allow_graceful=False)
+    assert process.wait(300) == 0
+    assert fingerprints(tmp_path / "ray") == fingerprints(tmp_path / "local")
+
+    # and the driver, killed outright; then the same command
+    command[5] = str(tmp_path / "again")
+    process = subprocess.Popen(command)
+    wait_for(lambda: len(list(tmp_path.glob("again/done/*.json"))) >= 3, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("again/done/*.json")}
+    assert subprocess.run(command, timeout=300, check=False).returncode == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    assert fingerprints(tmp_path / "again") == fingerprints(tmp_path / "local")
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
