@@ -101,7 +101,7 @@ def test_a_node_is_killed(cluster: Any, small, tmp_path: Path, fingerprints: Fin
     assert fingerprints(tmp_path / "ray") == fingerprints(tmp_path / "local")
 
     # and the driver, killed outright; then the same command
-    command[5] = str(tmp_path / "again")
+    command[4] = str(tmp_path / "again")
     process = subprocess.Popen(command)
     wait_for(lambda: len(list(tmp_path.glob("again/done/*.json"))) >= 3, process)
     process.send_signal(signal.SIGKILL)

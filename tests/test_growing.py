@@ -207,6 +207,31 @@ def test_bf16_is_the_plain_loop_in_bf16(small, small_universe: Universe, tmp_pat
     assert off(drawn) < 2 and np.ptp(expected) > 100
 
 
+def test_what_bf16_changes_by_hand() -> None:
+    """Two samples, three ablations, one pixel a picture: distances are differences of levels."""
+    from ablatable.precision import compare
+
+    exact = np.array([[10, 10], [20, 10], [40, 11], [30, 13]], np.uint8).reshape(4, 2, 1, 1, 1)
+    other = np.array([[10, 10], [20, 10], [30, 13], [40, 11]], np.uint8).reshape(4, 2, 1, 1, 1)
+    told = compare(other, exact)
+    assert (told.samples, told.ablations) == (2, 3)
+    assert told.grey_levels == pytest.approx((10 + 10 + 2 + 2) / 8) and told.within_one_level == 0.5
+    assert told.radius == 0 and told.rank == pytest.approx((1 + 1 + 0 + 1 + 1 + 0) / 6)
+    assert compare(exact, exact).grey_levels == 0 == compare(exact, exact).rank
+    shifted = exact.copy()
+    shifted[2, 0] = 55  # the first sample's radius, from 30 to 45
+    assert compare(shifted, exact).radius == pytest.approx(0.25)
+
+
+def test_what_bf16_changes(small, small_universe: Universe, tmp_path: Path) -> None:
+    from ablatable.precision import precision_error
+
+    same_one = precision_error(small_universe, small.run.path)
+    assert same_one.grey_levels == same_one.radius == same_one.rank == 0 and same_one.within_one_level == 1
+    told = precision_error(grow(small.run, tmp_path / "u.zarr", precision="bf16"), small.run.path)
+    assert 0 < told.grey_levels < 5 and (told.samples, told.ablations) == (2, 15)
+
+
 def test_precision_is_checked(small, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no precision 'fp8'"):
         grow(small.run, tmp_path / "u.zarr", precision="fp8")

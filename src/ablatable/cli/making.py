@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -219,14 +220,22 @@ def universe(
         max_resident=max_resident,
         overwrite=overwrite,
     )
-    told = {
+    told: dict[str, Any] = {
         "universe": out,
         "samples": len(made.seeds),
         "units": len(made.units),
         "ablations": len(made.settings.words),
     }
+    error = None
+    if precision != "fp32":
+        from ..precision import precision_error
+
+        error = precision_error(made, run)
+        told["error"] = asdict(error)
     if as_json:
         print_json(told)
         return
     say(f"{out}: {told['samples']} samples, {told['units']} units, {told['ablations']} distinct ablations")
+    if error is not None:
+        say(f"{precision} {error.sentence()}")
     say(f"next: ablatable report {out} --out report")
