@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--baseline-units", type=int, default=6, help="the baseline's cost is proportional to units")
     parser.add_argument("--training-steps", type=int, default=20, help="of each component")
     parser.add_argument("--workers", type=int, default=default_workers())
+    parser.add_argument("--compile", action="store_true", help="also compiled; the time of compiling counts")
     parser.add_argument("--only", nargs="+", choices=["universe", "training"], default=["universe", "training"])
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     args = parser.parse_args()
@@ -78,10 +79,12 @@ def universe(
     plain_universe(components, ~code.matrix[:1], noise, 1)  # warm
     before, expected = plain()
     found = {}
-    for name, precision, workers in [
-        ("fp32", "fp32", args.workers),
-        ("bf16", "bf16", args.workers),
-        *([("fp32, 1 worker", "fp32", 1)] if args.workers > 1 else []),
+    for name, precision, compiled, workers in [
+        ("fp32", "fp32", False, args.workers),
+        ("bf16", "bf16", False, args.workers),
+        *([("fp32, 1 worker", "fp32", False, 1)] if args.workers > 1 else []),
+        *([("fp32, compiled", "fp32", True, args.workers)] if args.compile else []),
+        *([("bf16, compiled", "bf16", True, args.workers)] if args.compile else []),
     ]:
         out = folder / f"{samples}-{name}.zarr"
         began = time.perf_counter()
@@ -92,6 +95,7 @@ def universe(
             steps=args.steps,
             workers=workers,
             precision=precision,
+            compiled=compiled,
             quiet=True,
             units=run.ids if workers > 1 else run.ids[: args.units // 2],  # half the work for one worker
         )

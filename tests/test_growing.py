@@ -238,3 +238,23 @@ def test_precision_is_checked(small, tmp_path: Path) -> None:
     ab.train(small.units, small.code, ab.preset("ideal"), out=tmp_path / "run", workers=0, quiet=True)
     with pytest.raises(SettingsError, match="ideal components"):
         grow(ab.Run(tmp_path / "run"), tmp_path / "u.zarr", precision="bf16")
+
+
+@pytest.mark.slow
+def test_compiled(small, small_universe: Universe, tmp_path: Path, fingerprints: Callable) -> None:
+    """Within a grey level of the same universe not compiled; and the same bytes with another number of workers."""
+    compiled = grow(small.run, tmp_path / "u.zarr", compiled=True, workers=1)
+    for unit in compiled.units:
+        difference = compiled.counterfactual(unit).astype(int) - small_universe.counterfactual(unit).astype(int)
+        assert np.abs(difference).max() <= 1
+    grow(small.run, tmp_path / "two.zarr", compiled=True, workers=2)
+    assert fingerprints(tmp_path / "two.zarr") == fingerprints(tmp_path / "u.zarr")
+    with pytest.raises(SettingsError, match="compiled: False there, True asked for"):
+        grow(small.run, Path(shutil.copytree(small_universe.url, tmp_path / "copy")), compiled=True)
+
+
+def test_compiling_needs_a_compiler(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(SettingsError, match="needs a C\\+\\+ compiler"):
+        grow(small.run, tmp_path / "u.zarr", compiled=True)

@@ -32,6 +32,7 @@ class UNetDenoiser(nn.Module):
         self.unet = unet
         self.multiple = multiple
         self.fast: SharedTimestepUNet | None = None
+        self.compiled = False  # see `SharedTimestepUNet`
 
     def train(self, mode: bool = True) -> UNetDenoiser:
         """As `nn.Module.train`; forgets what was derived from the weights."""
@@ -47,7 +48,7 @@ class UNetDenoiser(nn.Module):
             x = nn.functional.pad(x, pad)
         if isinstance(t, int) and not self.training and not torch.is_grad_enabled():
             if self.fast is None:
-                self.fast = SharedTimestepUNet(self.unet)
+                self.fast = SharedTimestepUNet(self.unet, self.compiled)
             predicted = self.fast(x, t)
         else:
             predicted = self.unet(x, t, return_dict=False)[0]

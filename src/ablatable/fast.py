@@ -12,6 +12,8 @@ Same weights and, up to the rounding of reordered sums, the same numbers as `UNe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,19 +24,33 @@ from torch.nn import functional
 class SharedTimestepUNet(nn.Module):
     """Inference only: the gradient and the training mode of the model it reads from are not its business."""
 
-    def __init__(self, unet: Any) -> None:
-        """`unet`: a `UNet2DModel` as `component.build` makes them; its weights are shared, not copied."""
+    def __init__(self, unet: Any, compiled: bool = False) -> None:
+        """Read from a model.
+
+        Args:
+            unet: a `UNet2DModel` as `component.build` makes them; its weights are shared, not copied.
+            compiled: let `torch.compile` fuse what it can. All models of one architecture share what is compiled, which
+                happens at the first forward pass of a batch size.
+        """
         super().__init__()
-        self.unet = unet
+        self.unet, self.compiled = unet, compiled
+        # the compiler does best with the plain convolution of the enlarged picture
+        upsampling = PlainUpsample if compiled else PhasedUpsample
         self.upsamplers = nn.ModuleList(
-            PhasedUpsample(block.upsamplers[0].conv) if block.upsamplers else nn.Identity() for block in unet.up_blocks
+            upsampling(block.upsamplers[0].conv) if block.upsamplers else nn.Identity() for block in unet.up_blocks
         )
 
     def forward(self, x: Tensor, t: int) -> Tensor:
         """Predicted noise (B, C, H, W) at timestep `t` of every row of `x`."""
+        features = self.unet.time_proj(torch.tensor([t], device=x.device)).to(x.dtype)
+        time = functional.silu(self.unet.time_embedding(features))  # (1, D)
+        if self.compiled:
+            return _compiled()(self, x.to(memory_format=torch.channels_last), time)
+        return self.predict(x, time)
+
+    def predict(self, x: Tensor, time: Tensor) -> Tensor:
+        """The same, from the timestep's embedding (1, D)."""
         unet = self.unet
-        features = unet.time_proj(torch.tensor([t], device=x.device)).to(x.dtype)
-        time = functional.silu(unet.time_embedding(features))  # (1, D)
         h = unet.conv_in(x)
         skips = [h]
         for block in unet.down_blocks:
@@ -53,6 +69,24 @@ class SharedTimestepUNet(nn.Module):
                 h = attention(_residual(resnet, torch.cat([h, skips.pop()], dim=1), time))
             h = upsample(h)
         return unet.conv_out(functional.silu(unet.conv_norm_out(h), inplace=True))
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Callable[[SharedTimestepUNet, Tensor, Tensor], Tensor]:
+    """`predict`, compiled for whatever model it is given; batch sizes are fixed, so shapes need not be dynamic."""
+    return torch.compile(SharedTimestepUNet.predict, dynamic=False)
+
+
+class PlainUpsample(nn.Module):
+    """Nearest upsampling by two and a 3 x 3 convolution, as they stand."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, 2 H, 2 W)."""
+        return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class PhasedUpsample(nn.Module):

@@ -7,6 +7,8 @@ components always see batches of one fixed size (see `Ensemble`).
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -97,13 +99,15 @@ def draw(
 
 @lru_cache(maxsize=1)
 def _loaded(
-    run: str, run_sha256: str, batch: int, precision: str, device: str, max_resident: int | None
+    run: str, run_sha256: str, batch: int, precision: str, compiled: bool, device: str, max_resident: int | None
 ) -> tuple[Run, Ensemble]:
     """A worker loads a run's components once."""
     opened = Run(run)
     if opened.digest != run_sha256:
         raise SettingsError(f"{run} changed while its universe was being enumerated; give the same command again")
-    return opened, opened.ensemble(batch=batch, precision=precision, device=device, max_resident=max_resident)
+    return opened, opened.ensemble(
+        batch=batch, precision=precision, compiled=compiled, device=device, max_resident=max_resident
+    )
 
 
 def compute_block(task: BlockTask, report: Callable[[dict], None]) -> None:
@@ -113,7 +117,13 @@ def compute_block(task: BlockTask, report: Callable[[dict], None]) -> None:
     universe, block = Universe.open(task.universe, partial=True), task.block
     settings = universe.settings
     run, ensemble = _loaded(
-        task.run, task.run_sha256, settings.batch, settings.precision, task.device, task.max_resident
+        task.run,
+        task.run_sha256,
+        settings.batch,
+        settings.precision,
+        settings.compiled,
+        task.device,
+        task.max_resident,
     )
     words = Code.from_words(list(settings.words), allow_dummy=True).matrix
     (first_a, last_a), (first_s, last_s) = block.ablations or (0, 1), block.samples
@@ -158,6 +168,7 @@ def enumerate_universe(
     spares: int = 0,
     threshold: int | None = None,
     precision: str = "fp32",
+    compiled: bool = False,
     workers: Workers = None,
     device: str = "auto",
     max_resident: int | None = None,
@@ -177,6 +188,8 @@ def enumerate_universe(
         spares: how many spare codewords to ablate as well: the null distribution of losing as many components.
         threshold: deliver pictures in pure black and white: 8-bit levels from this one (1 to 255) up are white.
         precision: `fp32`, or `bf16` for forward passes in bfloat16; see `precision_error` for what that changes.
+        compiled: let `torch.compile` fuse the forward passes: sooner, after half a minute or more of compiling in each
+            worker; needs a C++ compiler.
         workers: processes (each single-threaded); None = one per core; 0 = in this process; `ray:ADDRESS`, a cluster,
             whose nodes all reach `out`.
         device: `auto`, `cpu`, `cuda` or `cuda:k`.
@@ -205,6 +218,7 @@ def enumerate_universe(
         spares=spares,
         threshold=threshold,
         precision=precision,
+        compiled=compiled,
     )
     with exclusive(out, "universe"):
         universe = Universe.begin(out, settings, opened.units, overwrite=overwrite)
@@ -227,13 +241,16 @@ def plan_universe(
     spares: int = 0,
     threshold: int | None = None,
     precision: str = "fp32",
+    compiled: bool = False,
 ) -> UniverseSettings:
     """What a universe of a run is to hold, before anything is computed."""
     check_threshold(threshold)
     if precision not in BATCH:
         raise SettingsError(f"no precision '{precision}'; there are {', '.join(BATCH)}")
-    if precision != "fp32" and run.recipe.component.kind == "ideal":
-        raise SettingsError("ideal components have the precision of their recipe; leave --precision out")
+    if (precision != "fp32" or compiled) and run.recipe.component.kind == "ideal":
+        raise SettingsError("ideal components are computed as their recipe says; leave --precision and --compile out")
+    if compiled and not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
+        raise SettingsError("--compile needs a C++ compiler and finds none; install g++, or leave it out")
     rows = run.rows(list(dict.fromkeys(units))) if units is not None else list(range(len(run.ids)))
     if not rows:
         raise SettingsError("no units are named; name one or more, or none for all of them")
@@ -256,6 +273,7 @@ def plan_universe(
         steps=steps,
         threshold=threshold,
         precision=precision,
+        compiled=compiled,
         batch=BATCH[precision],
         block=(-(-len(words) // pieces), block_samples),  # even pieces, so that workers finish together
         seeds=tuple(seeds),

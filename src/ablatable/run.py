@@ -115,6 +115,7 @@ class Run:
         *,
         batch: int | None = None,
         precision: str = "fp32",
+        compiled: bool = False,
         device: str = "cpu",
         max_resident: int | None = None,
     ) -> Ensemble:
@@ -123,11 +124,13 @@ class Run:
         Args:
             batch: see `Ensemble`.
             precision: `fp32`, or `bf16` for weights and forward passes in bfloat16; sums and samplers stay in float32.
+            compiled: let `torch.compile` fuse their forward passes; needs a C++ compiler.
             device: where the components are put.
             max_resident: how many components are kept in memory at once; None = all.
         """
         import torch
 
+        from .component import UNetDenoiser
         from .ensemble import Ensemble, Streamed
 
         seen: set[int] = set()
@@ -135,6 +138,9 @@ class Run:
         def load(index: int) -> nn.Module:
             component = self.load_component(index, verify=index not in seen).to(device)
             seen.add(index)
+            if compiled and isinstance(component, UNetDenoiser):
+                component = component.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+                component.compiled = True
             return component.to(torch.bfloat16) if precision == "bf16" else component
 
         count = self.code.components

@@ -51,6 +51,7 @@ class UniverseSettings(BaseModel):
     steps: int
     precision: str = "fp32"  # of the components' forward passes
     threshold: int | None = None  # pictures are delivered in pure black and white: levels from here up are white
+    compiled: bool = False  # kernels that torch.compile fused round differently
     batch: int  # rows a component sees at once
     block: tuple[int, int]  # ablations, samples
     seeds: tuple[int, ...]

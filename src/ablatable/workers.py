@@ -29,7 +29,13 @@ ATTEMPTS = 3  # a task whose worker dies is given to a fresh worker this often
 
 # One thread a worker: two single-threaded workers beat one process with two threads, and sums keep one order.
 # Passive waiting: OpenMP's spinning takes a busy core away from the neighbour.
-THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+THREADS = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+}
 
 
 def default_workers() -> int:

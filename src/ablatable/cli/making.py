@@ -192,6 +192,9 @@ def universe(
         int | None, typer.Option(help="black and white: levels from this one, 1 to 255, up are white")
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32, or bf16: sooner, and about a grey level off")] = "fp32",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="compile the forward passes: for runs of ten minutes and more")
+    ] = False,
     workers: Workers = None,
     ray: Ray = None,
     device: Device = "auto",
@@ -215,6 +218,7 @@ def universe(
         spares=spares,
         threshold=threshold,
         precision=precision,
+        compiled=compiled,
         workers=workers_or_ray(workers, ray),
         device=device,
         max_resident=max_resident,
