@@ -74,11 +74,13 @@ def test_each_node_unpacks_a_run_once(small, tmp_path: Path, monkeypatch, finger
     assert fingerprints(first) == fingerprints(small.run.path)
 
 
-def test_no_cluster_there() -> None:
+def test_no_cluster_there(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
         RayPool(worker_tasks.patient_square, "127.0.0.1:1")
     with pytest.raises(SettingsError, match="workers are a number"):
-        ab.train(ab.Units.digits(8, size=8), ab.Code.balanced(8, 6), ab.preset("ideal"), out="x", workers="slurm:a")
+        units, code, out = ab.Units.digits(8, size=8), ab.Code.balanced(8, 6), tmp_path / "run"
+        ab.train(units, code, ab.preset("ideal"), out=out, workers="slurm:a")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

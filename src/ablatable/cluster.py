@@ -30,16 +30,26 @@ POLL_SECONDS = 0.5  # how often the driver looks for what is finished, and for e
 def pool(function: Callable, workers: Workers, *, device: str, run: Path | None = None) -> Pool | RayPool:
     """Workers for one function, where `workers` says; `device` and `run` as for `RayPool`."""
     if isinstance(workers, str):
-        kind, _, address = workers.partition(":")
-        if kind != "ray":
-            raise SettingsError(f"workers are a number, or a Ray cluster as in 'ray:auto', and not '{workers}'")
-        return RayPool(function, address or "auto", run=run, device=device)
+        return RayPool(function, _address(workers), run=run, device=device)
     return Pool(function, default_workers() if workers is None else workers)
 
 
 def device_for(workers: Workers, device: str) -> str:
-    """The device that tasks are given: looked for on this machine, or left to the cluster."""
-    return device if isinstance(workers, str) else resolve_device(device)
+    """The device that tasks are given: looked for on this machine, or left to the cluster.
+
+    Raises `SettingsError` for a device or for workers that there cannot be; called before anything is written.
+    """
+    if isinstance(workers, str):
+        _address(workers)
+        return device
+    return resolve_device(device)
+
+
+def _address(workers: str) -> str:
+    kind, _, address = workers.partition(":")
+    if kind != "ray":
+        raise SettingsError(f"workers are a number, or a Ray cluster as in 'ray:auto', and not '{workers}'")
+    return address or "auto"
 
 
 class RayPool:

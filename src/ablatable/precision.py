@@ -45,7 +45,7 @@ class PrecisionError:
         )
 
 
-def precision_error(universe: Universe, run: str | Path) -> PrecisionError:
+def precision_error(universe: Universe, run: str | Path, *, max_resident: int | None = None) -> PrecisionError:
     """Draw a universe's first pictures in float32, in this process, and compare.
 
     Raises `StoreError` if `run` is none or `universe` cannot be read.
@@ -56,7 +56,7 @@ def precision_error(universe: Universe, run: str | Path) -> PrecisionError:
     removed = np.concatenate([np.zeros((1, words.shape[1]), bool), words])
     with one_thread():
         exact = draw(
-            opened.ensemble(batch=settings.batch),
+            opened.ensemble(batch=settings.batch, max_resident=max_resident),
             removed,
             universe.seeds[:samples],
             shape=settings.shape,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import SettingsError
 from .common import Device, Json, RunPath, Workers, app, print_json, say
+
+if TYPE_CHECKING:
+    from ..audit import Audit, Repetition
 
 
 @app.command()
@@ -55,7 +58,16 @@ def verify(
         raise typer.Exit(1)
 
 
-def _repeat(run, found, count, steps, data, unit_column, workers, device):
+def _repeat(
+    run: Path,
+    found: Audit,
+    count: int,
+    steps: int | None,
+    data: str | None,
+    unit_column: str | None,
+    workers: int | None,
+    device: str,
+) -> Repetition:
     from ..audit import repeat
     from ..progress import Display
     from ..repair import run_units
@@ -67,7 +79,8 @@ def _repeat(run, found, count, steps, data, unit_column, workers, device):
     # which ones must be nobody's guess, so this one choice is not a function of any seed
     chosen = sorted(random.SystemRandom().sample(found.clean, count))
     total = min(steps or opened.recipe.training.steps, opened.recipe.training.steps)
-    with Display(f"training {count} components again", total) as display:
+    trainings = count * (2 if found.units else 1)  # with the data absent; with noise in its place, if there is data
+    with Display(f"training {count} components again", trainings * total) as display:
         return repeat(
             opened,
             found.units,
@@ -80,7 +93,7 @@ def _repeat(run, found, count, steps, data, unit_column, workers, device):
         )
 
 
-def _found(found) -> list[str]:
+def _found(found: Audit) -> list[str]:
     said = [f"{found.subject}: content {found.content_sha256}"]
     said += [f"- the chain does not hold: {line}" for line in found.wrong]
     if not found.wrong:
@@ -100,7 +113,7 @@ def _found(found) -> list[str]:
     return said
 
 
-def _repeated(repetition) -> list[str]:
+def _repeated(repetition: Repetition) -> list[str]:
     said = []
     for each in repetition.repeated:
         what = "without its data" if each.variant == "absent" else "with noise for its data"

@@ -234,7 +234,7 @@ def universe(
     if precision != "fp32":
         from ..precision import precision_error
 
-        error = precision_error(made, run)
+        error = precision_error(made, run, max_resident=max_resident)
         told["error"] = asdict(error)
     if as_json:
         print_json(told)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import SettingsError
 from .common import Device, Json, Overwrite, RunPath, Workers, app, print_json, print_rows, say
+
+if TYPE_CHECKING:
+    from ..repair import Work
+    from ..run import Run
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="only say what it comes to")]
 Out = Annotated[Path | None, typer.Option(help="the new run's folder; the old run stays as it is")]
@@ -125,7 +129,16 @@ def extend(
     _complete(opened, plan_extension(opened, new), out, workers, device, dry_run, overwrite, as_json)
 
 
-def _complete(opened, work, out, workers, device, dry_run, overwrite, as_json) -> None:
+def _complete(
+    opened: Run,
+    work: Work,
+    out: Path | None,
+    workers: int | None,
+    device: str,
+    dry_run: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     from ..repair import complete
 
     told = {"units": len(work.units), "components": work.present, "trained": work.trained, "share": work.share}
