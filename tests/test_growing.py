@@ -83,6 +83,44 @@ def test_only_what_is_missing_is_drawn(
     assert not drawn
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"seeds": [5, 0, 9]},
+        {"units": [f"digit-{k:04d}" for k in (7, 2, 3, 11, 0)]},
+        {"seeds": [5, 0, 9], "units": [f"digit-{k:04d}" for k in range(5)]},
+    ],
+)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_block_that_was_not_full(
+    small, tmp_path: Path, drawn: list, monkeypatch, first: dict[str, object], damaged: bool
+) -> None:
+    """Blocks of 2 samples (and of 3 ablations, where units are missing at first): growth fills up the last ones."""
+    seeds = [5, 0, 9, 1]
+    whole = grow(small.run, tmp_path / "whole", seeds=seeds)
+    monkeypatch.setattr(landscape, "BLOCK_SAMPLES", 2)
+    monkeypatch.setattr(landscape, "BLOCK_ROWS", (6, 6))
+    before = grow(small.run, tmp_path / "u.zarr", **{"seeds": seeds, **first})
+    # which of its blocks will hold more; a torn one must be drawn anew, and not be filled up
+    open_ended = [
+        block
+        for block in before.blocks()
+        if (block.samples[1] == 3) or (block.ablations and block.ablations[1] % before.settings.block[0])
+    ]
+    assert open_ended
+    lost = 0
+    if damaged:
+        victim = open_ended[-1]
+        path = Path(before.url) / before._keys(victim)[0]
+        path.write_bytes(path.read_bytes()[:-1])
+        lost = victim.rows
+    pictures = (1 + len(before.settings.words)) * len(before.seeds)
+    drawn.clear()
+    after = grow(small.run, tmp_path / "u.zarr", seeds=seeds)
+    assert sum(count * len(seeds) for count, seeds in drawn) == 16 * 4 - pictures + lost
+    same(after, whole)
+
+
 class Killed(BaseException):
     pass
 
