@@ -55,20 +55,22 @@ class Budget:
         n, (cheapest, least), (dearest, most) = self.present, self.costs[0], self.costs[-1]
         hedge = " as far as the search went" if self.guaranteed_is == "greedy" else ""
         said = [
-            f"{n} of {self.designed} components are left. Any {self.guaranteed} more units can go{hedge}; "
+            f"{n} of {self.designed} components are left. {_sure(self.guaranteed)}{hedge}; "
             f"one random removal leaves {self.ahead[0].mean:.1f} components on average.",
         ]
         if self.risky is not None:
             said.append(
-                f"From {self.risky} more random removals on, nothing survives with more than {RISK:.0%} chance."
+                f"From {counted(self.risky, 'more random removal')} on, the chance that nothing survives is over "
+                f"{RISK:.0%}."
             )
         if least == most:
-            said.append(f"Every unit's removal costs {most} components.")
+            said.append(f"Every unit's removal costs {counted(most, 'component')}.")
         else:
-            said.append(f"Cheapest to remove: {cheapest} ({least} components); dearest: {dearest} ({most}).")
+            said.append(f"Cheapest to remove: {cheapest} ({counted(least, 'component')}); dearest: {dearest} ({most}).")
         if stuck := self.stuck:
             said.append(
-                f"{len(stuck)} units, such as {stuck[0]}, were seen by every component left: only after a repair."
+                f"Seen by every component left, and so to be removed only after a repair: {stuck[0]}"
+                + (f" and {counted(len(stuck) - 1, 'other unit')}." if len(stuck) > 1 else ".")
             )
         if self.at_risk:
             said.append(
@@ -76,6 +78,15 @@ class Budget:
                 "more removal; repair the run."
             )
         return said
+
+
+def counted(count: int, what: str) -> str:
+    """`1 unit`, `2 units`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _sure(guaranteed: int) -> str:
+    return f"Any {counted(guaranteed, 'more unit')} can go" if guaranteed else "No further unit is sure to be removable"
 
 
 def budget_of(code: Code, ids: Sequence[str], designed: int) -> Budget:

@@ -223,7 +223,7 @@ class Calibration:
         if self.spares < needed:
             text += (
                 f"; with {self.spares} spares a single unit cannot reach q <= {level:g} among {len(units)}, "
-                f"that takes --spares {needed}"
+                f"that takes --spares {needed}, and a code that has as many"
             )
         return text
 

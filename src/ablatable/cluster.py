@@ -6,10 +6,10 @@ Results go from the workers straight to the store, so a run's folder or a univer
 
 from __future__ import annotations
 
-import io
+import getpass
+import hashlib
 import os
 import socket
-import tarfile
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from .errors import AblatableError, SettingsError, WorkerError
+from .files import json_hash
 from .settings import resolve_device
 from .workers import ATTEMPTS, THREADS, OnEvent, Pool, Workers, default_workers
 
@@ -154,7 +155,7 @@ class _Events:
         return taken
 
 
-def _do(function: Callable, number: int, task: Any, events: Any, archive: np.ndarray | None) -> tuple[str, Any]:
+def _do(function: Callable, number: int, task: Any, events: Any, archive: dict[str, Any] | None) -> tuple[str, Any]:
     """One task, on whichever node Ray chose."""
     try:
         if archive is not None:
@@ -166,31 +167,29 @@ def _do(function: Callable, number: int, task: Any, events: Any, archive: np.nda
         return "error", WorkerError("a task failed unexpectedly:\n" + traceback.format_exc())
 
 
-def _archive(run: Path) -> np.ndarray:
-    """A run's folder as one array of bytes, which Ray's workers on a node share without copying."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for path in sorted(run.rglob("*")):
-            if path.is_file() and not path.name.startswith("."):
-                tar.add(path, path.relative_to(run))
-    return np.frombuffer(buffer.getvalue(), np.uint8)
+def _archive(run: Path) -> dict[str, Any]:
+    """A run's files by name, as arrays of bytes, which Ray's workers on a node share without copying."""
+    return {
+        path.relative_to(run).as_posix(): np.fromfile(path, np.uint8)
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
 
 
-def _unpacked(archive: Any) -> Path:
-    """The run's folder on this node, unpacked by the first worker that comes; others wait for it."""
-    import hashlib
-
+def _unpacked(archive: dict[str, Any]) -> Path:
+    """The run's folder on this node, written by the first worker that comes; others wait for it."""
     from filelock import FileLock
 
-    content = memoryview(archive)  # what Ray shares, not copied
-    name = hashlib.sha256(content).hexdigest()[:32]
-    folder = Path(tempfile.gettempdir()) / f"ablatable-runs-{os.getuid()}" / name
+    name = json_hash({name: hashlib.sha256(memoryview(content)).hexdigest() for name, content in archive.items()})
+    folder = Path(tempfile.gettempdir()) / f"ablatable-runs-{getpass.getuser()}" / name[:32]
     folder.parent.mkdir(mode=0o700, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            aside = folder.with_name(f".{name}.{os.getpid()}")
-            with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-                tar.extractall(aside, filter="data")
+            aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+            for name, content in archive.items():
+                path = aside / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                content.tofile(path)
             aside.rename(folder)
     return folder
 

@@ -257,7 +257,7 @@ def plan_universe(
     words, ablation = run.code.select(rows).ablations()
     if stuck := [run.ids[row] for row in rows if run.code.matrix[row].all()]:
         raise CodeError(
-            f"every component that is left saw {stuck[0]} (and {len(stuck) - 1} other units), so nothing draws what "
+            f"every component that is left saw {len(stuck)} of the units, {stuck[0]} among them, so nothing draws what "
             f"would be without it; repair the run first: ablatable repair {run.path} --out RUN3"
         )
     if spares:

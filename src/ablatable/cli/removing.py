@@ -43,6 +43,7 @@ def forget(
 ) -> None:
     """Make a run that never saw some units, of the components that never saw them, with a certificate. At once."""
     from ..audit import audit_unit
+    from ..budget import counted
     from ..forget import forget as forget_units
     from ..forget import plan_removal
     from ..run import Run
@@ -66,8 +67,9 @@ def forget(
     if as_json:
         print_json(told)
         return
-    gone, loses = ("would go", "would lose") if dry_run else ("are gone", "loses")
-    say(f"{len(removal.ids)} units {gone}: the run {loses} {len(removal.ablated)} components")
+    loses = "would lose" if dry_run else "loses"
+    lost = counted(len(removal.ablated), "component")
+    say(f"without {counted(len(removal.ids), 'unit')} the run {loses} {lost}")
     for sentence in removal.budget.sentences():
         say(f"- {sentence}")
     for gone, other in sorted(near):
