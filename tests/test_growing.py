@@ -256,6 +256,10 @@ def test_what_bf16_changes_by_hand() -> None:
     assert told.grey_levels == pytest.approx((10 + 10 + 2 + 2) / 8) and told.within_one_level == 0.5
     assert told.radius == 0 and told.rank == pytest.approx((1 + 1 + 0 + 1 + 1 + 0) / 6)
     assert compare(exact, exact).grey_levels == 0 == compare(exact, exact).rank
+    nudged = exact.copy()
+    nudged[1, 1] += 1  # one level is within one, two are not
+    nudged[2, 1] += 2
+    assert compare(nudged, exact).within_one_level == 7 / 8
     shifted = exact.copy()
     shifted[2, 0] = 55  # the first sample's radius, from 30 to 45
     assert compare(shifted, exact).radius == pytest.approx(0.25)
