@@ -28,6 +28,8 @@ from .universe import Universe
 if TYPE_CHECKING:
     import polars as pl
 
+    from .screened import Screen
+
 Statistic = Literal["plain", "directional", "likeness", "residual", "both"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 DEFAULT: Statistic = "likeness"  # highest power up to a weight of n / 2: docs/results/statistics.md
@@ -229,7 +231,7 @@ class Calibration:
 
 
 def calibrate(
-    universe: Universe,
+    universe: Universe | Screen,
     *,
     statistic: str = DEFAULT,
     features: Features | None = None,
@@ -272,11 +274,14 @@ def calibrate(
     return Calibration(statistic, score * scale, p, q_values(p), radius_p, len(spares))
 
 
-def influence(universe: Universe, sample: int, calibration: Calibration | None, *, scaled: bool = True) -> pl.DataFrame:
+def influence(
+    universe: Universe | Screen, sample: int, calibration: Calibration | None, *, scaled: bool = True
+) -> pl.DataFrame:
     """Units by how surely and how far their removal moves one sample, the surest first.
 
     Columns: rank (from 1), unit, distance (float32, plain, in the paper's unit or native), and with a `calibration` of
-    this sample alone score, p, q, marked; these are null without, and units are then ordered by distance.
+    this sample alone score, p, q, marked; these are null without, and units are then ordered by distance. Of a screened
+    universe also drawn, whether the distance is exact and not a guess.
     """
     import polars as pl
 
@@ -295,7 +300,7 @@ def influence(universe: Universe, sample: int, calibration: Calibration | None, 
     return table.with_row_index("rank", offset=1)
 
 
-def without_spares(universe: Universe) -> str:
+def without_spares(universe: Universe | Screen) -> str:
     """What to do about a universe that has no spares."""
     return (
         f"{universe.url} has no spare ablations, so nothing tells a unit's influence from that of a smaller ensemble; "

@@ -280,6 +280,12 @@ def components_for(words: int, weight: int | None = None, *, at_least: int = 2) 
     return low + bisect_left(range(low, low + words), words, key=lambda n: comb(n, weight))
 
 
+def weight_change(words: np.ndarray) -> np.ndarray:
+    """How ablations, bool (ablations, n), True where a component goes, change the mean's weights: float64 (.., n)."""
+    alive = ~np.asarray(words, bool)
+    return alive / alive.sum(axis=-1, keepdims=True) - 1 / alive.shape[-1]
+
+
 def _restore(matrix: np.ndarray) -> Code:
     """Wrap rows and columns of a code that was validated before, whatever is left of them."""
     code = object.__new__(Code)

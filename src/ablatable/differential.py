@@ -14,7 +14,6 @@ sample's counterfactuals of any number of units.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .code import weight_change
 from .distance import euclidean
 from .errors import SettingsError, StoreError
 from .files import writing
@@ -31,6 +31,7 @@ from .lock import exclusive
 from .progress import Display
 from .run import Run
 from .settings import resolve_device
+from .store import read, seal, unseal
 from .unattributable import delivered
 from .universe import Universe
 from .workers import Pool, chunks, default_workers
@@ -93,12 +94,6 @@ def differentiate(
     return x[0], torch.cat([dx, -dx.sum(0, keepdim=True)])
 
 
-def weight_change(words: np.ndarray) -> np.ndarray:
-    """How ablations, bool (ablations, n), True where a component goes, change the mean's weights: float64 (.., n)."""
-    alive = ~np.asarray(words, bool)
-    return alive / alive.sum(axis=-1, keepdims=True) - 1 / alive.shape[-1]
-
-
 def extrapolate(factual: np.ndarray, jacobian: np.ndarray, words: np.ndarray, *, step: float = 1.0) -> np.ndarray:
     """First-order counterfactuals: factual + step * J dw.
 
@@ -157,16 +152,12 @@ class Differential:
 
         key = self._key(seed)
         try:
-            data = bytes(self.universe.store.get(key).bytes())
-            stored, rest = data[:64].decode("ascii"), data[64:]
-            tensors = load(rest)
+            tensors = load(unseal(self._settings(), read(self.universe.store, key)))
         except Exception as error:  # object stores and safetensors have many kinds
             raise StoreError(
-                f"{self.universe.url}: no readable differential ablation of seed {seed} ({type(error).__name__}); "
-                f"make it with 'ablatable differential RUN {self.universe.url}'"
+                f"{self.universe.url}: no readable differential ablation of seed {seed} ({type(error).__name__}), "
+                f"or another universe's; make it with 'ablatable differential RUN {self.universe.url}'"
             ) from error
-        if stored != hashlib.sha256(self._settings() + rest).hexdigest():
-            raise StoreError(f"{self.universe.url}: {key} is damaged or of another universe; give the command again")
         return tensors["factual"], tensors["jacobian"]
 
     def write(self, seed: int, factual: np.ndarray, jacobian: np.ndarray) -> None:
@@ -175,8 +166,7 @@ class Differential:
 
         data = save({"factual": factual.astype(np.float32), "jacobian": jacobian.astype(np.float32)})
         with writing(self.universe.url):
-            seal = hashlib.sha256(self._settings() + data).hexdigest().encode("ascii")
-            self.universe.store.put(self._key(seed), seal + data)
+            self.universe.store.put(self._key(seed), seal(self._settings(), data))
 
     def _settings(self) -> bytes:
         """What a Jacobian depends on: a hash over it too, so that none is taken for another's."""

@@ -98,7 +98,7 @@ def draw(
 
 
 @lru_cache(maxsize=1)
-def _loaded(
+def loaded(
     run: str, run_sha256: str, batch: int, precision: str, compiled: bool, device: str, max_resident: int | None
 ) -> tuple[Run, Ensemble]:
     """A worker loads a run's components once."""
@@ -116,7 +116,7 @@ def compute_block(task: BlockTask, report: Callable[[dict], None]) -> None:
 
     universe, block = Universe.open(task.universe, partial=True), task.block
     settings = universe.settings
-    run, ensemble = _loaded(
+    run, ensemble = loaded(
         task.run,
         task.run_sha256,
         settings.batch,

@@ -17,6 +17,8 @@ from zarr.storage import ObjectStore
 from .errors import StoreError
 from .lock import LOCK_FILES
 
+SCREEN = "screen.json"  # describes a screened universe, which has no Zarr group
+
 
 class NothingAssumed(ObjectStore[Any]):
     """A store in which a missing or empty chunk is an error. To Zarr it would be a black picture that nobody drew."""
@@ -50,10 +52,11 @@ def open_store(url: str | Path, *, create: bool = True) -> Any:
 
 
 def state_of(url: str | Path) -> str:
-    """What is at a place: `nothing`, a `universe`, one that is `begun` (not laid out yet), or `other` files."""
+    """What is at a place: `nothing`, a `universe`, one `begun` (not laid out yet), a `screen`, or `other` files."""
     store = open_store(url)
-    if not paths(store):
-        return "nothing"
+    present = paths(store)
+    if not present or SCREEN in present:
+        return "screen" if present else "nothing"
     try:
         attributes = json.loads(read(store, "zarr.json"))["attributes"]
         return "begun" if attributes["ablatable"] is None else "universe"
@@ -89,6 +92,19 @@ def read(store: Any, path: str) -> bytes:
 def object_hash(store: Any, path: str) -> str:
     """SHA-256 of an object, hex; `FileNotFoundError` if there is none."""
     return hashlib.sha256(read(store, path)).hexdigest()
+
+
+def seal(context: bytes, data: bytes) -> bytes:
+    """Data behind its SHA-256, which is over a context too, so that none is taken for another's."""
+    return hashlib.sha256(context + data).hexdigest().encode("ascii") + data
+
+
+def unseal(context: bytes, sealed: bytes) -> bytes:
+    """The data; `ValueError` if it, its seal or the context is not what it was."""
+    data = sealed[64:]
+    if seal(context, data) != sealed:
+        raise ValueError("the seal does not match")
+    return data
 
 
 def delete(store: Any, key: str) -> None:

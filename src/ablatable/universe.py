@@ -187,10 +187,10 @@ class Universe:
         """
         sweep(url)
         match state_of(url):
-            case "other":
+            case "other" | "screen" as state:
+                what = "a screened universe" if state == "screen" else "other files and no universe"
                 raise SettingsError(
-                    f"{url} holds other files and no universe, so they are left alone; "
-                    "choose another --out, or delete them yourself"
+                    f"{url} holds {what}, which is left alone; choose another --out, or delete them yourself"
                 )
             case "universe" if not overwrite:
                 universe = cls.open(url, partial=True)
@@ -218,6 +218,11 @@ class Universe:
                 )
             settings = UniverseSettings.model_validate(attrs["ablatable"])
         except (KeyError, TypeError, FileNotFoundError, ValidationError, ValueError) as error:
+            if state_of(url) == "screen":
+                raise StoreError(
+                    f"{url} is a screened universe: 'ablatable radius', 'influence' and 'check' read it; for anything "
+                    "else enumerate every unit: 'ablatable universe' without --screen, and another --out"
+                ) from error
             raise StoreError(
                 f"there is no readable universe at {url} ({type(error).__name__}); "
                 f"make one with 'ablatable universe RUN --out {url}'"

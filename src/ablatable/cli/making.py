@@ -188,6 +188,10 @@ def universe(
     sampler: Sampler = "ddpm",
     steps: SamplingSteps = 50,
     spares: Annotated[int, typer.Option(min=0, help="spare codewords to ablate as well")] = 0,
+    screen: Annotated[
+        float | None,
+        typer.Option(help="do not enumerate: look for the radius, drawing at most this share of the units"),
+    ] = None,
     threshold: Annotated[
         int | None, typer.Option(help="black and white: levels from this one, 1 to 255, up are white")
     ] = None,
@@ -208,22 +212,27 @@ def universe(
     from ..landscape import enumerate_universe
     from ..sampling import parse_seeds
 
-    made = enumerate_universe(
-        run,
-        parse_seeds(seeds),
-        out=out,
-        units=unit,
-        sampler=sampler,
-        steps=steps,
-        spares=spares,
-        threshold=threshold,
-        precision=precision,
-        compiled=compiled,
-        workers=workers_or_ray(workers, ray),
-        device=device,
-        max_resident=max_resident,
-        overwrite=overwrite,
-    )
+    asked: dict[str, Any] = {
+        "out": out,
+        "units": unit,
+        "sampler": sampler,
+        "steps": steps,
+        "spares": spares,
+        "precision": precision,
+        "compiled": compiled,
+        "workers": workers_or_ray(workers, ray),
+        "device": device,
+        "max_resident": max_resident,
+        "overwrite": overwrite,
+    }
+    if screen is not None:
+        if threshold is not None:
+            raise SettingsError(
+                "--screen takes changes to be smooth, which black and white is not; leave one of both out"
+            )
+        _screen(run, parse_seeds(seeds), screen, asked, as_json)
+        return
+    made = enumerate_universe(run, parse_seeds(seeds), threshold=threshold, **asked)
     told: dict[str, Any] = {
         "universe": out,
         "samples": len(made.seeds),
@@ -243,3 +252,33 @@ def universe(
     if error is not None:
         say(f"{precision} {error.sentence()}")
     say(f"next: ablatable report {out} --out report")
+
+
+def _screen(run: Path, seeds: list[int], share: float, asked: dict[str, Any], as_json: bool) -> None:
+    from ..screening import screen_universe
+
+    made = screen_universe(run, seeds, share=share, **asked)
+    (passes, all_passes), chance = made.passes(), made.chance()
+    told = {
+        "universe": made.url,
+        "samples": len(made.seeds),
+        "units": len(made.units),
+        "drawn": made.drawn().sum(axis=0).tolist(),
+        "chance": chance.tolist(),
+        "passes": passes,
+        "passes_of_all": all_passes,
+    }
+    if as_json:
+        print_json(told)
+        return
+    say(
+        f"{made.url}: {told['samples']} samples, {told['units']} units, of which {min(told['drawn'])} to "
+        f"{max(told['drawn'])} were drawn: {passes / all_passes:.1%} of the forward passes of all"
+    )
+    unsure = int((chance < made.made_with.sure).sum())
+    if unsure:
+        say(
+            f"in {unsure} samples the chance of having found the radius is below {made.made_with.sure:.0%}; "
+            "a larger --screen (with --overwrite) draws on"
+        )
+    say(f"next: ablatable radius {made.url}")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import SettingsError
-from .common import Json, Overwrite, UniverseUrl, app, print_json, print_table, say
+from .common import Device, Json, Overwrite, UniverseUrl, app, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from ..screened import Screen
+    from ..universe import Universe
 
 
 @app.command()
@@ -22,9 +27,9 @@ def radius(
 
     from ..calibration import radius_p_values, without_spares
     from ..distance import geometric_mean
-    from ..universe import Universe
+    from ..screened import Screen
 
-    opened = Universe.open(universe_url)
+    opened = _open(universe_url)
     distances, spares = opened.distances(scaled=not native), opened.spare_distances(scaled=not native)
     none = [None] * len(opened.seeds)
     table = pl.DataFrame(
@@ -37,12 +42,20 @@ def radius(
             "top_unit": [opened.units[k] for k in distances.argmax(axis=0)],
         }
     )
+    if isinstance(opened, Screen):
+        table = table.with_columns(
+            drawn=pl.Series(opened.drawn().sum(axis=0)), chance=pl.Series(opened.chance(), dtype=pl.Float64)
+        )
     if as_json:
         print_json(table.to_dicts())
         return
     unit = "native" if native else "scaled to 256 x 256 x 3"
     print_table(table, title=f"Counterfactual radius, Euclidean, {unit}")
     say(f"geometric mean of the radius: {geometric_mean(opened.radius(scaled=not native)):.2f}")
+    if isinstance(opened, Screen):
+        say(
+            "drawn: units whose counterfactual was drawn; chance: that the largest of these distances is the largest of all"
+        )
     if not len(spares):
         say(without_spares(opened))
         return
@@ -52,36 +65,81 @@ def radius(
 
 @app.command()
 def influence(
-    universe_url: UniverseUrl,
-    sample_number: Annotated[int, typer.Option("--sample", min=0, help="which sample, from 0")] = 0,
+    universe_url: Annotated[str, typer.Argument(metavar="U.zarr|RUN", help="a universe, or a run to screen")],
+    sample_number: Annotated[int | None, typer.Option("--sample", min=0, help="which sample, from 0")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="of a run: the seed of the sample to screen")] = None,
     top: Annotated[int, typer.Option(min=1, help="how many units to print")] = 20,
     native: Annotated[bool, typer.Option(help="native distances")] = False,
     statistic: Annotated[
         str, typer.Option(help="what p compares: plain, directional, likeness, residual or both")
     ] = "likeness",
     features: Annotated[str | None, typer.Option(help="compare in a feature space: efficientnet-lite0, ..")] = None,
+    sampler: Annotated[str, typer.Option(help="of a run: ddpm, ddim or dpmsolver++")] = "ddpm",
+    steps: Annotated[int, typer.Option(min=1, help="of a run: sampling steps")] = 50,
+    spares: Annotated[int, typer.Option(min=0, help="of a run: spare codewords to ablate as well")] = 0,
+    screen: Annotated[float, typer.Option(help="of a run: draw at most this share of the units")] = 0.1,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Print the units that one sample depends on: distance, and p and q against spare ablations."""
+    """Print the units that one sample depends on: distance, and p and q against spare ablations.
+
+    Of a run, without any universe, the sample of a seed is drawn and screened: --seed S --top 10.
+    """
     from .. import calibration
     from ..features import load_features
-    from ..universe import Universe
+    from ..screened import Screen
+    from ..screening import screen_universe
 
-    opened, tested = Universe.open(universe_url), None
-    if opened.settings.spares:
-        tested = calibration.calibrate(
-            opened,
-            statistic=statistic,
-            features=load_features(features) if features else None,
-            samples=[sample_number],
+    opened: Universe | Screen
+    screened_here = _is_run(Path(universe_url))
+    if screened_here:
+        if seed is None or sample_number is not None:
+            raise SettingsError(f"{universe_url} is a run: name one seed to draw, with --seed (and no --sample)")
+        opened, sample_number = (
+            screen_universe(
+                universe_url,
+                [seed],
+                out=f"memory://influence-{os.getpid()}",
+                share=screen,
+                top=top,
+                sampler=sampler,
+                steps=steps,
+                spares=spares,
+                workers=0,
+                device=device,
+            ),
+            0,
         )
+    else:
+        if seed is not None:
+            raise SettingsError(f"{universe_url} is a universe, and --seed is for runs; name a sample with --sample")
+        opened, sample_number = _open(universe_url), sample_number or 0
+    tested, compare = None, load_features(features) if features else None
+    if opened.settings.spares and isinstance(opened, Screen):
+        tested = opened.calibrate([sample_number], statistic=statistic, features=compare)
+    elif opened.settings.spares:
+        tested = calibration.calibrate(opened, statistic=statistic, features=compare, samples=[sample_number])
     table = calibration.influence(opened, sample_number, tested, scaled=not native).head(top)
     if as_json:
         print_json(table.to_dicts())
         return
-    shown = table.select("rank", "unit", "distance", *(["p", "q", "marked"] if tested else []))
+    extra = [*(["drawn"] if isinstance(opened, Screen) else []), *(["p", "q", "marked"] if tested else [])]
+    shown = table.select("rank", "unit", "distance", *extra)
     print_table(shown, title=f"Sample {sample_number} (seed {opened.seeds[sample_number]}): units by influence")
-    say(tested.verdict(0, opened.units) if tested else calibration.without_spares(opened))
+    if isinstance(opened, Screen):
+        drawn, chance = int(opened.drawn()[:, sample_number].sum()), opened.chance(top=top)[sample_number]
+        say(
+            f"{drawn} of {len(opened.units)} units' counterfactuals were drawn; the other distances are guesses. "
+            f"Chance that no other unit is among the {top} farthest: {chance:.1%}"
+        )
+        if chance < opened.made_with.sure and not screened_here:
+            say(f"for more: ablatable influence RUN --seed {opened.seeds[sample_number]} --top {top}")
+    if tested:
+        say(tested.verdict(0, opened.units))
+    elif screened_here:
+        say("nothing tells a unit's influence from that of a smaller ensemble; --spares draws what does")
+    else:
+        say(calibration.without_spares(opened))
     if tested:
         say(f"p, q: {tested.statistic} statistic against {tested.spares} spare ablations, which remove no unit")
 
@@ -109,20 +167,40 @@ def check(
 ) -> None:
     """Compare every hash and checksum of a run or universe with what is on disk. Exit code 1 if anything is wrong."""
     from ..run import check_run
+    from ..screened import check_screen
+    from ..store import state_of
     from ..universe import check_universe
 
     folder = Path(path)
     if "://" not in path and not folder.exists():
         raise SettingsError(f"there is nothing at {path}")
-    is_run = (folder / "ensemble.json").exists() or (folder / "settings.json").exists()
-    if not is_run and "://" not in path and not (folder / "zarr.json").exists():
+    if _is_run(folder):
+        kind, wrong = "run", check_run(folder)
+    elif "://" not in path and state_of(path) in ("other", "nothing"):
         raise SettingsError(f"{path} is neither a run (ensemble.json) nor a universe (zarr.json)")
-    wrong = check_run(folder) if is_run else check_universe(path)
+    elif state_of(path) == "screen":
+        kind, wrong = "screened universe", check_screen(path)
+    else:
+        kind, wrong = "universe", check_universe(path)
     if as_json:
-        print_json({"path": path, "kind": "run" if is_run else "universe", "wrong": wrong})
+        print_json({"path": path, "kind": kind, "wrong": wrong})
     else:
         for line in wrong:
             say(line)
         say(f"{path}: {len(wrong)} things are wrong" if wrong else f"{path}: intact")
     if wrong:
         raise typer.Exit(1)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "ensemble.json").exists() or (folder / "settings.json").exists()
+
+
+def _open(url: str) -> Universe | Screen:
+    """A universe, enumerated or screened."""
+    from ..screened import Screen
+    from ..store import state_of
+    from ..universe import Universe
+
+    exists = "://" in url or Path(url).exists()
+    return Screen.open(url) if exists and state_of(url) == "screen" else Universe.open(url)
