@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .recipe import Recipe, preset
     from .run import Run
     from .sampling import noise_trajectory, sample
+    from .screening import screen_universe
     from .training import train
     from .units import Units
     from .universe import Universe
@@ -39,6 +40,7 @@ _WHERE = {
     "plan": "plan",
     "preset": "recipe",
     "sample": "sampling",
+    "screen_universe": "screening",
     "train": "training",
 }
 
@@ -58,6 +60,7 @@ __all__ = [
     "plan",
     "preset",
     "sample",
+    "screen_universe",
     "train",
 ]
 

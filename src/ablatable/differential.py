@@ -155,8 +155,8 @@ class Differential:
             tensors = load(unseal(self._settings(), read(self.universe.store, key)))
         except Exception as error:  # object stores and safetensors have many kinds
             raise StoreError(
-                f"{self.universe.url}: no readable differential ablation of seed {seed} ({type(error).__name__}), "
-                f"or another universe's; make it with 'ablatable differential RUN {self.universe.url}'"
+                f"{self.universe.url}: no readable differential ablation of seed {seed} (missing, damaged, another's: "
+                f"{type(error).__name__}); make it with 'ablatable differential RUN {self.universe.url}'"
             ) from error
         return tensors["factual"], tensors["jacobian"]
 

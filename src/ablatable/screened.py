@@ -49,6 +49,13 @@ class ScreenSettings(BaseModel):
         """What each object is sealed with: the settings that it depends on."""
         return canonical_json(self.model_dump(mode="json", exclude={"universe": {"seeds", "block"}}))
 
+    def told(self) -> dict[str, Any]:
+        """The settings that whoever asked for them knows; the others follow from these."""
+        derived = {"seeds", "block", "batch", "words", "ablation", "digests"}
+        values = self.model_dump(mode="json", exclude={"universe": derived})
+        values["universe"]["spares"] = len(self.universe.spares)
+        return values
+
     def with_seeds(self, seeds: Iterable[int]) -> ScreenSettings:
         """The same for more samples."""
         more = dict.fromkeys((*self.universe.seeds, *seeds))
@@ -91,7 +98,7 @@ class Screen:
             store.delete([path for path in paths(store) if path == TRAINING or path.startswith("samples/")])
         elif state == "screen":
             there = cls.open(url, partial=True).made_with
-            compare_settings(json.loads(there.context()), json.loads(wanted.context()), url)
+            compare_settings(there.told(), wanted.told(), url)
             wanted = there.with_seeds(wanted.universe.seeds)
         values = {"ablatable": wanted.model_dump(mode="json"), "environment": environment()}
         with writing(url):

@@ -23,7 +23,7 @@ ORDERS = (1, 2, 3)
 START = np.log([1.0, 0.3, 0.3, 0.1])  # v1, v2, v3, v0 before anything is known; v1 only sets the scale
 FLOOR = -9.0  # log of the least share that is told from none
 FITTED = 256  # v is fitted to so many ablations at most: it costs the cube of their number, some dozens of times
-JITTER = 1e-8
+JITTER = 1e-8  # of the kernel: keeps it invertible
 FREEDOM = 5  # of Student's t: errors have longer tails than a normal distribution's
 
 
@@ -74,7 +74,7 @@ class Surrogate:
         known, length = self._products(rows, self.rows), np.square(self.dw[rows]).sum(1)
         own = self._orders(length) + self.v[-1] * (length > 0)  # without any change nothing moves
         weights = known @ self.inverse
-        return self._square(weights, np.maximum(own - (weights * known).sum(1), JITTER))
+        return self._square(weights, np.maximum(own - (weights * known).sum(1), JITTER * self.v.sum()))
 
     def _square(self, weights: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of |mu + e|^2, mu = weights @ y and e ~ N(0, variance x Sigma)."""
@@ -90,8 +90,8 @@ class Surrogate:
         parts = [*(r**order for order in ORDERS), np.eye(m)]
 
         def loss(log_v: np.ndarray) -> float:
-            kernel = sum((np.exp(value) * part for value, part in zip(log_v, parts, strict=True)), JITTER * np.eye(m))
-            factor = np.linalg.cholesky(kernel)
+            v = np.exp(log_v)
+            factor = np.linalg.cholesky(sum(map(np.multiply, v, parts), JITTER * v.sum() * np.eye(m)))
             half = np.linalg.solve(factor, gram)
             return m * math.log(np.trace(np.linalg.solve(factor, half.T))) / 2 + np.log(np.diag(factor)).sum()
 
@@ -109,7 +109,7 @@ class Surrogate:
                             break
 
     def _kernel(self, rows: np.ndarray) -> np.ndarray:
-        return self._products(rows, rows) + (self.v[-1] + JITTER) * np.eye(len(rows))
+        return self._products(rows, rows) + (self.v[-1] + JITTER * self.v.sum()) * np.eye(len(rows))
 
     def _products(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         return self._orders(self.dw[rows] @ self.dw[others].T)

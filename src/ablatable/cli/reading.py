@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,9 +54,7 @@ def radius(
     print_table(table, title=f"Counterfactual radius, Euclidean, {unit}")
     say(f"geometric mean of the radius: {geometric_mean(opened.radius(scaled=not native)):.2f}")
     if isinstance(opened, Screen):
-        say(
-            "drawn: units whose counterfactual was drawn; chance: that the largest of these distances is the largest of all"
-        )
+        say("drawn: units' counterfactuals that were; chance: that none of the others is farther")
     if not len(spares):
         say(without_spares(opened))
         return
@@ -90,35 +89,34 @@ def influence(
     from ..screened import Screen
     from ..screening import screen_universe
 
-    opened: Universe | Screen
-    screened_here = _is_run(Path(universe_url))
-    if screened_here:
-        if seed is None or sample_number is not None:
-            raise SettingsError(f"{universe_url} is a run: name one seed to draw, with --seed (and no --sample)")
-        opened, sample_number = (
-            screen_universe(
-                universe_url,
-                [seed],
-                out=f"memory://influence-{os.getpid()}",
-                share=screen,
-                top=top,
-                sampler=sampler,
-                steps=steps,
-                spares=spares,
-                workers=0,
-                device=device,
-            ),
-            0,
+    is_run = _is_run(Path(universe_url))
+    if is_run and (seed is None or sample_number is not None):
+        raise SettingsError(f"{universe_url} is a run: name one seed to draw, with --seed (and no --sample)")
+    if not is_run and seed is not None:
+        raise SettingsError(f"{universe_url} is a universe, and --seed is for runs; name a sample with --sample")
+    sample_number = sample_number or 0
+    opened = (
+        _open(universe_url)
+        if seed is None
+        else screen_universe(
+            universe_url,
+            [seed],
+            out=f"memory://influence-{os.getpid()}",
+            share=screen,
+            top=top,
+            sampler=sampler,
+            steps=steps,
+            spares=spares,
+            workers=0,
+            device=device,
+            overwrite=True,
         )
-    else:
-        if seed is not None:
-            raise SettingsError(f"{universe_url} is a universe, and --seed is for runs; name a sample with --sample")
-        opened, sample_number = _open(universe_url), sample_number or 0
-    tested, compare = None, load_features(features) if features else None
-    if opened.settings.spares and isinstance(opened, Screen):
-        tested = opened.calibrate([sample_number], statistic=statistic, features=compare)
-    elif opened.settings.spares:
-        tested = calibration.calibrate(opened, statistic=statistic, features=compare, samples=[sample_number])
+    )
+    tested = None
+    if opened.settings.spares:
+        judge = opened.calibrate if isinstance(opened, Screen) else partial(calibration.calibrate, opened)
+        compare = load_features(features) if features else None
+        tested = judge(samples=[sample_number], statistic=statistic, features=compare)
     table = calibration.influence(opened, sample_number, tested, scaled=not native).head(top)
     if as_json:
         print_json(table.to_dicts())
@@ -127,21 +125,24 @@ def influence(
     shown = table.select("rank", "unit", "distance", *extra)
     print_table(shown, title=f"Sample {sample_number} (seed {opened.seeds[sample_number]}): units by influence")
     if isinstance(opened, Screen):
-        drawn, chance = int(opened.drawn()[:, sample_number].sum()), opened.chance(top=top)[sample_number]
-        say(
-            f"{drawn} of {len(opened.units)} units' counterfactuals were drawn; the other distances are guesses. "
-            f"Chance that no other unit is among the {top} farthest: {chance:.1%}"
-        )
-        if chance < opened.made_with.sure and not screened_here:
-            say(f"for more: ablatable influence RUN --seed {opened.seeds[sample_number]} --top {top}")
+        _tell_screened(opened, sample_number, top)
     if tested:
         say(tested.verdict(0, opened.units))
-    elif screened_here:
+        say(f"p, q: {tested.statistic} statistic against {tested.spares} spare ablations, which remove no unit")
+    elif is_run:
         say("nothing tells a unit's influence from that of a smaller ensemble; --spares draws what does")
     else:
         say(calibration.without_spares(opened))
-    if tested:
-        say(f"p, q: {tested.statistic} statistic against {tested.spares} spare ablations, which remove no unit")
+
+
+def _tell_screened(opened: Screen, sample_number: int, top: int) -> None:
+    drawn, chance = int(opened.drawn()[:, sample_number].sum()), opened.chance(top=top)[sample_number]
+    say(
+        f"{drawn} of {len(opened.units)} units' counterfactuals were drawn; other distances are guesses. "
+        f"Chance that no other unit is among the {top} farthest: {chance:.1%}"
+    )
+    if top > opened.made_with.top and chance < opened.made_with.sure:
+        say(f"for more: ablatable influence RUN --seed {opened.seeds[sample_number]} --top {top}")
 
 
 @app.command()
