@@ -257,12 +257,15 @@ def test_influence_of_what_was_drawn(screened: Screen, small_universe: Universe)
 
 @pytest.mark.parametrize("statistic", ["plain", "likeness", "both"])
 def test_p_values_are_those_of_the_universe(screened: Screen, small_universe: Universe, statistic: str) -> None:
-    ours, whole = screened.calibrate(statistic=statistic), calibration.calibrate(small_universe, statistic=statistic)
+    ours, whole = (
+        calibration.calibrate(screened, statistic=statistic),
+        calibration.calibrate(small_universe, statistic=statistic),
+    )
     drawn = screened.drawn()
     np.testing.assert_array_equal(ours.p[drawn], whole.p[drawn])
     assert (ours.p[~drawn] == 1).all()
     assert (ours.q >= whole.q - 1e-12).all()
-    one = screened.calibrate([1], statistic=statistic)
+    one = calibration.calibrate(screened, samples=[1], statistic=statistic)
     np.testing.assert_array_equal(one.p[:, 0], ours.p[:, 1])
 
 

@@ -23,12 +23,11 @@ from .code import Code
 from .distance import native_to_scaled
 from .errors import SettingsError
 from .features import Features, feature_distances
+from .screened import Screen
 from .universe import Universe
 
 if TYPE_CHECKING:
     import polars as pl
-
-    from .screened import Screen
 
 Statistic = Literal["plain", "directional", "likeness", "residual", "both"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
@@ -240,7 +239,8 @@ def calibrate(
     """Compare every unit's ablation with the spares'.
 
     Args:
-        universe: a universe with spares.
+        universe: a universe with spares. If it is a screened one, units that were not drawn have p = 1, which keeps
+            q on the safe side.
         statistic: see `scores`.
         features: the space in which the statistic measures; None = pixels.
         samples: which samples (indices); None = all.
@@ -270,6 +270,8 @@ def calibrate(
         score[:, column], null = scores(landscape, statistic)
         p[:, column] = p_values(score[:, column], null)
     columns = list(chosen)
+    if isinstance(universe, Screen):
+        p[~universe.drawn()[:, columns]] = 1
     radius_p = radius_p_values(universe.distances()[:, columns], universe.spare_distances()[:, columns])
     return Calibration(statistic, score * scale, p, q_values(p), radius_p, len(spares))
 

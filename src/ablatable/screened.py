@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .calibration import DEFAULT, Calibration, calibrate, q_values
 from .code import Code
 from .distance import native_to_scaled, radius
 from .errors import DataError, SettingsError, StoreError
-from .features import Features
 from .files import canonical_json, json_hash, writing
 from .search import Found
 from .settings import compare_settings, environment
@@ -231,15 +229,6 @@ class Screen:
                 "drawn": found.drawn[rows][order],
             }
         )
-
-    def calibrate(
-        self, samples: list[int] | None = None, *, statistic: str = DEFAULT, features: Features | None = None
-    ) -> Calibration:
-        """As `calibration.calibrate`; units that were not drawn have p = 1, which keeps q on the safe side."""
-        tested = calibrate(self, statistic=statistic, features=features, samples=samples)
-        drawn = self.drawn()[:, range(len(self.seeds)) if samples is None else samples]
-        p = np.where(drawn, tested.p, 1.0)
-        return replace(tested, p=p, q=q_values(p))
 
     def passes(self) -> tuple[int, int]:
         """Forward passes (rows times survivors times steps) that were made, and that the whole universe takes."""

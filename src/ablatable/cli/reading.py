@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -114,9 +113,8 @@ def influence(
     )
     tested = None
     if opened.settings.spares:
-        judge = opened.calibrate if isinstance(opened, Screen) else partial(calibration.calibrate, opened)
         compare = load_features(features) if features else None
-        tested = judge(samples=[sample_number], statistic=statistic, features=compare)
+        tested = calibration.calibrate(opened, samples=[sample_number], statistic=statistic, features=compare)
     table = calibration.influence(opened, sample_number, tested, scaled=not native).head(top)
     if as_json:
         print_json(table.to_dicts())
