@@ -12,6 +12,7 @@ from PIL import Image
 
 from ablatable.errors import SettingsError
 from ablatable.intervals import bootstrap
+from ablatable.studies import size as size_module
 from ablatable.studies.cells import Sampling, largest_of, read_config
 from ablatable.studies.size import Series, SizeStudy, slope, study_size
 from ablatable.studies.weight import CodeStudy, study_code
@@ -64,6 +65,27 @@ def test_radius_against_size(tmp_path: Path) -> None:
         study_size(config.model_copy(update={"landscape": 5}), tmp_path / "s", workers=0, quiet=True)
     with pytest.raises(SettingsError, match="24 units, series 'ideal' needs 99"):
         study_size(SizeStudy(data="digits:24", series=(Series(name="ideal", sizes=(99,)),)), tmp_path / "t")
+
+
+def test_radius_in_a_feature_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels as features have the pixels' distances, but for the scale."""
+    monkeypatch.setattr(size_module, "load_features", lambda name: lambda images: images.reshape(len(images), -1) / 255)
+    config = SizeStudy(
+        data="digits:24",
+        series=(Series(name="ideal", sizes=(8, 24), side=8, components=7),),
+        sampling=Sampling(samples=3, steps=5, spares=10),
+        landscape=4,
+        features="pixels",
+    )
+    table = study_size(config, tmp_path / "s", workers=0, quiet=True)
+    scale = np.sqrt(256 * 256 * 3 / 64)
+    for key in ("radius", "spare_radius", "radius_fixed", "spare_radius_fixed"):
+        assert (table[f"{key}_features"] * scale).to_list() == pytest.approx(table[key].to_list(), rel=1e-5)
+    assert table["excess_fixed_features"].to_list() == pytest.approx(table["excess_fixed"].to_list(), rel=1e-5)
+    slopes = pl.read_csv(tmp_path / "s" / "slopes.csv")
+    of = {row["radius"]: row["slope"] for row in slopes.filter(pl.col("series") == "ideal").to_dicts()}
+    assert of["radius_features"] == pytest.approx(of["radius"], abs=1e-5)
+    assert of["spare_radius_fixed_features"] == pytest.approx(of["spare_radius_fixed"], abs=1e-5)
 
 
 def test_code(tmp_path: Path) -> None:

@@ -115,9 +115,11 @@ def make_cell(
     return read_json(result)
 
 
-def radii(universe: Universe, landscape: int) -> Measured:
-    """Radii and spare maxima, over all there are and over `landscape` of each, one value a sample."""
-    units, spares = universe.distances(), universe.spare_distances()
+def radii(units: np.ndarray, spares: np.ndarray, landscape: int) -> Measured:
+    """Radii and spare maxima, over all there are and over `landscape` of each, one value a sample.
+
+    From distances (units, samples) and (spares, samples).
+    """
     size = min(landscape, len(units), len(spares))
     return {
         "units_drawn": len(units),

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..code import Code, components_for
 from ..distance import geometric_mean
 from ..errors import SettingsError
+from ..features import Features, feature_distances, load_features
 from ..files import write_atomic
 from ..intervals import bootstrap
 from ..plotting import Axes, figure_png
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 # geometric mean of the radius on MNIST, 22 components (Dai and Gifford)
 PUBLISHED = {256: 103.6, 512: 100.6, 1024: 87.0, 2048: 65.6, 4096: 56.9, 8192: 58.3}
+
+RADII = ("radius", "spare_radius", "radius_fixed", "spare_radius_fixed")
+RADII_SEEN = (*RADII, *(f"{key}_features" for key in RADII))  # by pixels, and by features where a study asks for them
 
 
 class Series(BaseModel):
@@ -56,6 +60,7 @@ class SizeStudy(BaseModel):
     seed: int = 0
     drawn: int = Field(default=2048, ge=2, description="units whose ablations are drawn at most: random ones beyond")
     landscape: int = Field(default=16, ge=2, description="fixed landscape size for the controlled comparison")
+    features: str | None = Field(default=None, description="a feature space to measure in as well, see load_features")
 
 
 def study_size(config: SizeStudy, out: Path, *, workers: int | None = None, quiet: bool = False) -> pl.DataFrame:
@@ -65,6 +70,7 @@ def study_size(config: SizeStudy, out: Path, *, workers: int | None = None, quie
         SettingsError: `out` holds a study with another configuration, or there are too few units.
     """
     open_study(out, config)
+    features = load_features(config.features) if config.features else None
     measured: dict[tuple[str, int], Measured] = {}
     for series in config.series:
         units = load_units(config.data, size=series.side)
@@ -81,7 +87,7 @@ def study_size(config: SizeStudy, out: Path, *, workers: int | None = None, quie
                 code,
                 series.recipe,
                 config.sampling,
-                lambda universe: _measure(universe, config.landscape),
+                lambda universe: _measure(universe, config.landscape, features),
                 seed=config.seed,
                 only=_drawn(units, size, config),
                 workers=workers,
@@ -101,8 +107,21 @@ def _drawn(units: Units, size: int, config: SizeStudy) -> list[str] | None:
     return [units.ids[row] for row in sorted(rows)]
 
 
-def _measure(universe: Universe, landscape: int) -> Measured:
-    return {**radii(universe, landscape), "nearest_p": nearest_p_values(universe)}
+def _measure(universe: Universe, landscape: int, features: Features | None) -> Measured:
+    measured = radii(universe.distances(), universe.spare_distances(), landscape)
+    if features:
+        seen = radii(*_in_features(universe, features), landscape)
+        measured |= {f"{key}_features": seen[key] for key in RADII}
+    return measured | {"nearest_p": nearest_p_values(universe)}
+
+
+def _in_features(universe: Universe, features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Distances from the factual samples in a feature space: (units, samples) and (spares, samples)."""
+    columns = []
+    for sample, factual in enumerate(features(universe.factual)):
+        columns.append(feature_distances(features(universe.landscape(sample)), factual[None])[:, 0])
+    distances = np.stack(columns, axis=1)
+    return distances[list(universe.settings.ablation)], distances[list(universe.settings.spares)]
 
 
 def _table(measured: dict[tuple[str, int], Measured]) -> pl.DataFrame:
@@ -113,13 +132,14 @@ def _table(measured: dict[tuple[str, int], Measured]) -> pl.DataFrame:
 
 def _row(name: str, size: int, cell: Measured) -> dict[str, object]:
     row: dict[str, object] = {"series": name, "units": size, "drawn": cell["units_drawn"], "spares": cell["spares"]}
-    for key in ("radius", "spare_radius", "radius_fixed", "spare_radius_fixed"):
+    for key in [key for key in RADII_SEEN if key in cell]:
         values = np.array(cell[key])
         low, high = bootstrap(lambda rows, values=values: geometric_mean(values[rows]), len(values))
         row |= {key: geometric_mean(values), f"{key}_low": low, f"{key}_high": high}
-    excess = np.array(cell["radius_fixed"]) / np.maximum(1e-9, cell["spare_radius_fixed"])
-    low, high = bootstrap(lambda rows: geometric_mean(excess[rows]), len(excess))
-    row |= {"excess_fixed": geometric_mean(excess), "excess_low": low, "excess_high": high}
+    for seen in [seen for seen in ("", "_features") if f"radius_fixed{seen}" in cell]:
+        excess = np.array(cell[f"radius_fixed{seen}"]) / np.maximum(1e-9, cell[f"spare_radius_fixed{seen}"])
+        low, high = bootstrap(lambda rows, excess=excess: geometric_mean(excess[rows]), len(excess))
+        row |= {f"excess_fixed{seen}": geometric_mean(excess), f"excess_low{seen}": low, f"excess_high{seen}": high}
     for statistic in ("plain", "likeness"):
         row[f"nearest_{statistic}"] = float(np.mean(np.array(cell["nearest_p"][statistic]) <= ALPHA))
     return row | {"training_seconds": cell["training_seconds"], "drawing_seconds": cell["drawing_seconds"]}
@@ -141,9 +161,9 @@ def slopes(measured: dict[tuple[str, int], Measured]) -> pl.DataFrame:
     rows = []
     for name in dict.fromkeys(series for series, _ in measured):
         cells = {size: cell for (series, size), cell in measured.items() if series == name}
-        for key in ("radius", "spare_radius", "radius_fixed", "spare_radius_fixed"):
-            whole = {s: c for s, c in cells.items() if c["units_drawn"] == s or key.endswith("_fixed")}
-            if key == "spare_radius":  # as many spares as there are at every size
+        for key in [key for key in RADII_SEEN if all(key in cell for cell in cells.values())]:
+            whole = {s: c for s, c in cells.items() if c["units_drawn"] == s or "_fixed" in key}
+            if key.startswith("spare_radius") and "_fixed" not in key:  # as many spares as there are at every size
                 continue
             if len(whole) < 2:
                 continue

@@ -113,7 +113,7 @@ def _measure(universe: Universe, held_out: Units, landscape: int) -> Measured:
     between[:, len(training) :][np.eye(len(held_out.images), dtype=bool)] = np.inf
     nearest = nearest_units(universe)
     return {
-        **radii(universe, landscape),
+        **radii(universe.distances(), universe.spare_distances(), landscape),
         "nearest_p": nearest_p_values(universe),
         "to_training": pairwise(universe.factual, training).min(axis=1).tolist(),
         "to_real": pairwise(universe.factual, real).min(axis=1).tolist(),
