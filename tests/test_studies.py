@@ -11,11 +11,19 @@ import pytest
 from PIL import Image
 
 from ablatable.errors import SettingsError
-from ablatable.intervals import bootstrap
+from ablatable.files import read_json
+from ablatable.intervals import bootstrap, wilson
+from ablatable.landscape import enumerate_universe
+from ablatable.run import Run
 from ablatable.studies import size as size_module
 from ablatable.studies.cells import Sampling, largest_of, read_config
+from ablatable.studies.differential import DifferentialStudy, draw_at, study_differential
 from ablatable.studies.size import Series, SizeStudy, slope, study_size
+from ablatable.studies.unattributable import BinarySeries, UnattributableStudy, study_unattributable
 from ablatable.studies.weight import CodeStudy, study_code
+from ablatable.unattributable import unattributable
+from ablatable.units import Units
+from ablatable.universe import Universe
 
 SAMPLING = Sampling(samples=3, steps=5, spares=25)
 
@@ -97,6 +105,79 @@ def test_code(tmp_path: Path) -> None:
     assert (tmp_path / "s" / "figure.png").exists()
     with pytest.raises(SettingsError, match="take more components"):
         study_code(config.model_copy(update={"components": (4,)}), tmp_path / "t")
+
+
+def test_unattributable_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The samples that are left when units go a few at a time are those that a whole universe says no unit moves."""
+    monkeypatch.setattr("ablatable.studies.unattributable.ROWS", 60)
+    digits = Units.digits(8, size=8).images  # two of them often, so that no one unit is needed for these
+    np.save(tmp_path / "digits.npy", np.concatenate([np.repeat(digits[:2], 13, axis=0), digits[2:]]))
+    config = UnattributableStudy(
+        data=str(tmp_path / "digits.npy"),
+        series=(BinarySeries(name="a", sizes=(32,), components=8, ensembles=2, binary=64),),
+        samples=12,
+        steps=8,
+    )
+    table = study_unattributable(config, tmp_path / "s", workers=0, quiet=True)
+    found = 0
+    for number in range(2):
+        cell = tmp_path / "s" / "a" / f"00032-{number}"
+        seeds = range(12 * number, 12 * (number + 1))
+        universe = enumerate_universe(
+            cell / "run", seeds, out=tmp_path / f"u{number}", steps=8, threshold=128, workers=0, quiet=True
+        )
+        assert set(np.unique(universe.training.images)) == {0, 255}
+        whole = unattributable(universe)
+        told = read_json(cell / "result.json")
+        assert told["unattributable"] == [whole.seeds[k] for k in whole.samples]
+        assert told["left"][-1] == [32, len(whole.samples)] and len(told["left"]) > 2
+        found += len(whole.samples)
+    assert 0 < found < 24 and table["unattributable"].to_list() == [found]
+    row = table.row(0, named=True)
+    assert row["share"] == pytest.approx(found / 24) and (row["low"], row["high"]) == wilson(found, 24)
+    for name in ("figure.png", "pictures.png"):
+        assert Image.open(tmp_path / "s" / name).size[0] > 1000
+    assert study_unattributable(config, tmp_path / "s", workers=0, quiet=True).equals(table)
+    progress = tmp_path / "s" / "a" / "00032-1"
+    (progress / "result.json").unlink()  # as if it had been interrupted: before the last units, then at once
+    left = read_json(progress / "progress.json")["left"]
+    assert study_unattributable(config, tmp_path / "s", workers=0, quiet=True)["share"].equals(table["share"])
+    (progress / "result.json").unlink()
+    (progress / "progress.json").unlink()
+    assert study_unattributable(config, tmp_path / "s", workers=0, quiet=True)["share"].equals(table["share"])
+    assert read_json(progress / "progress.json")["left"] == left
+    with pytest.raises(SettingsError, match="32 units, series 'a' needs 99"):
+        bad = config.series[0].model_copy(update={"sizes": (99,)})
+        study_unattributable(config.model_copy(update={"series": (bad,)}), tmp_path / "t")
+
+
+def test_differential_by_step(tmp_path: Path) -> None:
+    """A part of an ablation is between the factual sample and the ablation; small parts are predicted exactly."""
+    config = DifferentialStudy(
+        data="digits:24",
+        series=(Series(name="ideal", sizes=(8, 24), side=8, components=7),),
+        sampling=Sampling(samples=3, steps=5, spares=1),
+        drawn=12,
+        fractions=(2**-10, 1),
+        step_units=6,
+    )
+    table = study_differential(config, tmp_path / "s", workers=0, quiet=True)
+    assert table["drawn"].to_list() == [8, 12] and (tmp_path / "s" / "figure.png").exists()
+    steps = pl.read_csv(tmp_path / "s" / "steps.csv")
+    small, whole = (steps.filter(pl.col("step") == step) for step in config.fractions)
+    assert small["error"].max() < 0.01 and small["rank_correlation"].min() > 0.9
+    assert (small["linear"] == 1).all() and (whole["error"] > small["error"]).all()
+    run = Run(tmp_path / "s" / "ideal" / "00024" / "run")
+    universe = Universe.open(tmp_path / "s" / "ideal" / "00024" / "universe.zarr")
+    words = run.code.matrix[run.rows(universe.units)]
+    for step, exact in (
+        (0.0, np.broadcast_to(universe.factual, (12, 3, 8, 8, 1))),
+        (1.0, universe.ablations(range(12))),
+    ):
+        drawn = draw_at(run, words, universe.seeds, step, config.sampling)
+        levels = np.rint((np.clip(drawn, -1, 1) + 1) * 127.5)
+        assert np.abs(np.moveaxis(levels, 2, -1) - exact).max() <= 1
+    assert study_differential(config, tmp_path / "s", workers=0, quiet=True).equals(table)
 
 
 def test_config_files(tmp_path: Path) -> None:

@@ -48,6 +48,36 @@ def code(out: Out, config: ConfigFile = None, workers: Workers = None, as_json: 
     say(f"{out / 'table.csv'}, {out / 'figure.png'}")
 
 
+@study.command("unattributable")
+def unattributable(out: Out, config: ConfigFile = None, workers: Workers = None, as_json: Json = False) -> None:
+    """How many samples no unit moves, in black and white, against the number of units."""
+    from ..studies.cells import read_config
+    from ..studies.unattributable import UnattributableStudy, study_unattributable
+
+    table = study_unattributable(read_config(config, UnattributableStudy), out, workers=workers)
+    if as_json:
+        print_json(table.to_dicts())
+        return
+    shown = ["series", "units", "samples", "unattributable", "share", "low", "high"]
+    print_table(table.select(shown), title="Unattributable samples, with 95 % intervals of their share")
+    say(f"{out / 'table.csv'}, {out / 'figure.png'}, {out / 'pictures.png'}")
+
+
+@study.command("differential")
+def differential(out: Out, config: ConfigFile = None, workers: Workers = None, as_json: Json = False) -> None:
+    """First-order counterfactuals against exact ones, by the size of the step and the number of units."""
+    from ..studies.cells import read_config
+    from ..studies.differential import DifferentialStudy, study_differential
+
+    table = study_differential(read_config(config, DifferentialStudy), out, workers=workers)
+    if as_json:
+        print_json(table.to_dicts())
+        return
+    shown = ["series", "units", "error", "rank_correlation", "top_found", "top_tenth", "radius_ratio"]
+    print_table(table.select(shown), title="Whole ablations: means over samples")
+    say(f"{out / 'table.csv'}, {out / 'steps.csv'}, {out / 'figure.png'}")
+
+
 @app.command()
 def control(
     run: RunPath,

@@ -1,0 +1,285 @@
+"""How many samples does no unit move, and how does their share grow with the number of units?
+
+Pictures are drawn in black and white, each ensemble's from seeds of its own. A sample that some unit moves is not
+unattributable, whatever the other units do: so units are removed a few at a time, always for those samples only that
+none has moved yet. That costs little where few samples are left.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..code import Code, components_for
+from ..distance import pairwise
+from ..errors import SettingsError
+from ..files import read_json, write_atomic, write_json
+from ..intervals import wilson
+from ..landscape import draw
+from ..plotting import Axes, figure_png
+from ..progress import Display
+from ..recipe import SamplerName
+from ..report.pictures import difference
+from ..rng import generator
+from ..run import Run
+from ..training import train
+from ..unattributable import delivered
+from ..units import Units, load_units
+from .cells import Measured, open_study
+from .size import COLOURS, Series
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import polars as pl
+
+PUBLISHED = (14, 3731)  # binarised MNIST, over ensembles of several sizes (Dai and Gifford)
+BATCH = 64  # rows a component sees at once: many, for small components
+ROWS = 1024  # pictures drawn between two marks of progress
+COLUMNS = 10, 5  # samples shown: unattributable ones, others
+
+
+class BinarySeries(Series):
+    """One curve."""
+
+    weight: int | None = Field(default=None, description="None = half of the components")
+    ensembles: int = Field(default=1, ge=1, description="at each size, each with units, a code and seeds of its own")
+    binary: int | None = Field(
+        default=None, ge=1, le=255, description="training pictures in black and white too: white from this level up"
+    )
+
+
+class UnattributableStudy(BaseModel):
+    """The whole study."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str = "digits:128"
+    series: tuple[BinarySeries, ...] = (BinarySeries(name="ideal", sizes=(16, 32, 64, 128), side=8, binary=64),)
+    threshold: int = Field(default=128, ge=1, le=255, description="samples: white from this level up")
+    sampler: SamplerName = "ddpm"
+    steps: int = Field(default=25, ge=1)
+    samples: int = Field(default=64, ge=1, description="of each ensemble")
+    seed: int = 0
+
+
+def study_unattributable(
+    config: UnattributableStudy, out: Path, *, workers: int | None = None, quiet: bool = False
+) -> pl.DataFrame:
+    """Make every cell, then `table.csv`, `figure.png`, `pictures.png`; a study that was interrupted goes on.
+
+    The pictures are of the first series at its largest size. Training has `workers`; samples are drawn in this process.
+
+    Raises:
+        SettingsError: `out` holds a study with another configuration, or there are too few units.
+    """
+    import polars as pl
+
+    open_study(out, config)
+    rows, shown = [], []
+    for series in config.series:
+        units = load_units(config.data, size=series.side)
+        if len(units) < max(series.sizes):
+            raise SettingsError(
+                f"{config.data} has {len(units)} units, series '{series.name}' needs {max(series.sizes)}"
+            )
+        units = Units(units.ids, delivered(units.images, series.binary), units.owner)
+        for size in series.sizes:
+            cells = []
+            for number in range(series.ensembles):
+                folder = out / series.name / f"{size:05d}-{number}"
+                cells.append(_cell(folder, units, size, number, series, config, workers, quiet))
+                if series == config.series[0] and size == max(series.sizes):
+                    shown.append((Run(folder / "run"), cells[-1]))
+            rows.append(_row(series, size, cells))
+    table = pl.DataFrame(rows)
+    write_atomic(out / "table.csv", table.drop("each").write_csv().encode())
+    write_atomic(out / "figure.png", _figure(table))
+    run, cell = max(shown, key=lambda pair: len(pair[1]["unattributable"]))
+    write_atomic(out / "pictures.png", _pictures(run, cell, config))
+    return table
+
+
+def _cell(
+    folder: Path,
+    units: Units,
+    size: int,
+    number: int,
+    series: BinarySeries,
+    config: UnattributableStudy,
+    workers: int | None,
+    quiet: bool,
+) -> Measured:
+    """One ensemble: which of its seeds no unit moves. `left` says how many there were after how many units."""
+    if (folder / "result.json").exists():
+        return read_json(folder / "result.json")
+    began = time.monotonic()
+    picked = generator("units", config.seed, size, number).permutation(len(units))[:size]
+    components = series.components or components_for(max(series.sizes), series.weight)
+    run = train(
+        units.select(units.ids[row] for row in sorted(picked)),
+        Code.balanced(size, components, config.seed + number, weight=series.weight),
+        series.recipe,
+        out=folder / "run",
+        seed=config.seed + number,
+        workers=workers,
+        quiet=quiet,
+    )
+    trained, drawn = time.monotonic(), _drawing(run, config)
+    seeds = list(range(number * config.samples, (number + 1) * config.samples))
+    factual = dict(zip(seeds, drawn(np.zeros((1, components), bool), seeds)[0], strict=True))
+    progress = folder / "progress.json"
+    state = read_json(progress) if progress.exists() else {"removed": 0, "seeds": seeds, "left": []}
+    with Display(f"{series.name}, {size} units: removing", size, done=state["removed"], quiet=quiet) as display:
+        while state["seeds"] and state["removed"] < size:
+            first, alive = state["removed"], state["seeds"]
+            words = run.code.matrix[first : first + max(4, ROWS // len(alive))]
+            same = (drawn(words, alive) == np.stack([factual[seed] for seed in alive])).all(axis=(0, 2, 3, 4))
+            alive = [seed for seed, unmoved in zip(alive, same, strict=True) if unmoved]
+            removed = first + len(words)
+            state = {"removed": removed, "seeds": alive, "left": [*state["left"], [removed, len(alive)]]}
+            write_json(progress, state)
+            display.finish(0, len(words))
+            display.note(f"{len(alive)} samples are left")
+    white = {seed: int(np.count_nonzero(picture)) for seed, picture in factual.items()}
+    measured = {
+        "seeds": seeds,
+        "unattributable": state["seeds"],
+        "left": state["left"],
+        "white": float(np.mean(list(white.values()))),
+        "white_unattributable": [white[seed] for seed in state["seeds"]],
+        "training_seconds": round(trained - began, 1),
+        "drawing_seconds": round(time.monotonic() - trained, 1),
+    }
+    write_json(folder / "result.json", measured)
+    return measured
+
+
+def _drawing(run: Run, config: UnattributableStudy) -> Callable[[np.ndarray, list[int]], np.ndarray]:
+    """A function of ablations, bool (A, n), and seeds: black and white pictures, uint8 (A, seeds, C, H, W)."""
+    from ..fitting import one_thread
+
+    ensemble = run.ensemble(batch=BATCH)  # batches of one size, so that a picture's bits don't depend on the others
+
+    def drawn(ablations: np.ndarray, seeds: list[int]) -> np.ndarray:
+        with one_thread():
+            pictures = draw(
+                ensemble,
+                ablations,
+                seeds,
+                shape=run.shape,
+                schedule=run.recipe.schedule,
+                sampler=config.sampler,
+                steps=config.steps,
+            )
+        return delivered(pictures, config.threshold)
+
+    return drawn
+
+
+def _row(series: BinarySeries, size: int, cells: list[Measured]) -> dict[str, object]:
+    each = [len(cell["unattributable"]) for cell in cells]
+    samples = sum(len(cell["seeds"]) for cell in cells)
+    low, high = wilson(sum(each), samples)
+    white = [pixels for cell in cells for pixels in cell["white_unattributable"]]
+    return {
+        "series": series.name,
+        "units": size,
+        "ensembles": len(cells),
+        "samples": samples,
+        "unattributable": sum(each),
+        "share": sum(each) / samples,
+        "low": low,
+        "high": high,
+        "white": float(np.mean([cell["white"] for cell in cells])),
+        "white_unattributable": float(np.mean(white)) if white else None,
+        "blank": sum(pixels == 0 for pixels in white),
+        "each": [found / len(cell["seeds"]) for found, cell in zip(each, cells, strict=True)],
+        "training_seconds": sum(cell["training_seconds"] for cell in cells),
+        "drawing_seconds": sum(cell["drawing_seconds"] for cell in cells),
+    }
+
+
+# --- figures ----------------------------------------------------------------------------------------------------
+
+
+def _figure(table: pl.DataFrame) -> bytes:
+    """The share against the number of units, with Wilson's intervals; small dots are the single ensembles."""
+
+    def draw(axes: Axes) -> None:
+        names = table["series"].unique(maintain_order=True)
+        for number, name in enumerate(names):
+            rows, colour = table.filter(table["series"] == name), COLOURS[number % len(COLOURS)]
+            shift = 1.03 ** (number - (len(names) - 1) / 2)  # so that intervals don't hide each other
+            sizes, share = rows["units"].to_numpy() * shift, 100 * rows["share"].to_numpy()
+            errors = [share - 100 * rows["low"].to_numpy(), 100 * rows["high"].to_numpy() - share]
+            style = {"color": colour, "markersize": 5, "capsize": 3, "linewidth": 1.4}
+            axes.errorbar(sizes, share, np.maximum(errors, 0), fmt="o-", label=name, **style)
+            for size, each in zip(sizes, rows["each"], strict=True):
+                if len(each) > 1:
+                    axes.plot([size] * len(each), 100 * np.array(each), ".", color=colour, alpha=0.5, markersize=4)
+        published = 100 * PUBLISHED[0] / PUBLISHED[1]
+        axes.axhline(published, color="#555555", linewidth=0.8, linestyle="--", label="published, all sizes together")
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("training units")
+        axes.set_ylabel("unattributable samples, %")
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8, frameon=False)
+
+    return figure_png(draw, width=7.0, height=4.2)
+
+
+LABELS = ("drawn", "nearest unit", "without it", "without another", "without another", "without another")
+
+
+def _pictures(run: Run, cell: Measured, config: UnattributableStudy) -> bytes:
+    """Unattributable samples, and others beside them: the nearest unit, counterfactuals; changed pixels in colour."""
+    drawn, units = _drawing(run, config), run.units()
+    found = cell["unattributable"]
+    sides = [found[: COLUMNS[0]], [seed for seed in cell["seeds"] if seed not in found][: COLUMNS[1]]]
+    blocks = [_block(side, drawn, run, units) for side in sides if side]
+    titles = [
+        title for side, title in zip(sides, ("no unit moves these", "some units move these"), strict=True) if side
+    ]
+    white = np.full((len(blocks[0]), run.shape[-1], 3), 255, np.uint8)
+    mosaic = np.concatenate([part for block in blocks for part in (block, white)][:-1], axis=1)
+
+    def paint(axes: Axes) -> None:
+        axes.imshow(mosaic, interpolation="nearest", zorder=2)
+        height = len(mosaic) / len(LABELS)
+        axes.set_yticks([height * (row + 0.5) - 1 for row in range(len(LABELS))], LABELS, fontsize=9)
+        axes.set_xticks([])
+        axes.tick_params(left=False)
+        axes.spines[["left", "bottom"]].set_visible(False)
+        left = 0
+        for block, title in zip(blocks, titles, strict=True):
+            axes.text(left, -2, title, fontsize=10)
+            left += block.shape[1] + white.shape[1]
+
+    return figure_png(paint, width=8.4, height=0.5 + 7.0 * mosaic.shape[0] / mosaic.shape[1])
+
+
+def _block(
+    seeds: list[int], drawn: Callable[[np.ndarray, list[int]], np.ndarray], run: Run, units: Units
+) -> np.ndarray:
+    """A column of pictures for each seed, as `LABELS` says: uint8 RGB, a white line right of and below each picture."""
+    columns = []
+    for seed in seeds:
+        factual = drawn(np.zeros((1, run.code.components), bool), [seed])[0, 0].transpose(1, 2, 0)
+        nearest = int(pairwise(factual[None], units.images).argmin())
+        random = generator("shown", seed).permutation(len(units))[: len(LABELS) - 3]
+        without = drawn(run.code.matrix[[int(units.owner[nearest]), *random]], [seed])[:, 0].transpose(0, 2, 3, 1)
+        pictures = [_rgb(factual), _rgb(units.images[nearest])]
+        for picture in without:
+            change = difference(factual, picture)
+            pictures.append(np.where(change[..., 3:] > 0, change[..., :3], _rgb(picture)))
+        columns.append(np.concatenate([np.pad(p, ((0, 1), (0, 1), (0, 0)), constant_values=255) for p in pictures]))
+    return np.concatenate(columns, axis=1)
+
+
+def _rgb(picture: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(picture, (*picture.shape[:2], 3))
