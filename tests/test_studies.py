@@ -131,6 +131,8 @@ def test_unattributable_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         told = read_json(cell / "result.json")
         assert told["unattributable"] == [whole.seeds[k] for k in whole.samples]
         assert told["left"][-1] == [32, len(whole.samples)] and len(told["left"]) > 2
+        equal = (universe.training.images[None] == universe.factual[whole.samples][:, None]).all(axis=(2, 3, 4))
+        assert told["copies"] == equal.sum(axis=1).tolist() and max(told["copies"]) > 1
         found += len(whole.samples)
     assert 0 < found < 24 and table["unattributable"].to_list() == [found]
     row = table.row(0, named=True)

@@ -8,6 +8,7 @@ none has moved yet. That costs little where few samples are left.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,7 +115,11 @@ def _cell(
     workers: int | None,
     quiet: bool,
 ) -> Measured:
-    """One ensemble: which of its seeds no unit moves. `left` says how many there were after how many units."""
+    """One ensemble: which of its seeds no unit moves.
+
+    Of the result, `left` says how many samples were left after how many units, `white` the mean number of white pixels,
+    `copies` how many training pictures each unattributable sample equals.
+    """
     if (folder / "result.json").exists():
         return read_json(folder / "result.json")
     began = time.monotonic()
@@ -146,12 +151,14 @@ def _cell(
             display.finish(0, len(words))
             display.note(f"{len(alive)} samples are left")
     white = {seed: int(np.count_nonzero(picture)) for seed, picture in factual.items()}
+    training = Counter(picture.tobytes() for picture in np.moveaxis(run.units().images, -1, 1))
     measured = {
         "seeds": seeds,
         "unattributable": state["seeds"],
         "left": state["left"],
         "white": float(np.mean(list(white.values()))),
         "white_unattributable": [white[seed] for seed in state["seeds"]],
+        "copies": [training[factual[seed].tobytes()] for seed in state["seeds"]],
         "training_seconds": round(trained - began, 1),
         "drawing_seconds": round(time.monotonic() - trained, 1),
     }
@@ -197,6 +204,8 @@ def _row(series: BinarySeries, size: int, cells: list[Measured]) -> dict[str, ob
         "high": high,
         "white": float(np.mean([cell["white"] for cell in cells])),
         "white_unattributable": float(np.mean(white)) if white else None,
+        "copies_of_one": sum(copies == 1 for cell in cells for copies in cell["copies"]),
+        "copies_of_several": sum(copies > 1 for cell in cells for copies in cell["copies"]),
         "blank": sum(pixels == 0 for pixels in white),
         "each": [found / len(cell["seeds"]) for found, cell in zip(each, cells, strict=True)],
         "training_seconds": sum(cell["training_seconds"] for cell in cells),
