@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..code import Code, components_for
-from ..differential import Differential, agreement, differentiate_universe, extrapolate, weight_change
+from ..code import Code, components_for, weight_change
+from ..differential import Differential, agreement, differentiate_universe, extrapolate
 from ..distance import geometric_mean
 from ..errors import SettingsError
 from ..files import write_atomic
