@@ -69,10 +69,16 @@ def test_each_node_unpacks_a_run_once(small, tmp_path: Path, monkeypatch, finger
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     archive = _archive(small.run.path)
     first = _unpacked(archive)
-    touched = first.stat().st_mtime_ns
+    long_ago, recent = time.time() - 8 * 24 * 3600, time.time() - 6 * 24 * 3600
+    for name, when in {"old": long_ago, ".old.123": long_ago, "recent": recent}.items():
+        (first.parent / name).mkdir()
+        os.utime(first.parent / name, (when, when))
+    os.utime(first, (long_ago, long_ago))
+    written = (first / "ensemble.json").stat().st_mtime_ns
     again = _unpacked({name: content.copy() for name, content in archive.items()})
-    assert again == first and first.stat().st_mtime_ns == touched
+    assert again == first and (first / "ensemble.json").stat().st_mtime_ns == written
     assert fingerprints(first) == fingerprints(small.run.path)
+    assert {path.name for path in first.parent.iterdir() if path.is_dir()} == {first.name, "recent"}
 
 
 def test_no_cluster_there(tmp_path: Path) -> None:

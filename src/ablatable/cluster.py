@@ -9,8 +9,10 @@ from __future__ import annotations
 import getpass
 import hashlib
 import os
+import shutil
 import socket
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -25,6 +27,7 @@ from .files import json_hash
 from .settings import resolve_device
 from .workers import ATTEMPTS, THREADS, OnEvent, Pool, Workers, default_workers
 
+KEPT_SECONDS = 7 * 24 * 3600  # how long a node keeps its copy of a run after the last task on it
 POLL_SECONDS = 0.5  # how often the driver looks for what is finished, and for events
 
 
@@ -191,6 +194,11 @@ def _unpacked(archive: dict[str, Any]) -> Path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 content.tofile(path)
             aside.rename(folder)
+        os.utime(folder)
+    for other in folder.parent.iterdir():  # copies that no task asks for any more, and torn ones
+        with suppress(OSError):
+            if other.is_dir() and time.time() - other.stat().st_mtime > KEPT_SECONDS:
+                shutil.rmtree(other)
     return folder
 
 
