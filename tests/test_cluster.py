@@ -20,6 +20,7 @@ from ablatable.errors import DataError, SettingsError, WorkerError
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # before Ray is imported: it stays on the loopback address
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'ablatable[ray]'")
 from ablatable.cluster import RayPool, _archive, _unpacked  # noqa: E402
+from ablatable.screening import screen_universe  # noqa: E402
 
 SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
 Fingerprints = Callable[[Path], dict[str, str]]
@@ -49,6 +50,10 @@ def test_a_universe_and_a_run(cluster: Any, small, small_universe, tmp_path: Pat
     assert fingerprints(tmp_path / "run") == fingerprints(small.run.path)
     ab.enumerate_universe(tmp_path / "run", SEEDS, out=tmp_path / "u", steps=STEPS, spares=SPARES, **options)
     assert fingerprints(tmp_path / "u") == fingerprints(Path(small_universe.url))
+    for name, workers in {"s": where, "local": 0}.items():
+        options = {"share": 0.75, "steps": STEPS, "spares": SPARES, "workers": workers, "quiet": True}
+        screen_universe(tmp_path / "run", SEEDS, out=tmp_path / name, **options)
+    assert fingerprints(tmp_path / "s") == fingerprints(tmp_path / "local")
 
 
 def test_tasks_events_and_errors(cluster: Any) -> None:
