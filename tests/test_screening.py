@@ -199,11 +199,28 @@ def test_nothing_moves() -> None:
 
 
 def test_a_unit_that_no_component_saw_moves_nothing() -> None:
+    """However rough the landscape, there is nothing to guess."""
     words = np.concatenate([words_of(60, 8), np.zeros((1, 8), bool)])
-    pictures = landscape(words, np.random.default_rng(0), 0.2, 0.1)
+    pictures = landscape(words, np.random.default_rng(0), 0.2, 0.5)
     pictures[-1] = 128
-    found, _ = look(pictures, words, most=24, sure=2.0)
-    assert found.drawn[-1] or found.distances[-1] < 0.02 * found.distances.max()
+    rows = np.arange(40)
+    changes = (pictures[rows].astype(float) - 128).reshape(40, -1) / 255
+    mean, variance = Surrogate(words).fit(rows, changes @ changes.T).squares(np.array([59, 60]))
+    assert mean[1] < 1e-4 * mean[0] and variance[1] < 1e-4 * variance[0]
+
+
+@pytest.mark.parametrize("top", [1, 2, 4])
+def test_the_chance_by_simulation(top: int) -> None:
+    """Draw what the guesses say many times, and count how often no guess beats the `top`-th of those drawn."""
+    rng = np.random.default_rng(top)
+    mean, variance = np.array([3.0, 2.5, 2.2, 1.9, 1.2, 1.5, 0.7, 9.0]), np.array([0, 0, 0, 0, 0.5, 0.2, 0.8, 0.1])
+    picture = np.zeros((1, 2, 2), np.uint8)
+    found = Found(picture, np.arange(4), np.repeat(picture[None], 4, 0), mean, variance)
+    candidates = np.arange(7)  # the last is none: a spare, say
+    draws = mean[4:7] + np.sqrt(variance[4:7]) * np.sqrt(3 / 5) * rng.standard_t(5, size=(400_000, 3))
+    bar = sorted(mean[:4])[-top]
+    assert found.chance(candidates, top) == pytest.approx((draws <= bar).all(axis=1).mean(), abs=3e-3)
+    assert found.chance(candidates, 5) == 0  # four are drawn
 
 
 @pytest.mark.parametrize(
