@@ -184,7 +184,7 @@ def test_all_drawn_is_certain() -> None:
     words = words_of(40, 8)
     pictures = landscape(words, np.random.default_rng(0), 0.3, 0.5)
     found, drawn = look(pictures, words, most=40, sure=2.0)
-    assert sorted(drawn) == list(range(40)) and found.chance(np.arange(40), 10) == 1.0
+    assert sorted(drawn) == list(range(40)) and found.chance(np.arange(40), 10) == 1.0 and not found.variance.any()
     np.testing.assert_allclose(found.distances, distances(pictures) / 255 * np.sqrt(196608 / 36), rtol=1e-6)
     assert found.chance(np.arange(40), 50) == 1.0  # more than there are
 
