@@ -367,6 +367,15 @@ def test_damage_is_found_and_mended(
     assert fingerprints(tmp_path / "s") == fingerprints(folder)
 
 
+def test_another_screens_sample_is_not_taken_for_its_own(small, screened: Screen, tmp_path: Path) -> None:
+    shutil.copytree(screened.url, tmp_path / "s")
+    for name, change in {"steps": {"steps": 5}, "sampler": {"sampler": "ddim"}, "share": {"share": 0.8}}.items():
+        options = {"share": 0.75, "sure": 1, **SMALL, **change}
+        other = screen_universe(small.run.path, [0], out=tmp_path / name, **options)
+        shutil.copy(Path(other.url, "samples/0.safetensors"), tmp_path / "s/samples/0.safetensors")
+        assert check_screen(tmp_path / "s") == [f"{tmp_path / 's'}: seed 0 is missing or damaged"]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
