@@ -205,9 +205,9 @@ def test_streamed_components(
         return component
 
     monkeypatch.setattr(ab.Run, "load_component", watched)
-    landscape._loaded.cache_clear()
+    landscape.loaded.cache_clear()
     grow(small.run, tmp_path / "u.zarr", max_resident=resident)
-    landscape._loaded.cache_clear()
+    landscape.loaded.cache_clear()
     assert fingerprints(tmp_path / "u.zarr") == fingerprints(Path(small_universe.url))
     assert most == min(resident, 6)
 

@@ -7,8 +7,6 @@ components always see batches of one fixed size (see `Ensemble`).
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import numpy as np
 
 from .cluster import device_for, pool
 from .code import Code
+from .compiling import did_not_pay, has_compiler, would_pay
 from .errors import CodeError, SettingsError
 from .lock import exclusive
 from .progress import Display
@@ -39,6 +38,7 @@ BATCH = {"fp32": 8, "bf16": 16}
 BLOCK_SAMPLES = 16  # samples a block holds at most
 BLOCK_ROWS = (128, 1024)  # pictures a block holds: enough to fill batches, few enough to share out and to lose
 BLOCKS = 16  # as many blocks as this, within those bounds
+START_UP = 30.0  # seconds until the speed of drawing is known well enough
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,9 @@ def enumerate_universe(
             folder = str(Path(run).resolve())
             place = str(out) if "://" in str(out) else str(Path(out).resolve())
             tasks = [BlockTask(folder, opened.digest, place, block, device, max_resident) for block in todo]
-            _compute(universe, tasks, workers, quiet)
+            _compute(
+                universe, tasks, workers, quiet, compilable=opened.recipe.component.kind == "unet" and device == "cpu"
+            )
     return Universe.open(out)
 
 
@@ -249,7 +251,7 @@ def plan_universe(
         raise SettingsError(f"no precision '{precision}'; there are {', '.join(BATCH)}")
     if (precision != "fp32" or compiled) and run.recipe.component.kind == "ideal":
         raise SettingsError("ideal components are computed as their recipe says; leave --precision and --compile out")
-    if compiled and not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
+    if compiled and not has_compiler():
         raise SettingsError("--compile needs a C++ compiler and finds none; install g++, or leave it out")
     rows = run.rows(list(dict.fromkeys(units))) if units is not None else list(range(len(run.ids)))
     if not rows:
@@ -285,11 +287,12 @@ def plan_universe(
     )
 
 
-def _compute(universe: Universe, tasks: list[BlockTask], workers: Workers, quiet: bool) -> None:
+def _compute(universe: Universe, tasks: list[BlockTask], workers: Workers, quiet: bool, *, compilable: bool) -> None:
     """Factual blocks first: the others' distances are measured from them."""
     total = sum(block.rows for block in universe.blocks())
     done, drawn = total - sum(task.block.rows for task in tasks), 0
-    steps, began = universe.settings.steps, time.monotonic()
+    steps, precision, began = universe.settings.steps, universe.settings.precision, time.monotonic()
+    undecided = compilable and not universe.settings.compiled and has_compiler()
     title = f"drawing {len(universe.settings.words)} ablations of {len(universe.seeds)} samples"
     with (
         pool(compute_block, workers, device=tasks[0].device, run=Path(tasks[0].run)) as workforce,
@@ -312,3 +315,10 @@ def _compute(universe: Universe, tasks: list[BlockTask], workers: Workers, quiet
                 display.finish(number, rows)
                 drawn += rows
                 display.note(f"{drawn / (time.monotonic() - began):.1f} pictures/s")
+                elapsed, left, whole = display.seconds()
+                if undecided and elapsed > START_UP:
+                    undecided = False
+                    if advice := would_pay(precision, left, whole):
+                        display.say(advice)
+        if universe.settings.compiled and drawn == total and (advice := did_not_pay(precision, display.seconds()[0])):
+            display.say(advice)

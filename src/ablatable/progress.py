@@ -73,6 +73,19 @@ class Display:
         """Say more beside the total bar, such as the speed."""
         self.progress.update(self.bar, note=text)
 
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self.live:
+            self.progress.console.print(f"{self.title}: {text}", markup=False, highlight=False)
+        elif not self.quiet:
+            self._log(text)
+
+    def seconds(self) -> tuple[float, float, float]:
+        """How long it has taken, how long the rest and how long all of the work would take, at the speed so far."""
+        amount, elapsed = self._amount(), time.monotonic() - self.started
+        pace = elapsed / (amount - self.at_start) if amount > self.at_start else float("inf")
+        return elapsed, (self.total - amount) * pace, self.total * pace
+
     def _amount(self) -> float:
         return self.done + sum(self.amounts.values())
 
