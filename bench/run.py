@@ -1,6 +1,7 @@
 """Benchmarks: every figure is a ratio against a baseline measured in the same run, on the same weights and machine.
 
-python bench/run.py [--units 200] [--samples 10 1] [--steps 10] [--only universe training] [--out bench/results]
+python bench/run.py [--units 200] [--samples 10 1] [--steps 10] [--only universe training]
+                    [--variants fp32 bf16 one-worker fp32-compiled bf16-compiled] [--out bench/results]
 
 Run nothing beside it: a second busy process changes the baseline (all threads) far more than the engine.
 """
@@ -25,6 +26,7 @@ from ablatable.units import to_model
 from ablatable.workers import default_workers
 
 COMPONENTS, SIDE = 12, 28
+VARIANTS = ["fp32", "bf16", "one-worker", "fp32-compiled", "bf16-compiled"]
 
 
 def main() -> None:
@@ -35,7 +37,13 @@ def main() -> None:
     parser.add_argument("--baseline-units", type=int, default=6, help="the baseline's cost is proportional to units")
     parser.add_argument("--training-steps", type=int, default=20, help="of each component")
     parser.add_argument("--workers", type=int, default=default_workers())
-    parser.add_argument("--compile", action="store_true", help="also compiled; the time of compiling counts")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        default=VARIANTS[:3],
+        help="of the engine, one or more at a time; of training, fp32 and bf16; compiled ones count the compiling",
+    )
     parser.add_argument("--only", nargs="+", choices=["universe", "training"], default=["universe", "training"])
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     args = parser.parse_args()
@@ -79,13 +87,9 @@ def universe(
     plain_universe(components, ~code.matrix[:1], noise, 1)  # warm
     before, expected = plain()
     found = {}
-    for name, precision, compiled, workers in [
-        ("fp32", "fp32", False, args.workers),
-        ("bf16", "bf16", False, args.workers),
-        *([("fp32, 1 worker", "fp32", False, 1)] if args.workers > 1 else []),
-        *([("fp32, compiled", "fp32", True, args.workers)] if args.compile else []),
-        *([("bf16, compiled", "bf16", True, args.workers)] if args.compile else []),
-    ]:
+    for name in args.variants:
+        precision, compiled = "bf16" if "bf16" in name else "fp32", "compiled" in name
+        workers = 1 if name == "one-worker" else args.workers
         out = folder / f"{samples}-{name}.zarr"
         began = time.perf_counter()
         made = ab.enumerate_universe(
@@ -97,7 +101,7 @@ def universe(
             precision=precision,
             compiled=compiled,
             quiet=True,
-            units=run.ids if workers > 1 else run.ids[: args.units // 2],  # half the work for one worker
+            units=run.ids[: args.units // 2] if name == "one-worker" else run.ids,  # half the work for one worker
         )
         ours = (time.perf_counter() - began) / (len(made.units) * samples)
         found[name] = {"engine_ms": ours * 1e3}
@@ -114,8 +118,8 @@ def universe(
         values |= {"plain_ms": [before * 1e3, after * 1e3], "ratio": baseline * 1e3 / values["engine_ms"]}
         extra = {k: v for k, v in values.items() if k not in ("engine_ms", "plain_ms", "ratio")}
         print(f"  {name:15} {values['engine_ms']:7.1f} ms, ratio {values['ratio']:.2f} {extra or ''}", flush=True)
-    if "fp32, 1 worker" in found:
-        efficiency = found["fp32, 1 worker"]["engine_ms"] / found["fp32"]["engine_ms"] / args.workers
+    if {"fp32", "one-worker"} <= found.keys():
+        efficiency = found["one-worker"]["engine_ms"] / found["fp32"]["engine_ms"] / args.workers
         found["fp32"]["parallel_efficiency"] = efficiency
         print(f"  parallel efficiency, 1 to {args.workers} workers: {efficiency:.2f}")
     return {f"universe, {samples} samples, {name}": values for name, values in found.items()}
@@ -131,7 +135,7 @@ def training(units: ab.Units, code: ab.Code, unet: UNet2DModel, args: argparse.N
     plain = args.training_steps * batch / (time.perf_counter() - began)
     print(f"training: plain {plain:.1f} images/s")
     found = {}
-    for precision in ("fp32", "bf16"):
+    for precision in [name for name in args.variants if name in ("fp32", "bf16")]:
         began = time.perf_counter()
         ab.train(
             units,
