@@ -191,7 +191,8 @@ def _drawing(run: Run, config: UnattributableStudy) -> Callable[[np.ndarray, lis
 def _row(series: BinarySeries, size: int, cells: list[Measured]) -> dict[str, object]:
     each = [len(cell["unattributable"]) for cell in cells]
     samples = sum(len(cell["seeds"]) for cell in cells)
-    low, high = wilson(sum(each), samples)
+    (low, high), first = wilson(sum(each), samples), sum(cell["left"][0][1] for cell in cells)
+    first_low, first_high = wilson(first, samples)
     white = [pixels for cell in cells for pixels in cell["white_unattributable"]]
     return {
         "series": series.name,
@@ -202,6 +203,10 @@ def _row(series: BinarySeries, size: int, cells: list[Measured]) -> dict[str, ob
         "share": sum(each) / samples,
         "low": low,
         "high": high,
+        "first": cells[0]["left"][0][0],
+        "first_share": first / samples,
+        "first_low": first_low,
+        "first_high": first_high,
         "white": float(np.mean([cell["white"] for cell in cells])),
         "white_unattributable": float(np.mean(white)) if white else None,
         "copies_of_one": sum(copies == 1 for cell in cells for copies in cell["copies"]),
@@ -217,29 +222,38 @@ def _row(series: BinarySeries, size: int, cells: list[Measured]) -> dict[str, ob
 
 
 def _figure(table: pl.DataFrame) -> bytes:
-    """The share against the number of units, with Wilson's intervals; small dots are the single ensembles."""
+    """Shares of samples that no unit moves, and that the first few do not, with Wilson's intervals.
 
-    def draw(axes: Axes) -> None:
+    The small dots are the single ensembles.
+    """
+
+    def draw(whole: Axes, first: Axes) -> None:
         names = table["series"].unique(maintain_order=True)
         for number, name in enumerate(names):
             rows, colour = table.filter(table["series"] == name), COLOURS[number % len(COLOURS)]
-            shift = 1.03 ** (number - (len(names) - 1) / 2)  # so that intervals don't hide each other
-            sizes, share = rows["units"].to_numpy() * shift, 100 * rows["share"].to_numpy()
-            errors = [share - 100 * rows["low"].to_numpy(), 100 * rows["high"].to_numpy() - share]
-            style = {"color": colour, "markersize": 5, "capsize": 3, "linewidth": 1.4}
-            axes.errorbar(sizes, share, np.maximum(errors, 0), fmt="o-", label=name, **style)
+            sizes = rows["units"].to_numpy() * 1.04 ** (number - (len(names) - 1) / 2)  # intervals side by side
+            for axes, value, low, high in ((whole, "share", "low", "high"), (first, *FIRST)):
+                share = 100 * rows[value].to_numpy()
+                errors = [share - 100 * rows[low].to_numpy(), 100 * rows[high].to_numpy() - share]
+                style = {"color": colour, "markersize": 5, "capsize": 3, "linewidth": 1.4}
+                axes.errorbar(sizes, share, np.maximum(errors, 0), fmt="o-", label=name, **style)
             for size, each in zip(sizes, rows["each"], strict=True):
                 if len(each) > 1:
-                    axes.plot([size] * len(each), 100 * np.array(each), ".", color=colour, alpha=0.5, markersize=4)
+                    whole.plot([size] * len(each), 100 * np.array(each), ".", color=colour, alpha=0.5, markersize=4)
         published = 100 * PUBLISHED[0] / PUBLISHED[1]
-        axes.axhline(published, color="#555555", linewidth=0.8, linestyle="--", label="published, all sizes together")
-        axes.set_xscale("log", base=2)
-        axes.set_xlabel("training units")
-        axes.set_ylabel("unattributable samples, %")
-        axes.set_ylim(bottom=0)
-        axes.legend(fontsize=8, frameon=False)
+        whole.axhline(published, color="#555555", linewidth=0.8, linestyle="--", label="published, all sizes together")
+        whole.set_ylabel("samples that no unit moves, %")
+        first.set_ylabel(f"samples that {table['first'].max()} units do not move, %")
+        for axes in (whole, first):
+            axes.set_xscale("log", base=2)
+            axes.set_xlabel("training units")
+            axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
+        whole.legend(fontsize=8, frameon=False, loc="upper left")
 
-    return figure_png(draw, width=7.0, height=4.2)
+    return figure_png(draw, panels=2)
+
+
+FIRST = ("first_share", "first_low", "first_high")
 
 
 LABELS = ("drawn", "nearest unit", "without it", "without another", "without another", "without another")
