@@ -139,13 +139,13 @@ def compare(samples: list[Sample], ways: dict[str, Way]) -> dict[str, list]:
 
 
 def growth(samples: list[Sample]) -> list[dict]:
-    """What the search draws until it is sure, among more and more units of the same ensemble."""
+    """What the search draws until it is sure (of at most a quarter), among more and more units of the same ensemble."""
     table = []
     for size in [size for size in SIZES if size < len(samples[0].rows)] + [len(samples[0].rows)]:
         drawn, found, seconds = [], 0, time.perf_counter()
         for sample in samples:
             rows = sample.rows[:size]
-            seen = _search(sample, rows, size)
+            seen = _search(sample, rows, max(64, size // 4))
             drawn.append(int(seen.drawn[rows].sum()))
             found += sample.found(rows[seen.drawn[rows]], rows)
         seconds = (time.perf_counter() - seconds) / len(samples)
