@@ -15,14 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..code import Code, components_for, weight_change
 from ..differential import Differential, agreement, differentiate_universe, extrapolate
 from ..distance import geometric_mean
-from ..errors import SettingsError
 from ..files import write_atomic
 from ..intervals import bootstrap
 from ..plotting import Axes, figure_png
 from ..recipe import preset
 from ..rng import generator
 from ..run import Run
-from ..units import load_units
 from ..universe import Universe
 from .cells import Measured, Sampling, make_cell, open_study
 from .size import COLOURS, Series
@@ -62,11 +60,7 @@ def study_differential(
     open_study(out, config)
     whole, parts = [], []
     for series in config.series:
-        units = load_units(config.data, size=series.side)
-        if len(units) < max(series.sizes):
-            raise SettingsError(
-                f"{config.data} has {len(units)} units, series '{series.name}' needs {max(series.sizes)}"
-            )
+        units = series.units_of(config.data)
         components = series.components or components_for(2 * max(series.sizes))
         for size in series.sizes:
             folder = out / series.name / f"{size:05d}"

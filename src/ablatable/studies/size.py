@@ -48,6 +48,13 @@ class Series(BaseModel):
     )
     recipe: Recipe = preset("ideal")
 
+    def units_of(self, data: str) -> Units:
+        """All units of `data`, at this series' size; `SettingsError` if they are too few."""
+        units = load_units(data, size=self.side)
+        if len(units) < max(self.sizes):
+            raise SettingsError(f"{data} has {len(units)} units, series '{self.name}' needs {max(self.sizes)}")
+        return units
+
 
 class SizeStudy(BaseModel):
     """The whole study."""
@@ -73,11 +80,7 @@ def study_size(config: SizeStudy, out: Path, *, workers: int | None = None, quie
     features = load_features(config.features) if config.features else None
     measured: dict[tuple[str, int], Measured] = {}
     for series in config.series:
-        units = load_units(config.data, size=series.side)
-        if len(units) < max(series.sizes):
-            raise SettingsError(
-                f"{config.data} has {len(units)} units, series '{series.name}' needs {max(series.sizes)}"
-            )
+        units = series.units_of(config.data)
         components = series.components or components_for(2 * max(series.sizes))
         for size in series.sizes:
             code = Code.balanced(size, components, config.seed)

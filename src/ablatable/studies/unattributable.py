@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..code import Code, components_for
 from ..distance import pairwise
-from ..errors import SettingsError
 from ..files import read_json, write_atomic, write_json
 from ..intervals import wilson
 from ..landscape import draw
@@ -29,7 +28,7 @@ from ..rng import generator
 from ..run import Run
 from ..training import train
 from ..unattributable import delivered
-from ..units import Units, load_units
+from ..units import Units
 from .cells import Measured, open_study
 from .size import COLOURS, Series
 
@@ -83,11 +82,7 @@ def study_unattributable(
     open_study(out, config)
     rows, shown = [], []
     for series in config.series:
-        units = load_units(config.data, size=series.side)
-        if len(units) < max(series.sizes):
-            raise SettingsError(
-                f"{config.data} has {len(units)} units, series '{series.name}' needs {max(series.sizes)}"
-            )
+        units = series.units_of(config.data)
         units = Units(units.ids, delivered(units.images, series.binary), units.owner)
         for size in series.sizes:
             cells = []
