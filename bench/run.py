@@ -20,10 +20,10 @@ from baseline import plain_training, plain_universe
 from diffusers import UNet2DModel
 
 import ablatable as ab
-from ablatable.precision import precision_error
-from ablatable.settings import environment
-from ablatable.units import to_model
-from ablatable.workers import default_workers
+from ablatable._runtime.provenance import environment
+from ablatable._runtime.workers import default_workers
+from ablatable.data.units import to_model
+from ablatable.universes.precision import precision_error
 
 COMPONENTS, SIDE = 12, 28
 VARIANTS = ["fp32", "bf16", "one-worker", "fp32-compiled", "bf16-compiled"]

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 import ablatable as ab
-from ablatable.code import weight_change
-from ablatable.differential import Differential, differentiate_universe
-from ablatable.intervals import wilson
-from ablatable.plotting import figure_png
-from ablatable.rng import generator
-from ablatable.search import SURE, search
-from ablatable.surrogate import Surrogate
+from ablatable._runtime.plotting import figure_png
+from ablatable._runtime.rng import generator
+from ablatable._runtime.stats import wilson
+from ablatable.codes.code import weight_change
+from ablatable.universes.differential import Differential, differentiate_universe
+from ablatable.universes.screening.search import SURE, search
+from ablatable.universes.screening.surrogate import Surrogate
 
 SHARES = (0.02, 0.03, 0.05, 0.1, 0.2)
 SIZES = (128, 256, 512, 1024, 2048, 4096, 8192)

@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route, WebSocketRoute
 
-    from ablatable.code import Code
-    from ablatable.recipe import Recipe
-    from ablatable.run import Run
-    from ablatable.units import Units
-    from ablatable.universe import Universe
+    from ablatable.codes.code import Code
+    from ablatable.data.units import Units
+    from ablatable.diffusion.recipe import Recipe
+    from ablatable.runs.run import Run
+    from ablatable.universes.universe import Universe
 
 # Set here, before any test module imports torch, and inherited by every process that a test starts: the suite
 # itself runs as several processes, and threads that wait for a busy core slow all of them down.
@@ -143,7 +143,7 @@ class Small:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """A run trained in this process. Tests share it: copy `small.run.path` before changing anything in it."""
     import ablatable as ab
-    from ablatable.recipe import Recipe, TrainingConfig, UNetConfig
+    from ablatable.diffusion.recipe import Recipe, TrainingConfig, UNetConfig
 
     units, code = ab.Units.digits(12, size=8), ab.Code.balanced(units=12, components=6, seed=0)
     recipe = Recipe(

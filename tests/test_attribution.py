@@ -13,11 +13,13 @@ from safetensors.numpy import save_file
 
 import ablatable as ab
 import oracles
-from ablatable import attribution, evaluate, truth
-from ablatable.attribution import FACTUAL, Method, Pictures
+from ablatable.attribution import evaluation as evaluate
+from ablatable.attribution import methods as attribution
+from ablatable.attribution import truth
+from ablatable.attribution.methods import FACTUAL, Method, Pictures
+from ablatable.attribution.scores import read_scores, write_scores
+from ablatable.diffusion.recipe import IdealConfig, Recipe, TrainingConfig, UNetConfig
 from ablatable.errors import DataError, SettingsError
-from ablatable.recipe import IdealConfig, Recipe, TrainingConfig, UNetConfig
-from ablatable.scores import read_scores, write_scores
 
 
 def asked(images: np.ndarray) -> Pictures:
@@ -127,8 +129,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> ab.Universe:
 
 def gradients_by_hand(run: ab.Run, component: int, images: np.ndarray, output: str) -> np.ndarray:
     """d output / d weights of each image, plain autograd, one image at a time."""
-    from ablatable import gradients
-    from ablatable.rng import generator
+    from ablatable._runtime.rng import generator
+    from ablatable.attribution import gradients
 
     model, a = run.load_component(component), oracles.abar()
     eps = torch.from_numpy(generator("gradient").standard_normal((gradients.NOISES, 1, 8, 8), dtype=np.float32))
@@ -149,7 +151,7 @@ def gradients_by_hand(run: ab.Run, component: int, images: np.ndarray, output: s
 @pytest.mark.parametrize("name", ["tracin", "grad-cos", "trak", "d-trak"])
 def test_gradient_methods(tiny: ab.Universe, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against gradients taken one by one. A kernel method without projection is x' (X'X + l)^-1 X', solved directly."""
-    from ablatable import gradients
+    from ablatable.attribution import gradients
 
     run = ab.Run(run_of(tiny))
     if "trak" in name:  # as many dimensions as parameters cannot be had; the identity takes the projection's place
@@ -296,7 +298,7 @@ def test_losses_of_sets_of_components(ideal: ab.Universe) -> None:
     sets = np.zeros((2, 6), bool)
     sets[0, [1, 4]] = sets[1, [0, 2, 3]] = True
     found = truth.diffusion_loss(ideal, run, sets)
-    from ablatable.rng import generator
+    from ablatable._runtime.rng import generator
 
     a, sample = oracles.abar(), 1
     x0 = oracles.data_of(ideal.factual[sample : sample + 1])[0]
@@ -386,7 +388,7 @@ def test_groups_of_images(tmp_path: Path) -> None:
 
 
 def test_an_imported_universe_is_evaluated(ideal: ab.Universe, tmp_path: Path) -> None:
-    from ablatable import ctf
+    from ablatable.universes import ctf
 
     back = ctf.import_ctf(ctf.export_ctf(ideal, tmp_path / "a.ctf", quiet=True), tmp_path / "u", quiet=True)
     found = evaluate.evaluate(back, ["euclidean"], out=tmp_path / "e", workers=0, quiet=True)

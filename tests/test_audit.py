@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 
 import ablatable as ab
-from ablatable import audit, cli, fitting, merkle
+from ablatable import cli
+from ablatable._runtime import merkle
+from ablatable._runtime.files import canonical_json, json_hash
 from ablatable.errors import SettingsError
-from ablatable.files import canonical_json, json_hash
-from ablatable.run import Run
+from ablatable.runs import component_training as fitting
+from ablatable.runs.run import Run
+from ablatable.unlearning import verification as audit
 
 
 def saw(small, row: int) -> tuple[int, ...]:

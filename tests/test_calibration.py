@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, kstest
 
 import ablatable as ab
-from ablatable.calibration import (
+from ablatable.analysis.calibration import (
     RIDGE,
     STATISTICS,
     Landscape,
@@ -27,15 +27,15 @@ from ablatable.calibration import (
     scores,
     spares_to_mark_one,
 )
-from ablatable.code import Code
-from ablatable.component import IdealDenoiser, build
-from ablatable.ensemble import Ensemble
+from ablatable.codes.code import Code
+from ablatable.data.units import Units
+from ablatable.diffusion.component import IdealDenoiser, build
+from ablatable.diffusion.ensemble import Ensemble
+from ablatable.diffusion.recipe import UNetConfig
+from ablatable.diffusion.schedule import Schedule
 from ablatable.errors import SettingsError
-from ablatable.landscape import draw
-from ablatable.recipe import UNetConfig
-from ablatable.schedule import Schedule
-from ablatable.units import Units
-from ablatable.universe import Universe
+from ablatable.universes.enumeration import draw
+from ablatable.universes.universe import Universe
 
 UNTIL = 1e-3  # a KS test that fails this is no accident
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ablatable.universe import Universe
+from ablatable.universes.universe import Universe
 
 Call = Callable[..., tuple[int, str, str]]
 

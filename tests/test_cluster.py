@@ -19,8 +19,8 @@ from ablatable.errors import DataError, SettingsError, WorkerError
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # before Ray is imported: it stays on the loopback address
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'ablatable[ray]'")
-from ablatable.cluster import RayPool, _archive, _unpacked  # noqa: E402
-from ablatable.screening import screen_universe  # noqa: E402
+from ablatable._runtime.cluster import RayPool, _archive, _unpacked  # noqa: E402
+from ablatable.universes.screening.screening_run import screen_universe  # noqa: E402
 
 SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
 Fingerprints = Callable[[Path], dict[str, str]]

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablatable.code import Code, _below, _rank, _stream, _unrank, _without_replacement, components_for
+from ablatable.codes.code import Code, _below, _rank, _stream, _unrank, _without_replacement, components_for
 from ablatable.errors import AblatableError, CodeError
 
 
@@ -103,7 +103,7 @@ def test_same_arguments_same_code_and_another_seed_another(shape, seed):
 def test_the_code_is_the_same_in_another_process_whatever_the_hash_seed_and_global_random_state():
     script = (
         "import random, numpy; random.seed(9); numpy.random.seed(9)\n"
-        "from ablatable.code import Code; c = Code.balanced(500, 13, 7); print(c.digest(), "
+        "from ablatable.codes.code import Code; c = Code.balanced(500, 13, 7); print(c.digest(), "
         "Code.from_words([''.join('01'[b] for b in r) for r in c.spares(99, 7).tolist()]).digest())"
     )
     runs = [
@@ -120,7 +120,7 @@ def test_the_code_is_the_same_in_another_process_whatever_the_hash_seed_and_glob
 
 
 def test_code_imports_without_torch():
-    script = "import sys, ablatable.code, ablatable.plan; assert 'torch' not in sys.modules"
+    script = "import sys, ablatable.codes.code, ablatable.codes.planning; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": ":".join(sys.path)}, check=True)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import ablatable as ab
-from ablatable import compiling, landscape
-from ablatable.compiling import did_not_pay, would_pay
+from ablatable.universes import compiling
+from ablatable.universes import enumeration as landscape
+from ablatable.universes.compiling import did_not_pay, would_pay
 
 
 def test_a_long_drawing() -> None:

@@ -11,11 +11,11 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from safetensors.torch import load_file
 
-from ablatable.component import IdealDenoiser, UNetDenoiser, build, load_component, save_component
+from ablatable.data.units import Units
+from ablatable.diffusion.component import IdealDenoiser, UNetDenoiser, build, load_component, save_component
+from ablatable.diffusion.recipe import PRESETS, IdealConfig, UNetConfig
+from ablatable.diffusion.schedule import Schedule
 from ablatable.errors import SettingsError, StoreError
-from ablatable.recipe import PRESETS, IdealConfig, UNetConfig
-from ablatable.schedule import Schedule
-from ablatable.units import Units
 from oracles import abar, data_of, ideal, posterior
 
 TINY = UNetConfig(channels=(8, 8), norm_groups=4)

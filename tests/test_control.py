@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 import ablatable as ab
 import oracles
-from ablatable.control import control, rank_correlations
+from ablatable.analysis.retraining import control, rank_correlations
 from ablatable.errors import SettingsError
 
 STEPS, SEEDS = 8, [0, 3, 5]

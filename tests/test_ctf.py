@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 import ablatable as ab
-from ablatable import ctf
+from ablatable.diffusion.recipe import IdealConfig, Recipe
 from ablatable.errors import AblatableError, DataError, SettingsError
-from ablatable.recipe import IdealConfig, Recipe
+from ablatable.universes import ctf
 
 Members = dict[str, bytes]
 
@@ -229,7 +229,7 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path: Path, monkeypatch: pyt
 
 def test_commands_on_an_imported_universe(tmp_path: Path) -> None:
     from ablatable.report import write_report
-    from ablatable.universe import check_universe
+    from ablatable.universes.universe import check_universe
 
     made = universe(tmp_path, ab.Units.digits(8, size=8))
     back = ctf.import_ctf(ctf.export_ctf(made, tmp_path / "a.ctf", quiet=True), tmp_path / "back", quiet=True)

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 import ablatable as ab
-from ablatable import differential, tangent
-from ablatable.component import IdealDenoiser, build
-from ablatable.differential import Differential, agreement, differentiate, differentiate_universe, extrapolate
+from ablatable.diffusion import tangent_unet as tangent
+from ablatable.diffusion.component import IdealDenoiser, build
+from ablatable.diffusion.recipe import UNetConfig
+from ablatable.diffusion.schedule import Schedule
 from ablatable.errors import SettingsError, StoreError
-from ablatable.recipe import UNetConfig
-from ablatable.schedule import Schedule
-from ablatable.universe import Universe, check_universe
+from ablatable.universes import differential
+from ablatable.universes.differential import Differential, agreement, differentiate, differentiate_universe, extrapolate
+from ablatable.universes.universe import Universe, check_universe
 
 SCHEDULE = Schedule()
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 import ablatable as ab
-from ablatable import landscape
-from ablatable.run import check_run
-from ablatable.universe import Universe, check_universe
+from ablatable.runs.run import check_run
+from ablatable.universes import enumeration as landscape
+from ablatable.universes.universe import Universe, check_universe
 
 SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
 KILLS = 50
@@ -28,7 +28,11 @@ Fingerprints = Callable[[Path], dict[str, str]]
 DRIVER = """
 import os, sys
 import diffusers.models.unets.unet_2d, diffusers.schedulers.scheduling_ddim, polars
-from ablatable import component, ensemble, fitting, landscape, sampling
+from ablatable.diffusion import component
+from ablatable.diffusion import ensemble
+from ablatable.runs import component_training as fitting
+from ablatable.universes import enumeration as landscape
+from ablatable.diffusion import sampling
 landscape.BLOCK_ROWS, landscape.BLOCKS = (3, 3), 1000
 while True:  # a fresh process for each try, without importing everything again
     line = sys.stdin.readline()

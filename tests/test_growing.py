@@ -14,10 +14,10 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
 import ablatable as ab
-from ablatable import landscape
-from ablatable import universe as universe_module
 from ablatable.errors import AblatableError, SettingsError, StoreError
-from ablatable.universe import Universe, check_universe
+from ablatable.universes import enumeration as landscape
+from ablatable.universes import universe as universe_module
+from ablatable.universes.universe import Universe, check_universe
 
 SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
 
@@ -247,7 +247,7 @@ def test_bf16_is_the_plain_loop_in_bf16(small, small_universe: Universe, tmp_pat
 
 def test_what_bf16_changes_by_hand() -> None:
     """Two samples, three ablations, one pixel a picture: distances are differences of levels."""
-    from ablatable.precision import compare
+    from ablatable.universes.precision import compare
 
     exact = np.array([[10, 10], [20, 10], [40, 11], [30, 13]], np.uint8).reshape(4, 2, 1, 1, 1)
     other = np.array([[10, 10], [20, 10], [30, 13], [40, 11]], np.uint8).reshape(4, 2, 1, 1, 1)
@@ -266,7 +266,7 @@ def test_what_bf16_changes_by_hand() -> None:
 
 
 def test_what_bf16_changes(small, small_universe: Universe, tmp_path: Path) -> None:
-    from ablatable.precision import precision_error
+    from ablatable.universes.precision import precision_error
 
     same_one = precision_error(small_universe, small.run.path)
     assert same_one.grey_levels == same_one.radius == same_one.rank == 0 and same_one.within_one_level == 1

@@ -18,12 +18,13 @@ import zarr
 from diffusers import DDIMScheduler, UNet2DModel
 
 import ablatable as ab
-from ablatable import landscape, store
-from ablatable import universe as universe_module
-from ablatable.component import UNetDenoiser
+from ablatable.analysis.nearest import nearest_units, unit_distances
+from ablatable.diffusion.component import UNetDenoiser
 from ablatable.errors import AblatableError, SettingsError, StoreError
-from ablatable.nearest import nearest_units, unit_distances
-from ablatable.universe import Universe, check_universe
+from ablatable.universes import enumeration as landscape
+from ablatable.universes import store
+from ablatable.universes import universe as universe_module
+from ablatable.universes.universe import Universe, check_universe
 
 SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
 Fingerprints = Callable[[Path], dict[str, str]]
@@ -123,7 +124,7 @@ def test_order_of_units_and_of_components(small, small_universe: Universe, tmp_p
     for unit in units.ids:
         assert np.array_equal(reordered.counterfactual(unit), small_universe.counterfactual(unit))
 
-    from ablatable.ensemble import Ensemble
+    from ablatable.diffusion.ensemble import Ensemble
 
     components = small.run.ensemble().components
     columns = np.random.default_rng(1).permutation(6)
@@ -200,7 +201,8 @@ def test_nearest_units(small, small_universe: Universe) -> None:
 SCRIPT = """
 import sys
 import ablatable as ab
-from ablatable import landscape, store
+from ablatable.universes import enumeration as landscape
+from ablatable.universes import store
 landscape.BLOCK_ROWS, landscape.BLOCKS = (3, 3), 1000
 ab.enumerate_universe(sys.argv[1], [5, 0, 9], out=sys.argv[2], steps=6, spares=3, workers=2, quiet=True)
 """
@@ -395,7 +397,7 @@ def test_other_settings_are_named(small, small_universe: Universe, tmp_path: Pat
 
 
 def test_a_second_writer_is_told_who_writes(small, tmp_path: Path) -> None:
-    from ablatable.lock import exclusive
+    from ablatable._runtime.lock import exclusive
 
     with exclusive(tmp_path / "u.zarr", "universe"), pytest.raises(StoreError, match=f"process {os.getpid()}"):
         enumerate_again(small.run.path, tmp_path / "u.zarr")

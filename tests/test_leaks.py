@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 
 import ablatable as ab
-from ablatable import fitting, training
-from ablatable.files import file_hash
-from ablatable.recipe import Recipe, TrainingConfig, UNetConfig
-from ablatable.rng import generator
-from ablatable.units import load_units
+from ablatable._runtime.files import file_hash
+from ablatable._runtime.rng import generator
+from ablatable.data.units import load_units
+from ablatable.diffusion.recipe import Recipe, TrainingConfig, UNetConfig
+from ablatable.runs import component_training as fitting
+from ablatable.runs import ensemble_training as training
 
 UNET = Recipe(component=UNetConfig(channels=(8, 8), norm_groups=4), training=TrainingConfig(steps=2, batch=3))
 COMPONENTS = 5

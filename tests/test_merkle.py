@@ -10,7 +10,7 @@ from itertools import combinations
 
 import pytest
 
-from ablatable import merkle
+from ablatable._runtime import merkle
 
 
 def h(data: bytes) -> bytes:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ablatable import metrics
-from ablatable.metrics import FalseAttribution
+from ablatable.attribution import metrics
+from ablatable.attribution.metrics import FalseAttribution
 
 
 def arr(*rows: list[float]) -> np.ndarray:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import ablatable as ab
-from ablatable.files import file_hash
-from ablatable.recipe import IdealConfig, Recipe, TrainingConfig, UNetConfig
+from ablatable._runtime.files import file_hash
+from ablatable.diffusion.recipe import IdealConfig, Recipe, TrainingConfig, UNetConfig
 
 KINDS = {
     "unet": Recipe(

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import ablatable.survival as survival_module
-from ablatable.code import Code
+import ablatable.codes.survival as survival_module
+from ablatable.codes.code import Code
+from ablatable.codes.planning import SURVIVOR_HEADER, Plan, plan, recommended_components
 from ablatable.errors import CodeError, SettingsError
-from ablatable.plan import SURVIVOR_HEADER, Plan, plan, recommended_components
 
 
 def survivors_by_enumeration(code: Code, removals: int) -> Counter[int]:

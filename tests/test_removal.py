@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablatable.code import Code
+from ablatable.codes.arrangement import choose, removal_code, risk
+from ablatable.codes.code import Code
+from ablatable.codes.planning import plan
 from ablatable.errors import CodeError
-from ablatable.plan import plan
-from ablatable.removal import choose, removal_code, risk
 
 
 @pytest.mark.parametrize(("n", "w", "r"), [(2, 1, 2), (4, 2, 1), (4, 2, 2), (4, 2, 3), (5, 2, 3), (5, 1, 5), (4, 3, 2)])

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 
 import ablatable as ab
-from ablatable import certificate as certificates
-from ablatable.budget import budget_of
+from ablatable._runtime.files import canonical_json, file_hash, json_hash
+from ablatable.codes.removal_budget import budget_of
+from ablatable.diffusion.recipe import Recipe, TrainingConfig, UNetConfig
 from ablatable.errors import CodeError, DataError, SettingsError, StoreError
-from ablatable.files import canonical_json, file_hash, json_hash
-from ablatable.forget import forget, plan_removal
-from ablatable.recipe import Recipe, TrainingConfig, UNetConfig
-from ablatable.repair import extend, extended, plan_extension, plan_repair, repair, run_units
-from ablatable.run import Run, check_run
+from ablatable.runs.run import Run, check_run
+from ablatable.unlearning import certificate as certificates
+from ablatable.unlearning.forgetting import forget, plan_removal
+from ablatable.unlearning.repairing import extend, extended, plan_extension, plan_repair, repair, run_units
 
 RECIPES = {
     "unet": Recipe(component=UNetConfig(channels=(8, 8), norm_groups=4), training=TrainingConfig(steps=5, batch=4)),
@@ -225,9 +225,9 @@ def test_new_codewords_by_hand() -> None:
 KILLED = """
 import sys, pathlib
 import ablatable as ab
-from ablatable import files
-from ablatable.forget import forget
-from ablatable.repair import extend, repair
+from ablatable._runtime import files
+from ablatable.unlearning.forgetting import forget
+from ablatable.unlearning.repairing import extend, repair
 
 left = int(sys.argv[4])
 def count(original):

@@ -21,12 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ablatable.calibration import calibrate
+from ablatable.analysis.calibration import calibrate
+from ablatable.data.units import Units
 from ablatable.errors import SettingsError, StoreError
 from ablatable.report import charts, content, figures, pictures, write_report
 from ablatable.report import page as page_module
-from ablatable.units import Units
-from ablatable.universe import Universe, UniverseSettings
+from ablatable.universes.universe import Universe, UniverseSettings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -609,9 +609,9 @@ def test_out_must_be_a_folder(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def ideal_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that needs no training."""
-    from ablatable.code import Code
-    from ablatable.recipe import preset
-    from ablatable.training import train
+    from ablatable.codes.code import Code
+    from ablatable.diffusion.recipe import preset
+    from ablatable.runs.ensemble_training import train
 
     units = Units.digits(5, size=8)
     out = tmp_path_factory.mktemp("run") / "run"
@@ -620,7 +620,7 @@ def ideal_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_tells_of_its_components(ideal_run: Path, tmp_path: Path) -> None:
-    from ablatable.landscape import enumerate_universe
+    from ablatable.universes.enumeration import enumerate_universe
 
     universe = enumerate_universe(ideal_run, seeds=[3], out=tmp_path / "u.zarr", steps=3, workers=0, quiet=True)
     bare = read(write_report(universe, tmp_path / "bare"))

@@ -13,10 +13,10 @@ from torch import Tensor
 
 import ablatable as ab
 import oracles
-from ablatable.component import Denoiser, IdealDenoiser
+from ablatable.diffusion.component import Denoiser, IdealDenoiser
+from ablatable.diffusion.sampling import SAMPLERS, Trajectories, noise_trajectory, parse_seeds, sample
+from ablatable.diffusion.schedule import Schedule
 from ablatable.errors import SettingsError
-from ablatable.sampling import SAMPLERS, Trajectories, noise_trajectory, parse_seeds, sample
-from ablatable.schedule import Schedule
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # what the rounding of float32, in another order, may add up to
 LINEAR = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}

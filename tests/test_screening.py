@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 import ablatable as ab
-from ablatable import calibration, screening
-from ablatable.code import weight_change
+from ablatable.analysis import calibration
+from ablatable.codes.code import weight_change
 from ablatable.errors import DataError, SettingsError, StoreError
-from ablatable.screened import Screen, check_screen
-from ablatable.screening import screen_universe
-from ablatable.search import Found, most_drawn, search
-from ablatable.surrogate import JITTER, Surrogate, beyond
-from ablatable.universe import Universe
+from ablatable.universes.screening import screening_run as screening
+from ablatable.universes.screening.screen import Screen, check_screen
+from ablatable.universes.screening.screening_run import screen_universe
+from ablatable.universes.screening.search import Found, most_drawn, search
+from ablatable.universes.screening.surrogate import JITTER, Surrogate, beyond
+from ablatable.universes.universe import Universe
 
 SMALL = {"steps": 6, "spares": 3, "workers": 0, "quiet": True}
 

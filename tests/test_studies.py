@@ -10,20 +10,20 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from ablatable._runtime.files import read_json
+from ablatable._runtime.stats import bootstrap, wilson
+from ablatable.analysis.unattributable import unattributable
+from ablatable.data.units import Units
 from ablatable.errors import SettingsError
-from ablatable.files import read_json
-from ablatable.intervals import bootstrap, wilson
-from ablatable.landscape import enumerate_universe
-from ablatable.run import Run
+from ablatable.runs.run import Run
 from ablatable.studies import size as size_module
 from ablatable.studies.cells import Sampling, largest_of, read_config
 from ablatable.studies.differential import DifferentialStudy, draw_at, study_differential
 from ablatable.studies.size import Series, SizeStudy, slope, study_size
 from ablatable.studies.unattributable import BinarySeries, UnattributableStudy, study_unattributable
 from ablatable.studies.weight import CodeStudy, study_code
-from ablatable.unattributable import unattributable
-from ablatable.units import Units
-from ablatable.universe import Universe
+from ablatable.universes.enumeration import enumerate_universe
+from ablatable.universes.universe import Universe
 
 SAMPLING = Sampling(samples=3, steps=5, spares=25)
 

@@ -19,18 +19,18 @@ import psutil
 import pytest
 
 import ablatable as ab
-from ablatable import training
+from ablatable._runtime.files import read_json
 from ablatable.errors import CodeError, SettingsError, StoreError
-from ablatable.files import read_json
-from ablatable.run import Run, check_run
+from ablatable.runs import ensemble_training as training
+from ablatable.runs.run import Run, check_run
 
 Fingerprints = Callable[[Path], dict[str, str]]
 
 SCRIPT = """
 import sys
 import ablatable as ab
-from ablatable import training
-from ablatable.recipe import recipe_from
+from ablatable.runs import ensemble_training as training
+from ablatable.diffusion.recipe import recipe_from
 
 training.CHECKPOINT_SECONDS = 0.0  # one a step: there is always something to tear
 recipe = recipe_from({recipe})
@@ -229,7 +229,7 @@ def test_other_settings_are_named(small, tmp_path: Path) -> None:
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen]:
     """A process that holds the lock of `tmp_path / "run"`."""
     script = (
-        "import sys; from ablatable.lock import exclusive\n"
+        "import sys; from ablatable._runtime.lock import exclusive\n"
         "with exclusive(sys.argv[1], 'run'): print('held', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(

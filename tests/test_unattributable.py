@@ -10,10 +10,11 @@ import pytest
 from scipy.stats import binomtest
 
 import ablatable as ab
+from ablatable._runtime.stats import wilson
+from ablatable.analysis.unattributable import unattributable
+from ablatable.data.images import delivered
 from ablatable.errors import SettingsError
-from ablatable.intervals import wilson
-from ablatable.unattributable import delivered, unattributable
-from ablatable.universe import Universe, check_universe
+from ablatable.universes.universe import Universe, check_universe
 
 SEEDS = list(range(16))
 

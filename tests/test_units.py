@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from ablatable import units as units_module
+from ablatable.data import units as units_module
+from ablatable.data.units import Units, load_units, to_images, to_model
 from ablatable.errors import AblatableError, DataError, SettingsError
-from ablatable.units import Units, load_units, to_images, to_model
 
 needs_datasets = pytest.mark.skipif(not importlib.util.find_spec("datasets"), reason="needs datasets")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import worker_tasks
+from ablatable._runtime.workers import Pool, chunks
 from ablatable.errors import DataError, WorkerError
-from ablatable.workers import Pool, chunks
 
 HERE = Path(__file__).parent
 
@@ -61,7 +61,7 @@ def test_a_task_that_always_kills_is_given_up() -> None:
 
 SCRIPT = """
 import sys, worker_tasks
-from ablatable.workers import Pool
+from ablatable._runtime.workers import Pool
 print("started", flush=True)
 with Pool(worker_tasks.{function}, 2) as pool:
     print(dict(pool.run({tasks})))

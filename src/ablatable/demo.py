@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .code import Code
-from .distance import geometric_mean
-from .landscape import enumerate_universe
-from .nearest import Nearest, nearest_units, summary
-from .recipe import preset
+from .analysis.nearest import Nearest, nearest_units, summary
+from .codes.code import Code
+from .data.distance import geometric_mean
+from .data.units import Units
+from .diffusion.recipe import preset
 from .report import write_report
-from .training import train
-from .units import Units
-from .universe import Universe
+from .runs.ensemble_training import train
+from .universes.enumeration import enumerate_universe
+from .universes.universe import Universe
 
 if TYPE_CHECKING:
     import polars as pl

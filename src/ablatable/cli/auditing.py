@@ -12,7 +12,7 @@ from ..errors import SettingsError
 from .common import Device, Json, RunPath, Workers, app, print_json, say
 
 if TYPE_CHECKING:
-    from ..audit import Audit, Repetition
+    from ..unlearning.verification import Audit, Repetition
 
 
 @app.command()
@@ -33,8 +33,8 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check that components never saw a unit: from the artifacts, and by training them again. Exit code 1 if not."""
-    from ..audit import audit_image, audit_unit
-    from ..files import canonical_json, write_atomic
+    from .._runtime.files import canonical_json, write_atomic
+    from ..unlearning.verification import audit_image, audit_unit
 
     if (unit is None) == (image is None):
         raise SettingsError("give either --unit X or --image FILE")
@@ -68,10 +68,10 @@ def _repeat(
     workers: int | None,
     device: str,
 ) -> Repetition:
-    from ..audit import repeat
-    from ..progress import Display
-    from ..repair import run_units
-    from ..run import Run
+    from .._runtime.progress import Display
+    from ..runs.run import Run
+    from ..unlearning.repairing import run_units
+    from ..unlearning.verification import repeat
 
     if count > len(found.clean):
         raise SettingsError(f"only {len(found.clean)} components did not see it; give --retrain {len(found.clean)}")

@@ -16,8 +16,8 @@ def unattributable(
     as_json: Json = False,
 ) -> None:
     """List the samples that are pixel for pixel the same without any unit, and how large their share is."""
-    from ..unattributable import unattributable as find
-    from ..universe import Universe
+    from ..analysis.unattributable import unattributable as find
+    from ..universes.universe import Universe
 
     found = find(Universe.open(universe_url))
     low, high = found.interval()

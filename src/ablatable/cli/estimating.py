@@ -16,7 +16,7 @@ def differential(
     """Differentiate a universe's samples by the ensemble's weights; compare the estimates with the exact pictures."""
     import polars as pl
 
-    from ..differential import differentiate_universe
+    from ..universes.differential import differentiate_universe
 
     table = differentiate_universe(run, universe_url, workers=workers, device=device).compare()
     if as_json:

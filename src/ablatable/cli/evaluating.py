@@ -34,9 +34,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Compare attribution methods with what removal shows: a table, a figure, every method's scores."""
-    from ..evaluate import evaluate as evaluate_methods
-    from ..scoreboard import METRICS, terminal_rows
-    from ..universe import Universe
+    from ..attribution.evaluation import evaluate as evaluate_methods
+    from ..attribution.scoreboard import METRICS, terminal_rows
+    from ..universes.universe import Universe
 
     names = [*(attributor or []), *map(str, scores or [])] or ["random", "euclidean", "euclidean-flips"]
     found = evaluate_methods(

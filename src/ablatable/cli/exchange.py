@@ -30,9 +30,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a universe for other programs: its pictures (--ctf), or what every removal changes (--scores)."""
-    from ..ctf import export_ctf
-    from ..scores import write_scores
-    from ..universe import Universe
+    from ..attribution.scores import write_scores
+    from ..universes.ctf import export_ctf
+    from ..universes.universe import Universe
 
     if ctf is None and scores is None:
         raise SettingsError("nothing to export; give --ctf FILE, --scores FILE, or both")
@@ -59,7 +59,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Read a CTF archive into a universe, to measure, report and evaluate it. Nothing of it is extracted to disk."""
-    from ..ctf import import_ctf
+    from ..universes.ctf import import_ctf
 
     made = import_ctf(archive, out, most_gib=most_gib, overwrite=overwrite)
     told = {"universe": out, "units": len(made.units), "samples": len(made.seeds)}

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..diffusion.recipe import PRESETS, preset
 from ..errors import SettingsError
-from ..recipe import PRESETS, preset
 from .common import (
     Device,
     Json,
@@ -60,7 +60,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what a code would give and cost before anything is trained, and recommend one."""
-    from ..plan import plan as make_plan
+    from ..codes.planning import plan as make_plan
 
     made = make_plan(units, components, weight, seed=seed, bear=removals)
     if as_json:
@@ -100,9 +100,9 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an ablatable ensemble: every component on its own split of the units."""
-    from ..plan import designed
-    from ..training import train as train_ensemble
-    from ..units import load_units
+    from ..codes.planning import designed
+    from ..data.units import load_units
+    from ..runs.ensemble_training import train as train_ensemble
 
     recipe = preset(preset_name, steps=steps, batch=batch, precision=precision)
     units = load_units(data, unit_column=unit_column, size=size, channels=channels)
@@ -144,10 +144,10 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Draw pictures with all components, or without some units: the same seed is the same noise."""
-    from ..pipeline import AblatablePipeline
-    from ..progress import Display
-    from ..sampling import parse_seeds
-    from ..settings import resolve_device
+    from .._runtime.devices import resolve_device
+    from .._runtime.progress import Display
+    from ..diffusion.sampling import parse_seeds
+    from ..runs.pipeline import AblatablePipeline
 
     chosen, gone = parse_seeds(seeds), without or []
     paths = [out / f"sample-{seed:05d}.png" for seed in chosen]
@@ -209,8 +209,8 @@ def universe(
     as_json: Json = False,
 ) -> None:
     """Enumerate: the factual samples and the counterfactual of every unit, into a store."""
-    from ..landscape import enumerate_universe
-    from ..sampling import parse_seeds
+    from ..diffusion.sampling import parse_seeds
+    from ..universes.enumeration import enumerate_universe
 
     asked: dict[str, Any] = {
         "out": out,
@@ -241,7 +241,7 @@ def universe(
     }
     error = None
     if precision != "fp32":
-        from ..precision import precision_error
+        from ..universes.precision import precision_error
 
         error = precision_error(made, run, max_resident=max_resident)
         told["error"] = asdict(error)
@@ -255,7 +255,7 @@ def universe(
 
 
 def _screen(run: Path, seeds: list[int], share: float, asked: dict[str, Any], as_json: bool) -> None:
-    from ..screening import screen_universe
+    from ..universes.screening.screening_run import screen_universe
 
     made = screen_universe(run, seeds, share=share, **asked)
     (passes, all_passes), chance = made.passes(), made.chance()

@@ -12,8 +12,8 @@ from ..errors import SettingsError
 from .common import Device, Json, Overwrite, UniverseUrl, app, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from ..screened import Screen
-    from ..universe import Universe
+    from ..universes.screening.screen import Screen
+    from ..universes.universe import Universe
 
 
 @app.command()
@@ -25,9 +25,9 @@ def radius(
     """Print the counterfactual radius of every sample, beside the largest distance under a spare ablation."""
     import polars as pl
 
-    from ..calibration import radius_p_values, without_spares
-    from ..distance import geometric_mean
-    from ..screened import Screen
+    from ..analysis.calibration import radius_p_values, without_spares
+    from ..data.distance import geometric_mean
+    from ..universes.screening.screen import Screen
 
     opened = _open(universe_url)
     distances, spares = opened.distances(scaled=not native), opened.spare_distances(scaled=not native)
@@ -83,10 +83,10 @@ def influence(
 
     Of a run, without any universe, the sample of a seed is drawn and screened: --seed S --top 10.
     """
-    from .. import calibration
-    from ..features import load_features
-    from ..screened import Screen
-    from ..screening import screen_universe
+    from ..analysis import calibration
+    from ..analysis.features import load_features
+    from ..universes.screening.screen import Screen
+    from ..universes.screening.screening_run import screen_universe
 
     is_run = _is_run(Path(universe_url))
     if is_run and (seed is None or sample_number is not None):
@@ -153,7 +153,7 @@ def report(
 ) -> None:
     """Write a page to look at: every sample, what it depends on, its whole landscape."""
     from ..report import write_report
-    from ..universe import Universe
+    from ..universes.universe import Universe
 
     page = write_report(Universe.open(universe_url), out, run=run, overwrite=overwrite)
     print_json({"report": str(page)}) if as_json else say(f"open {page} in a browser")
@@ -165,10 +165,10 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Compare every hash and checksum of a run or universe with what is on disk. Exit code 1 if anything is wrong."""
-    from ..run import check_run
-    from ..screened import check_screen
-    from ..store import state_of
-    from ..universe import check_universe
+    from ..runs.run import check_run
+    from ..universes.screening.screen import check_screen
+    from ..universes.store import state_of
+    from ..universes.universe import check_universe
 
     folder = Path(path)
     if "://" not in path and not folder.exists():
@@ -197,9 +197,9 @@ def _is_run(folder: Path) -> bool:
 
 def _open(url: str) -> Universe | Screen:
     """A universe, enumerated or screened."""
-    from ..screened import Screen
-    from ..store import state_of
-    from ..universe import Universe
+    from ..universes.screening.screen import Screen
+    from ..universes.store import state_of
+    from ..universes.universe import Universe
 
     exists = "://" in url or Path(url).exists()
     return Screen.open(url) if exists and state_of(url) == "screen" else Universe.open(url)

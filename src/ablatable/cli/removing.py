@@ -11,8 +11,8 @@ from ..errors import SettingsError
 from .common import Device, Json, Overwrite, RunPath, Workers, app, print_json, print_rows, say
 
 if TYPE_CHECKING:
-    from ..repair import Work
-    from ..run import Run
+    from ..runs.run import Run
+    from ..unlearning.repairing import Work
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="only say what it comes to")]
 Out = Annotated[Path | None, typer.Option(help="the new run's folder; the old run stays as it is")]
@@ -42,11 +42,11 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Make a run that never saw some units, of the components that never saw them, with a certificate. At once."""
-    from ..audit import audit_unit
-    from ..budget import counted
-    from ..forget import forget as forget_units
-    from ..forget import plan_removal
-    from ..run import Run
+    from ..codes.removal_budget import counted
+    from ..runs.run import Run
+    from ..unlearning.forgetting import forget as forget_units
+    from ..unlearning.forgetting import plan_removal
+    from ..unlearning.verification import audit_unit
 
     removal = plan_removal(Run(run), unit)
     near = {
@@ -92,8 +92,8 @@ def repair(
     as_json: Json = False,
 ) -> None:
     """Bring a run that forgot units back to all its components: only those it lacks are trained, from scratch."""
-    from ..repair import plan_repair, run_units
-    from ..run import Run
+    from ..runs.run import Run
+    from ..unlearning.repairing import plan_repair, run_units
 
     opened = Run(run)
     _complete(
@@ -121,9 +121,9 @@ def extend(
     as_json: Json = False,
 ) -> None:
     """Train new units into a run: they get unused codewords, and the components these name are trained from scratch."""
-    from ..repair import plan_extension
-    from ..run import Run
-    from ..units import load_units
+    from ..data.units import load_units
+    from ..runs.run import Run
+    from ..unlearning.repairing import plan_extension
 
     opened = Run(run)
     channels, height, width = opened.shape
@@ -141,7 +141,7 @@ def _complete(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    from ..repair import complete
+    from ..unlearning.repairing import complete
 
     told = {"units": len(work.units), "components": work.present, "trained": work.trained, "share": work.share}
     if not as_json:
@@ -163,7 +163,7 @@ def check_certificate(
     as_json: Json = False,
 ) -> None:
     """Verify a certificate offline against the run it is about. Exit code 1 if anything is wrong."""
-    from ..certificate import check, read
+    from ..unlearning.certificate import check, read
 
     certificate = read(file)
     wrong = check(certificate, run, public_key=public_key)
@@ -187,7 +187,7 @@ def show_certificate(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="the certificate")],
 ) -> None:
     """Print a certificate for people to read."""
-    from ..certificate import read, render
+    from ..unlearning.certificate import read, render
 
     print(render(read(file)))
 
@@ -197,7 +197,7 @@ def make_key(
     out: Annotated[Path, typer.Option(metavar="KEY.pem", help="where the private key goes; keep it to yourself")],
 ) -> None:
     """Make an Ed25519 key to sign certificates with, and print its public half."""
-    from ..certificate import new_key
+    from ..unlearning.certificate import new_key
 
     print(new_key(out))
 
@@ -209,8 +209,8 @@ def budget(
     as_json: Json = False,
 ) -> None:
     """Say how many more removals a run bears, and which units are cheap or dear to remove."""
-    from ..budget import budget_of
-    from ..run import Run
+    from ..codes.removal_budget import budget_of
+    from ..runs.run import Run
 
     opened = Run(run)
     left = budget_of(opened.code, opened.ids, opened.design.components)

@@ -92,8 +92,8 @@ def control(
     as_json: Json = False,
 ) -> None:
     """Train from scratch without some units, and compare with what their ablations show."""
-    from ..control import control as run_control
-    from ..sampling import parse_seeds
+    from ..analysis.retraining import control as run_control
+    from ..diffusion.sampling import parse_seeds
 
     found = run_control(
         run, units, parse_seeds(seeds), out=out, sampler=sampler, steps=steps, seed=seed, workers=workers, device=device

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ..errors import SettingsError, StoreError
 
 if TYPE_CHECKING:
-    from ..run import Run
-    from ..universe import Universe
+    from ..runs.run import Run
+    from ..universes.universe import Universe
 
 PAGE = "report.html"
 
@@ -43,8 +43,8 @@ def write_report(
         SettingsError: `out` holds a report and `overwrite` is not given; or `run` is not the universe's run.
         StoreError: the universe or the run cannot be read, or `out` cannot be written.
     """
-    from ..files import write_atomic
-    from ..nearest import summary
+    from .._runtime.files import write_atomic
+    from ..analysis.nearest import summary
     from .content import Content
     from .figures import Story, contact_sheet, radii_plot
     from .page import Page
@@ -69,7 +69,7 @@ def write_report(
 
 
 def _opened(run: str | Path | Run | None, universe: Universe) -> Run | None:
-    from ..run import Run
+    from ..runs.run import Run
 
     if run is None:
         return None

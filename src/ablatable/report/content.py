@@ -8,12 +8,12 @@ from functools import cached_property
 
 import numpy as np
 
-from ..calibration import Calibration, calibrate
-from ..code import Code
-from ..distance import euclidean, geometric_mean, pairwise
-from ..nearest import Nearest, nearest_units
-from ..unattributable import Unattributable, unattributable
-from ..universe import Universe
+from ..analysis.calibration import Calibration, calibrate
+from ..analysis.nearest import Nearest, nearest_units
+from ..analysis.unattributable import Unattributable, unattributable
+from ..codes.code import Code
+from ..data.distance import euclidean, geometric_mean, pairwise
+from ..universes.universe import Universe
 
 SHEET_UNITS = 500  # units a contact sheet shows at most: those of largest distance
 SHEET_SPARES = 200  # spare ablations it shows at most, likewise

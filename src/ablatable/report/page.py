@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..calibration import LEVEL
-from ..distance import REFERENCE
+from ..analysis.calibration import LEVEL
+from ..data.distance import REFERENCE
 from . import charts, pictures
 from .content import REPORT_SAMPLES, SHEET_SPARES, SHEET_UNITS, Content, Sample, mean_share
 
 if TYPE_CHECKING:
-    from ..run import Run
+    from ..runs.run import Run
 
 TOP_UNITS = 5  # units shown beside a sample: those of largest distance
 PAGE_BYTES = 15_000_000  # what a page weighs at most, about
@@ -349,7 +349,7 @@ class Page:
     def _component_facts(self) -> list[tuple[str, str]]:
         if self.run is None:
             return []
-        from ..recipe import PRESETS
+        from ..diffusion.recipe import PRESETS
 
         recipe = self.run.recipe
         component, training = recipe.component, recipe.training

@@ -11,17 +11,17 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..calibration import STATISTICS, calibrate
-from ..code import Code
+from .._runtime.files import canonical_json, read_json, write_json
+from .._runtime.provenance import compare_settings
+from ..analysis.calibration import STATISTICS, calibrate
+from ..analysis.nearest import unit_distances
+from ..codes.code import Code
+from ..data.units import Units
+from ..diffusion.recipe import Recipe, SamplerName
 from ..errors import SettingsError
-from ..files import canonical_json, read_json, write_json
-from ..landscape import enumerate_universe
-from ..nearest import unit_distances
-from ..recipe import Recipe, SamplerName
-from ..settings import compare_settings
-from ..training import train
-from ..units import Units
-from ..universe import Universe
+from ..runs.ensemble_training import train
+from ..universes.enumeration import enumerate_universe
+from ..universes.universe import Universe
 
 ALPHA = 0.05  # false-positive rate at which power is stated
 

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..code import Code, components_for, weight_change
-from ..differential import Differential, agreement, differentiate_universe, extrapolate
-from ..distance import geometric_mean
-from ..files import write_atomic
-from ..intervals import bootstrap
-from ..plotting import Axes, figure_png
-from ..recipe import preset
-from ..rng import generator
-from ..run import Run
-from ..universe import Universe
+from .._runtime.files import write_atomic
+from .._runtime.plotting import Axes, figure_png
+from .._runtime.rng import generator
+from .._runtime.stats import bootstrap
+from ..codes.code import Code, components_for, weight_change
+from ..data.distance import geometric_mean
+from ..diffusion.recipe import preset
+from ..runs.run import Run
+from ..universes.differential import Differential, agreement, differentiate_universe, extrapolate
+from ..universes.universe import Universe
 from .cells import Measured, Sampling, make_cell, open_study
 from .size import COLOURS, Series
 
@@ -123,8 +123,8 @@ def draw_at(run: Run, words: np.ndarray, seeds: tuple[int, ...], step: float, sa
     """
     import torch
 
-    from ..fitting import one_thread
-    from ..sampling import Trajectories, sample
+    from .._runtime.devices import one_thread
+    from ..diffusion.sampling import Trajectories, sample
 
     components = run.ensemble().components
     weights = 1 / len(components) + step * weight_change(words)  # (ablations, n)

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..code import Code, components_for
-from ..distance import geometric_mean
+from .._runtime.files import write_atomic
+from .._runtime.plotting import Axes, figure_png
+from .._runtime.rng import generator
+from .._runtime.stats import bootstrap
+from ..analysis.features import Features, feature_distances, load_features
+from ..codes.code import Code, components_for
+from ..data.distance import geometric_mean
+from ..data.units import Units, load_units
+from ..diffusion.recipe import Recipe, preset
 from ..errors import SettingsError
-from ..features import Features, feature_distances, load_features
-from ..files import write_atomic
-from ..intervals import bootstrap
-from ..plotting import Axes, figure_png
-from ..recipe import Recipe, preset
-from ..rng import generator
-from ..units import Units, load_units
-from ..universe import Universe
+from ..universes.universe import Universe
 from .cells import ALPHA, Measured, Sampling, make_cell, nearest_p_values, open_study, radii
 
 if TYPE_CHECKING:

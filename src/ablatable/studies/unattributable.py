@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..code import Code, components_for
-from ..distance import pairwise
-from ..files import read_json, write_atomic, write_json
-from ..intervals import wilson
-from ..landscape import draw
-from ..plotting import Axes, figure_png
-from ..progress import Display
-from ..recipe import SamplerName
+from .._runtime.files import read_json, write_atomic, write_json
+from .._runtime.plotting import Axes, figure_png
+from .._runtime.progress import Display
+from .._runtime.rng import generator
+from .._runtime.stats import wilson
+from ..codes.code import Code, components_for
+from ..data.distance import pairwise
+from ..data.images import delivered
+from ..data.units import Units
+from ..diffusion.recipe import SamplerName
 from ..report.pictures import difference
-from ..rng import generator
-from ..run import Run
-from ..training import train
-from ..unattributable import delivered
-from ..units import Units
+from ..runs.ensemble_training import train
+from ..runs.run import Run
+from ..universes.enumeration import draw
 from .cells import Measured, open_study
 from .size import COLOURS, Series
 
@@ -163,7 +163,7 @@ def _cell(
 
 def _drawing(run: Run, config: UnattributableStudy) -> Callable[[np.ndarray, list[int]], np.ndarray]:
     """A function of ablations, bool (A, n), and seeds: black and white pictures, uint8 (A, seeds, C, H, W)."""
-    from ..fitting import one_thread
+    from .._runtime.devices import one_thread
 
     ensemble = run.ensemble(batch=BATCH)  # batches of one size, so that a picture's bits don't depend on the others
 

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..calibration import DEFAULT, STATISTICS
-from ..code import Code
-from ..distance import geometric_mean, pairwise
+from .._runtime.files import write_atomic
+from .._runtime.plotting import Axes, figure_png
+from .._runtime.stats import bootstrap, wilson
+from ..analysis.calibration import DEFAULT, STATISTICS
+from ..analysis.nearest import nearest_units
+from ..codes.code import Code
+from ..codes.planning import plan
+from ..data.distance import geometric_mean, pairwise
+from ..data.units import Units, load_units
+from ..diffusion.recipe import Recipe, preset
 from ..errors import SettingsError
-from ..files import write_atomic
-from ..intervals import bootstrap, wilson
-from ..nearest import nearest_units
-from ..plan import plan
-from ..plotting import Axes, figure_png
-from ..recipe import Recipe, preset
-from ..units import Units, load_units
-from ..universe import Universe
+from ..universes.universe import Universe
 from .cells import ALPHA, Measured, Sampling, make_cell, nearest_p_values, open_study, radii
 
 if TYPE_CHECKING:

@@ -1,0 +1,17 @@
+from ._version import __version__ as __version__
+from .codes.code import Code as Code
+from .codes.planning import plan as plan
+from .data.distance import euclidean as euclidean
+from .data.distance import geometric_mean as geometric_mean
+from .data.units import Units as Units
+from .diffusion.recipe import Recipe as Recipe
+from .diffusion.recipe import preset as preset
+from .diffusion.sampling import noise_trajectory as noise_trajectory
+from .diffusion.sampling import sample as sample
+from .errors import AblatableError as AblatableError
+from .runs.ensemble_training import train as train
+from .runs.pipeline import AblatablePipeline as AblatablePipeline
+from .runs.run import Run as Run
+from .universes.enumeration import enumerate_universe as enumerate_universe
+from .universes.screening.screening_run import screen_universe as screen_universe
+from .universes.universe import Universe as Universe

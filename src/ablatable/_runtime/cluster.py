@@ -1,0 +1,218 @@
+"""The same interface as `workers.Pool`, on a Ray cluster: Ray schedules, retries, places and carries; we ask and wait.
+
+Results go from the workers straight to the store, so a run's folder or a universe's must be one that every node reaches
+(a shared file system, or an object-store URL). The components travel through Ray: each node gets them once.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import shutil
+import socket
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import AblatableError, SettingsError, WorkerError
+from .devices import resolve_device
+from .files import json_hash
+from .workers import ATTEMPTS, THREADS, OnEvent, Pool, Workers, default_workers
+
+KEPT_SECONDS = 7 * 24 * 3600  # how long a node keeps its copy of a run after the last task on it
+POLL_SECONDS = 0.5  # how often the driver looks for what is finished, and for events
+
+
+def pool(function: Callable, workers: Workers, *, device: str, run: Path | None = None) -> Pool | RayPool:
+    """Workers for one function, where `workers` says; `device` and `run` as for `RayPool`."""
+    if isinstance(workers, str):
+        return RayPool(function, _address(workers), run=run, device=device)
+    return Pool(function, default_workers() if workers is None else workers)
+
+
+def device_for(workers: Workers, device: str) -> str:
+    """The device that tasks are given: looked for on this machine, or left to the cluster.
+
+    Raises `SettingsError` for a device or for workers that there cannot be; called before anything is written.
+    """
+    if isinstance(workers, str):
+        _address(workers)
+        return device
+    return resolve_device(device)
+
+
+def _address(workers: str) -> str:
+    kind, _, address = workers.partition(":")
+    if kind != "ray":
+        raise SettingsError(f"workers are a number, or a Ray cluster as in 'ray:auto', and not '{workers}'")
+    return address or "auto"
+
+
+class RayPool:
+    """Workers for one function: as many tasks at once as the cluster has CPUs (or GPUs) for.
+
+    Use it as a context manager: leaving it cancels what still runs.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any, Callable[[dict], None]], Any],
+        address: str,
+        *,
+        run: Path | None = None,
+        device: str = "auto",
+    ) -> None:
+        """Connect to a cluster.
+
+        Args:
+            function: as for `workers.Pool`.
+            address: `auto`, the cluster this machine belongs to; `local`, a new one of this machine alone, which ends
+                with this process; or a cluster's address.
+            run: if given, each node gets a copy of this run, and finds its path in `task.run`.
+            device: `cuda` gives each task a GPU, `cpu` a CPU; `auto` takes GPUs if the cluster has them.
+
+        Raises:
+            SettingsError: Ray is not installed, or there is no cluster at `address`.
+        """
+        self.ray = _import_ray()
+        self.function = function
+        self.ours = not self.ray.is_initialized()
+        if self.ours:
+            try:
+                _reach(address)
+                self.ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    include_dashboard=False if address == "local" else None,
+                    runtime_env={"env_vars": THREADS},
+                )
+            except (OSError, ValueError, RuntimeError) as error:
+                raise SettingsError(
+                    f"no Ray cluster at '{address}' ({str(error).splitlines()[0]}); start one with 'ray start --head', "
+                    "or take --ray local for one on this machine"
+                ) from error
+        gpus = self.ray.cluster_resources().get("GPU", 0)
+        self.device = ("cuda" if gpus else "cpu") if device == "auto" else device
+        needs = {"num_gpus": 1} if self.device.startswith("cuda") else {"num_cpus": 1}
+        self.do = self.ray.remote(_do).options(max_retries=ATTEMPTS - 1, **needs)
+        self.archive = self.ray.put(_archive(run)) if run else None
+        self.events = self.ray.remote(_Events).options(num_cpus=0, max_restarts=-1).remote()
+        self.waiting: dict[Any, int] = {}
+
+    def __enter__(self) -> RayPool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with suppress(Exception):  # the cluster may be gone
+            for reference in self.waiting:
+                self.ray.cancel(reference, force=True)
+            self.ray.kill(self.events)
+        if self.ours:
+            self.ray.shutdown()
+
+    def run(self, tasks: Sequence[Any], on_event: OnEvent = lambda number, event: None) -> Iterator[tuple[int, Any]]:
+        """Do every task and yield `(task number, result)` as each finishes, as `workers.Pool.run`."""
+        self.waiting = {
+            self.do.remote(self.function, number, replace(task, device=self.device), self.events, self.archive): number
+            for number, task in enumerate(tasks)
+        }
+        while self.waiting:
+            finished, _ = self.ray.wait(list(self.waiting), num_returns=1, timeout=POLL_SECONDS)
+            with suppress(self.ray.exceptions.RayError):  # the events' keeper died with its node; it is restarted
+                for number, event in self.ray.get(self.events.take.remote(), timeout=POLL_SECONDS).items():
+                    on_event(number, event)
+            for reference in finished:
+                number = self.waiting.pop(reference)
+                try:
+                    kind, value = self.ray.get(reference)
+                except self.ray.exceptions.RayError as error:
+                    raise WorkerError(
+                        f"Ray gave up on task {number} ({type(error).__name__}: {str(error).splitlines()[0]}). "
+                        "What is finished is kept: the same command goes on from there"
+                    ) from error
+                if kind == "error":
+                    raise value
+                yield number, value
+
+
+class _Events:
+    """The last event of each task, until the driver takes them."""
+
+    def __init__(self) -> None:
+        self.last: dict[int, dict] = {}
+
+    def put(self, number: int, event: dict) -> None:
+        self.last[number] = event
+
+    def take(self) -> dict[int, dict]:
+        taken, self.last = self.last, {}
+        return taken
+
+
+def _do(function: Callable, number: int, task: Any, events: Any, archive: dict[str, Any] | None) -> tuple[str, Any]:
+    """One task, on whichever node Ray chose."""
+    try:
+        if archive is not None:
+            task = replace(task, run=str(_unpacked(archive)))
+        return "result", function(task, lambda event: events.put.remote(number, event))
+    except AblatableError as error:
+        return "error", error
+    except Exception:
+        return "error", WorkerError("a task failed unexpectedly:\n" + traceback.format_exc())
+
+
+def _archive(run: Path) -> dict[str, Any]:
+    """A run's files by name, as arrays of bytes, which Ray's workers on a node share without copying."""
+    return {
+        path.relative_to(run).as_posix(): np.fromfile(path, np.uint8)
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def _unpacked(archive: dict[str, Any]) -> Path:
+    """The run's folder on this node, written by the first worker that comes; others wait for it."""
+    from filelock import FileLock
+
+    name = json_hash({name: hashlib.sha256(memoryview(content)).hexdigest() for name, content in archive.items()})
+    folder = Path(tempfile.gettempdir()) / f"ablatable-runs-{getpass.getuser()}" / name[:32]
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+            for name, content in archive.items():
+                path = aside / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                content.tofile(path)
+            aside.rename(folder)
+        os.utime(folder)
+    for other in folder.parent.iterdir():  # copies that no task asks for any more, and torn ones
+        with suppress(OSError):
+            if other.is_dir() and time.time() - other.stat().st_mtime > KEPT_SECONDS:
+                shutil.rmtree(other)
+    return folder
+
+
+def _reach(address: str) -> None:
+    """Try a cluster's address before Ray does, which takes minutes to give up; `OSError` if nobody is there."""
+    host, colon, port = address.rpartition(":")
+    if colon and "//" not in address:
+        socket.create_connection((host, int(port)), timeout=5).close()
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as error:
+        raise SettingsError("--ray needs Ray: pip install 'ablatable[ray]', on every node") from error
+    return ray

@@ -1,0 +1,105 @@
+"""Files that mean what they say: a finished file is a complete file, on disk, and its hash is known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import AblatableError, StoreError
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one way a value is written when its bytes are hashed or compared: sorted keys, indented, one newline."""
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def json_hash(value: Any) -> str:
+    """SHA-256 (hex) of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value; `StoreError` if it is missing or not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise StoreError(f"{path} is missing") from None
+    except ValueError as error:
+        raise StoreError(f"{path} is not valid JSON ({error}); the file is damaged") from error
+
+
+@contextmanager
+def writing(place: Path | str) -> Iterator[None]:
+    """Say what to do when a place cannot be written: whatever a library raises for it becomes a `StoreError`."""
+    try:
+        yield
+    except AblatableError:
+        raise
+    except Exception as error:  # safetensors, Zarr and object stores have errors of their own for a full disk
+        reason = " ".join((str(error) or repr(error)).split())[:300]
+        raise StoreError(
+            f"cannot write {place} ({reason}); make room or mend the place, then give the "
+            "same command again: what is finished is kept"
+        ) from error
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write aside, fsync, rename: after a crash there is the old file or the new one, never a torn one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+            _sync_folder(path.parent)
+    finally:
+        with suppress(OSError):  # it was moved, or never made
+            aside.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a `write_atomic` into this folder left behind when it was killed."""
+    for aside in folder.glob(".*.partial"):
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomic` of a value's canonical JSON."""
+    write_atomic(path, canonical_json(value))
+
+
+def move_folder_into_place(partial: Path, final: Path) -> None:
+    """Make a finished folder appear at once: fsync all it holds, then rename it."""
+    for path in partial.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(partial)
+    if final.exists():
+        shutil.rmtree(final)
+    partial.replace(final)
+    _sync_folder(final.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere folders cannot be opened, and renames are durable by themselves
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,315 @@
+"""Calibrated influence: is a unit's ablation unlike ablations of as many components that remove no unit?
+
+Removing a unit also removes its codeword's worth of components, and that alone moves a picture. Spare codewords, of
+the same weight and no unit's, say how much. A *statistic* gives every ablation a score for a unit; where the unit does
+not matter, its own ablation is just one more spare, so that among M spares its p-value is
+
+    p = (1 + #{spare score >= unit score}) / (1 + M)
+
+and P(p <= a) <= a for every a: a permutation test, exact whatever the scores' distribution. This needs the unit's
+ablation and the spares to be treated alike, which is why a score may depend on the unit's images but never on which of
+the ablations is the unit's (see `left_out_distances`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from ..codes.code import Code
+from ..data.distance import native_to_scaled
+from ..errors import SettingsError
+from ..universes.screening.screen import Screen
+from ..universes.universe import Universe
+from .features import Features, feature_distances
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Statistic = Literal["plain", "directional", "likeness", "residual", "both"]
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
+DEFAULT: Statistic = "likeness"  # highest power up to a weight of n / 2: docs/results/statistics.md
+LEVEL = 0.1  # false discovery rate at which units are marked
+RIDGE = 0.1  # keeps the additive fit defined when spares are few; an ablation of weight w weighs w
+
+
+@dataclass(frozen=True, eq=False)
+class Landscape:
+    """One sample's landscape as vectors; what a statistic may look at.
+
+    Attributes:
+        factual: float64 (D,).
+        units, spares: counterfactuals, float64 (units, D) and (spares, D).
+        unit_words, spare_words: which components each removes, bool (units, n) and (spares, n).
+        images: training images, float64 (images, D), grouped by unit; `starts`: where each unit's begin, int (units,).
+    """
+
+    factual: np.ndarray
+    units: np.ndarray
+    spares: np.ndarray
+    unit_words: np.ndarray
+    spare_words: np.ndarray
+    images: np.ndarray
+    starts: np.ndarray
+
+
+def scores(landscape: Landscape, statistic: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of the units' ablations, float64 (units,), and of the spares' for each unit, (spares, units).
+
+    - `plain`: how far the picture moved.
+    - `directional`: how far it moved away from the unit's (nearest) image: removing what a sample owes to a unit makes
+      it less like the unit, while losing components at random moves it anywhere.
+    - `likeness`: how much less of the unit's image, centred on the training data's mean, is in the picture: its length
+      along the image, whatever else it shows.
+    - `residual`: how far it is from where the removed components, each by itself, would have moved it; see
+      `left_out_distances`.
+    - `both`: likeness and half the residual, each in standard deviations over the unit's ablation and the spares.
+    """
+    if statistic == "both":
+        pool = _standardised(*scores(landscape, "likeness")) + _standardised(*scores(landscape, "residual")) / 2
+        return pool[0], pool[1:]
+    if statistic in ("plain", "residual"):
+        moved, spares_moved = landscape.units - landscape.factual, landscape.spares - landscape.factual
+        if statistic == "plain":
+            spare = np.linalg.norm(spares_moved, axis=1)
+            return np.linalg.norm(moved, axis=1), np.repeat(spare[:, None], len(moved), axis=1)
+        return left_out_distances(moved, spares_moved, landscape.unit_words, landscape.spare_words)
+    unlike = _unlikeness if statistic == "likeness" else feature_distances
+    ends = [*landscape.starts[1:], len(landscape.images)]
+    images = landscape.images - landscape.images.mean(axis=0) * (statistic == "likeness")
+    before = np.minimum.reduceat(unlike(landscape.factual[None], images), landscape.starts, axis=1)[0]  # (units,)
+    spare = np.minimum.reduceat(unlike(landscape.spares, images), landscape.starts, axis=1) - before
+    own = zip(landscape.units[:, None], landscape.starts, ends, strict=True)
+    unit = np.array([unlike(picture, images[first:last]).min() for picture, first, last in own]) - before
+    return unit, spare
+
+
+def _standardised(unit: np.ndarray, spare: np.ndarray) -> np.ndarray:
+    """Scores in standard deviations over all M + 1 ablations, so alike for each: (M + 1, units), the unit's first."""
+    pool = np.vstack([unit, spare])
+    return (pool - pool.mean(axis=0)) / np.maximum(pool.std(axis=0), 1e-12)
+
+
+def _unlikeness(vectors: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """How little of each image, centred, is in each vector: minus its length along the image, (N, images)."""
+    return -vectors @ (images / np.maximum(np.linalg.norm(images, axis=1), 1e-12)[:, None]).T
+
+
+@dataclass(frozen=True)
+class _Additive:
+    """Ridge regression of what ablations did on their codewords' bits, without an intercept: no removal, no change.
+
+    For each unit, its ablation and the spares are M + 1 rows, and each row's residual is taken from the fit to the M
+    others: no row has a part in its own prediction, and all are treated alike. With A = (X'X + ridge)^-1 over the
+    spares, one more row x changes residuals and leverages by rank one (Sherman-Morrison), so M + 1 fits cost one.
+    """
+
+    fit: np.ndarray  # (spares, spares), H = X A X'
+    unit_fit: np.ndarray  # (spares, units), g = X A x
+    unit_leverage: np.ndarray  # (units,), h = x' A x
+
+    @classmethod
+    def of(cls, unit_words: np.ndarray, spare_words: np.ndarray) -> _Additive:
+        x, units = spare_words.astype(np.float64), unit_words.astype(np.float64)
+        a = np.linalg.inv(x.T @ x + RIDGE * np.eye(x.shape[1]))
+        return cls(x @ a @ x.T, x @ a @ units.T, np.einsum("un,nm,um->u", units, a, units))
+
+    @property
+    def pull(self) -> np.ndarray:
+        """How much of a unit's residual each spare's residual loses when the unit joins the fit, (spares, units)."""
+        return self.unit_fit / (1 + self.unit_leverage)
+
+    @property
+    def slack(self) -> np.ndarray:
+        """One less each spare's leverage, (spares, units): residual / slack is the residual from the others' fit."""
+        return 1 - np.diag(self.fit)[:, None] + self.unit_fit * self.pull
+
+
+def left_out_distances(
+    moved: np.ndarray, spares_moved: np.ndarray, unit_words: np.ndarray, spare_words: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far each ablation's change, (units, D) or (spares, D), is from what all the others predict.
+
+    Returns:
+        (units,) and (spares, units).
+    """
+    additive = _Additive.of(unit_words, spare_words)
+    residual = moved - additive.unit_fit.T @ spares_moved
+    spare = spares_moved - additive.fit @ spares_moved
+    # |e - c r|^2 = |e|^2 - 2 c <e, r> + c^2 |r|^2
+    squares, pull = np.square(residual).sum(axis=1), additive.pull
+    joined = np.square(spare).sum(axis=1)[:, None] - 2 * pull * (spare @ residual.T) + np.square(pull) * squares
+    return np.sqrt(squares), np.sqrt(np.maximum(joined, 0)) / additive.slack
+
+
+def p_values(units: np.ndarray, spares: np.ndarray) -> np.ndarray:
+    """(1 + #{spare >= unit}) / (1 + M): float64 (units,) from scores (units,) and (M, units).
+
+    Scores that differ by rounding alone count as equal, in the spares' favour.
+    """
+    rounding = 1e-9 * np.abs(spares).max(axis=0)
+    return (1 + (spares >= units - rounding).sum(axis=0)) / (1 + len(spares))
+
+
+def radius_p_values(distances: np.ndarray, spares: np.ndarray) -> np.ndarray:
+    """How likely each sample's radius is to be as large where no unit matters: float64 (samples,).
+
+    From distances (units, samples) and (spares, samples): the chance that the largest of as many ablations as there are
+    units, drawn from units and spares together, is at least the largest of the units themselves. Over all draws, so
+    exact; with M spares and N units it is never below N / (N + M).
+    """
+    count, total = len(distances), len(distances) + len(spares)
+    below = (np.concatenate([distances, spares]) < distances.max(axis=0)).sum(axis=0)  # (samples,)
+    draw = np.arange(count)[:, None]  # none of them reaches it: C(below, count) / C(total, count)
+    return 1 - np.prod((below - draw).clip(min=0) / (total - draw), axis=0)
+
+
+def q_values(p: np.ndarray) -> np.ndarray:
+    """Benjamini and Hochberg's adjusted p-values (1995) along the first axis: q <= a marks at false discovery rate a.
+
+    It holds for p-values that share their null sample, as these do (Bates et al. 2023, theorem 2, for one score; with
+    scores of their own for each unit it is an approximation).
+    """
+    order = np.argsort(p, axis=0, kind="stable")
+    ranks = np.arange(1, len(p) + 1).reshape(-1, *[1] * (p.ndim - 1))
+    raw = np.take_along_axis(p, order, 0) * len(p) / ranks
+    adjusted = np.minimum.accumulate(raw[::-1], axis=0)[::-1].clip(max=1)
+    q = np.empty_like(adjusted)
+    np.put_along_axis(q, order, adjusted, 0)
+    return q
+
+
+def spares_to_mark_one(units: int, level: float = LEVEL) -> int:
+    """The fewest spares with which a single unit, beyond all of them, can reach q = units / (1 + M) <= level."""
+    return max(1, int(np.ceil(units / level - 1e-9)) - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Every unit's influence on every sample, against the spares; arrays are float64 (units, samples).
+
+    Attributes:
+        statistic: what was compared.
+        score: the units' scores; of `plain` and pixels, in the paper's unit.
+        p, q: p-values, and these adjusted over the units of each sample.
+        radius_p: p-value of each sample's radius (the plain distance, in pixels), (samples,).
+        spares: how many there were.
+    """
+
+    statistic: str
+    score: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+    radius_p: np.ndarray
+    spares: int
+
+    def marked(self, level: float = LEVEL) -> np.ndarray:
+        """Units that stand out at this false discovery rate: bool (units, samples)."""
+        return self.q <= level
+
+    def verdict(self, sample: int, units: tuple[str, ...], level: float = LEVEL) -> str:
+        """One sample's outcome in words."""
+        marked = np.flatnonzero(self.marked(level)[:, sample])
+        if len(marked):
+            names = ", ".join(units[k] for k in marked[np.argsort(self.p[marked, sample], kind="stable")][:5])
+            more = f" and {len(marked) - 5} more" if len(marked) > 5 else ""
+            return (
+                f"{len(marked)} of {len(units)} units stand out at a false discovery rate of {level:g}: {names}{more}"
+            )
+        text = "no unit stands out from the shrinkage of the ensemble"
+        needed = spares_to_mark_one(len(units), level)
+        if self.spares < needed:
+            text += (
+                f"; with {self.spares} spares a single unit cannot reach q <= {level:g} among {len(units)}, "
+                f"that takes --spares {needed}, and a code that has as many"
+            )
+        return text
+
+
+def calibrate(
+    universe: Universe | Screen,
+    *,
+    statistic: str = DEFAULT,
+    features: Features | None = None,
+    samples: Sequence[int] | None = None,
+) -> Calibration:
+    """Compare every unit's ablation with the spares'.
+
+    Args:
+        universe: a universe with spares. If it is a screened one, units that were not drawn have p = 1, which keeps
+            q on the safe side.
+        statistic: see `scores`.
+        features: the space in which the statistic measures; None = pixels.
+        samples: which samples (indices); None = all.
+
+    Raises:
+        SettingsError: the universe has no spares, or there is no such statistic.
+    """
+    settings = universe.settings
+    if statistic not in STATISTICS:
+        raise SettingsError(f"no statistic '{statistic}'; there are {', '.join(STATISTICS)}")
+    if not settings.spares:
+        raise SettingsError(without_spares(universe))
+    words = Code.from_words(list(settings.words), allow_dummy=True).matrix
+    ablation, spares = np.array(settings.ablation), np.array(settings.spares)
+    chosen = range(len(universe.seeds)) if samples is None else samples
+    scale = native_to_scaled(settings.shape) / 255 if features is None else 1.0
+    see = features or _pixels
+    training, factual = universe.training, see(universe.factual).astype(np.float64)
+    images, starts = see(training.images).astype(np.float64), np.flatnonzero(np.diff(training.owner, prepend=-1))
+    score = np.empty((len(universe.units), len(chosen)))
+    p = np.empty_like(score)
+    for column, sample in enumerate(chosen):
+        vectors = see(universe.landscape(sample)).astype(np.float64)
+        landscape = Landscape(
+            factual[sample], vectors[ablation], vectors[spares], words[ablation], words[spares], images, starts
+        )
+        score[:, column], null = scores(landscape, statistic)
+        p[:, column] = p_values(score[:, column], null)
+    columns = list(chosen)
+    if isinstance(universe, Screen):
+        p[~universe.drawn()[:, columns]] = 1
+    radius_p = radius_p_values(universe.distances()[:, columns], universe.spare_distances()[:, columns])
+    return Calibration(statistic, score * scale, p, q_values(p), radius_p, len(spares))
+
+
+def influence(
+    universe: Universe | Screen, sample: int, calibration: Calibration | None, *, scaled: bool = True
+) -> pl.DataFrame:
+    """Units by how surely and how far their removal moves one sample, the surest first.
+
+    Columns: rank (from 1), unit, distance (float32, plain, in the paper's unit or native), and with a `calibration` of
+    this sample alone score, p, q, marked; these are null without, and units are then ordered by distance. Of a screened
+    universe also drawn, whether the distance is exact and not a guess.
+    """
+    import polars as pl
+
+    distances = universe.influence(sample, scaled=scaled).sort("unit")
+    columns = {name: [None] * len(distances) for name in ("score", "p", "q", "marked")}
+    if calibration is not None:
+        columns = {
+            "score": calibration.score[:, 0],
+            "p": calibration.p[:, 0],
+            "q": calibration.q[:, 0],
+            "marked": calibration.marked()[:, 0],
+        }
+    tests = pl.DataFrame({"unit": list(universe.units), **columns}).sort("unit")
+    table = distances.drop("rank").join(tests, on="unit", maintain_order="left")
+    table = table.sort(["p", "score", "distance"], descending=[False, True, True], nulls_last=True, maintain_order=True)
+    return table.with_row_index("rank", offset=1)
+
+
+def without_spares(universe: Universe | Screen) -> str:
+    """What to do about a universe that has no spares."""
+    return (
+        f"{universe.url} has no spare ablations, so nothing tells a unit's influence from that of a smaller ensemble; "
+        f"make it again with 'ablatable universe RUN --spares {spares_to_mark_one(len(universe.units))}', "
+        "or as many spares as the code has"
+    )
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1)

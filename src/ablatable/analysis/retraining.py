@@ -1,0 +1,276 @@
+"""Control: is what an ablation shows what training without the unit would have shown?
+
+For some units, models are trained from scratch without each of them, with the same seeds and noise trajectories: a
+plain model on all other units, and the components that had the unit. Their counterfactual distances stand beside the
+ablation's:
+
+- `ablation`: the ensemble without the components that saw the unit, from the ensemble;
+- `ensemble`: the ensemble with these components trained without the unit, from the ensemble: no component is lost;
+- `single`: a plain model trained without the unit, from the plain model trained on all;
+- `half`: the ensemble without as many components, drawn at random, from the ensemble: what the loss of components does;
+- `reseeded`: a plain model trained on all units from another seed, from the plain model: what chance in training does.
+
+All radii are over the same number of units (or random ablations), so that none wins by taking its maximum over more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._runtime.devices import resolve_device
+from .._runtime.files import read_json, write_atomic, write_json
+from .._runtime.lock import exclusive
+from .._runtime.plotting import Axes, figure_png
+from .._runtime.progress import Display
+from .._runtime.provenance import compare_settings
+from .._runtime.rng import generator
+from .._runtime.stats import bootstrap
+from .._runtime.workers import Pool, default_workers
+from ..data.distance import euclidean
+from ..errors import SettingsError
+from ..runs.run import Run
+from ..universes.enumeration import draw
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import nn
+
+    from ..runs.component_training import TrainTask
+
+RETRAINED = ("ensemble", "single")
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """What was found; distances are float32 (units, samples), in the paper's unit.
+
+    Attributes:
+        units: the units that were left out.
+        seeds: the samples.
+        distances: by kind (see the module), each (units, samples); `reseeded` (1, samples).
+    """
+
+    units: tuple[str, ...]
+    seeds: tuple[int, ...]
+    distances: dict[str, np.ndarray]
+
+    def table(self) -> pl.DataFrame:
+        """One row a kind of retraining or control, beside the ablation.
+
+        Columns: kind, radius (mean over samples of the largest distance; some are 0, so not the geometric one), ratio
+        (of the ablation's radius to it) and its 95 % interval, correlation (Spearman's, over units, mean over samples)
+        and its interval. Intervals are bootstraps over samples. Null: the ratio to `reseeded`, which is one model and
+        not the largest of several, and correlations where no unit is left out.
+        """
+        import polars as pl
+
+        return pl.DataFrame([self._row(kind) for kind in ("ablation", *RETRAINED, "half", "reseeded")])
+
+    def _row(self, kind: str) -> dict[str, Any]:
+        ours, theirs = self.distances["ablation"], self.distances[kind]
+        ours_most, most = ours.max(axis=0).astype(float), theirs.max(axis=0).astype(float)
+
+        def ratio(rows: np.ndarray) -> float:
+            return float(ours_most[rows].mean() / max(most[rows].mean(), 1e-9))
+
+        row: dict[str, Any] = {"kind": kind, "radius": float(most.mean()), "ratio": ratio(np.arange(len(most)))}
+        row["ratio_low"], row["ratio_high"] = bootstrap(ratio, len(most))
+        if kind == "reseeded":
+            row |= dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
+        row |= dict.fromkeys(("correlation", "correlation_low", "correlation_high"))
+        if kind in RETRAINED:
+            each = rank_correlations(ours, theirs)
+            each = each[~np.isnan(each)]  # a sample that nothing moves ranks nothing
+            if len(each):
+                row["correlation"] = float(each.mean())
+                row["correlation_low"], row["correlation_high"] = bootstrap(lambda rows: each[rows].mean(), len(each))
+        return row
+
+
+def rank_correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's correlation over the rows in each column, (units, samples) twice -> (samples,); ties share ranks."""
+    ranks = [_ranks(values) for values in (a, b)]
+    x, y = (values - values.mean(axis=0) for values in ranks)
+    with np.errstate(invalid="ignore"):
+        return (x * y).sum(axis=0) / np.sqrt(np.square(x).sum(axis=0) * np.square(y).sum(axis=0))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Mean ranks down each column: how many are smaller, and half of those that are equal."""
+    smaller = (values[None] < values[:, None]).sum(axis=1)
+    equal = (values[None] == values[:, None]).sum(axis=1)
+    return smaller + (equal - 1) / 2
+
+
+def control(
+    run: str | Path,
+    units: int,
+    seeds: list[int],
+    *,
+    out: str | Path,
+    sampler: str = "ddpm",
+    steps: int = 50,
+    seed: int = 0,
+    workers: int | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Control:
+    """Retrain without each of some random units and compare with the ablations; what an earlier call trained is kept.
+
+    Args:
+        run: a complete run.
+        units: how many units to leave out, one at a time.
+        seeds: one sample each.
+        out: a folder for the models and `control.json`, `table.csv`, `figure.png`.
+        seed: of the choice of units and of the random ablations.
+
+    Raises:
+        SettingsError: too many units, or `out` was made with other settings.
+    """
+    from ..runs.component_training import train_component
+
+    opened, path, device = Run(run), Path(out), resolve_device(device)
+    rows = choose(opened, units, seed)
+    settings = {
+        "run_sha256": opened.digest,
+        "units": [opened.ids[row] for row in rows],
+        "seeds": seeds,
+        "sampler": sampler,
+        "steps": steps,
+        "seed": seed,
+    }
+    with exclusive(path, "control"):
+        known = path / "settings.json"
+        if known.exists():
+            compare_settings(read_json(known), settings, path)
+        else:
+            write_json(known, settings)
+        tasks = _tasks(opened, rows, path, device)
+        missing = [task for task in tasks if not task.folder.exists()]
+        steps_each = opened.recipe.training.steps if opened.recipe.component.kind == "unet" else 1
+        title = f"training {len(tasks)} models without a unit"
+        done = len(tasks) - len(missing)
+        count = default_workers() if workers is None else workers
+        total, before = len(tasks) * steps_each, done * steps_each
+        with Display(title, total, done=before, quiet=quiet) as display, Pool(train_component, count) as pool:
+
+            def on_event(number: int, event: dict) -> None:
+                label = missing[number].folder.relative_to(path).as_posix()
+                display.update(number, label, event["step"], steps_each, f"loss {event['loss']:.4f}")
+
+            for number, _ in pool.run(missing, on_event):
+                display.finish(number, steps_each)
+        found = Control(
+            tuple(settings["units"]), tuple(seeds), _distances(opened, rows, path, seeds, sampler, steps, seed, device)
+        )
+        values = {kind: array.tolist() for kind, array in found.distances.items()}
+        write_json(path / "control.json", {**settings, "distances": values})
+        write_atomic(path / "table.csv", found.table().write_csv().encode())
+        write_atomic(path / "figure.png", _figure(found))
+    return found
+
+
+def choose(run: Run, units: int, seed: int) -> list[int]:
+    """Rows of random units, none of which is all that some component has."""
+    sizes = run.code.split_sizes()
+    alone = np.flatnonzero(run.code.matrix[:, sizes == 1].sum(axis=1)).tolist()
+    able = [row for row in generator("control", seed).permutation(len(run.ids)).tolist() if row not in alone]
+    if not 2 <= units <= len(able):
+        raise SettingsError(f"{units} units asked for; 2 to {len(able)} can be left out of {run.path}")
+    return able[:units]
+
+
+def _tasks(run: Run, rows: list[int], path: Path, device: str) -> list[TrainTask]:
+    from ..runs.component_training import TrainTask
+
+    units, n = run.units(), run.code.components
+
+    def task(folder: str, split: list[int], component: int) -> TrainTask:
+        return TrainTask(
+            split=units.select([run.ids[row] for row in split]),
+            recipe=run.recipe,
+            component=component,
+            seed=run.seed,
+            folder=path / folder,
+            device=device,
+        )
+
+    everything = list(range(len(run.ids)))
+    tasks = [task("single/all", everything, n), task("single/reseeded", everything, n + 1)]
+    for row in rows:
+        tasks.append(task(f"single/{row:05d}", [other for other in everything if other != row], n))
+        for i in np.flatnonzero(run.code.matrix[row]).tolist():
+            split = [other for other in run.code.split(i).tolist() if other != row]
+            tasks.append(task(f"ensemble/{row:05d}/{i:02d}", split, i))
+    return tasks
+
+
+def _distances(
+    run: Run, rows: list[int], path: Path, seeds: list[int], sampler: str, steps: int, seed: int, device: str
+) -> dict[str, np.ndarray]:
+    from .._runtime.devices import one_thread
+    from ..diffusion.component import load_component
+    from ..diffusion.ensemble import Ensemble
+
+    n = run.code.components
+    words = run.code.matrix[rows]
+    half = np.stack(
+        [
+            np.isin(np.arange(n), generator("half", seed, k).permutation(n)[: int(w)])
+            for k, w in enumerate(words.sum(axis=1))
+        ]
+    )
+
+    def load(folder: str) -> nn.Module:
+        return load_component(path / folder, run.recipe.component, run.recipe.schedule).to(device)
+
+    def pictures(components: list[nn.Module], ablations: np.ndarray | None = None) -> np.ndarray:
+        """Uint8 (ablations, samples, C, H, W)."""
+        with one_thread():
+            return draw(
+                Ensemble(components, batch=8),
+                np.zeros((1, len(components)), bool) if ablations is None else ablations,
+                seeds,
+                shape=run.shape,
+                schedule=run.recipe.schedule,
+                sampler=sampler,
+                steps=steps,
+                device=device,
+            )
+
+    components = [run.load_component(i).to(device) for i in range(n)]
+    factual, plain = pictures(components)[0], pictures([load("single/all")])[0]
+    retrained, single = [], []
+    for row in rows:
+        renewed = [load(f"ensemble/{row:05d}/{i:02d}") if run.code.matrix[row, i] else components[i] for i in range(n)]
+        retrained.append(euclidean(pictures(renewed)[0], factual))
+        single.append(euclidean(pictures([load(f"single/{row:05d}")])[0], plain))
+    return {
+        "ablation": euclidean(pictures(components, words), factual),
+        "ensemble": np.stack(retrained),
+        "single": np.stack(single),
+        "half": euclidean(pictures(components, half), factual),
+        "reseeded": euclidean(pictures([load("single/reseeded")]), plain),
+    }
+
+
+def _figure(found: Control) -> bytes:
+    """Each unit and sample: the ablation's distance against that of retraining."""
+
+    def draw_panel(*panels: Axes) -> None:
+        ours = found.distances["ablation"]
+        for axes, kind in zip(panels, RETRAINED, strict=True):
+            theirs = found.distances[kind]
+            most = 1.05 * max(float(ours.max()), float(theirs.max()), 1e-3)
+            axes.scatter(theirs.ravel(), ours.ravel(), s=9, alpha=0.5, color="#24578f", linewidths=0)
+            axes.plot([0, most], [0, most], color="#555555", linewidth=0.8, linestyle="--")
+            axes.set_xlim(0, most)
+            axes.set_ylim(0, most)
+            axes.set_xlabel(f"distance, {'ensemble' if kind == 'ensemble' else 'plain model'} trained without the unit")
+            axes.set_ylabel("distance, ablation of the unit")
+
+    return figure_png(draw_panel, panels=2, width=4.4)

@@ -1,0 +1,318 @@
+"""Score attribution methods against a universe: what does each name, and what does removal show?
+
+Work is cut into pieces, a method's scores of a few samples each; every finished piece is a file, so an evaluation that
+was stopped goes on, and methods can be added to one that is done. All metrics follow from the pieces in no time.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._runtime.files import file_hash, json_hash, read_json, sweep, write_atomic, write_json
+from .._runtime.lock import exclusive
+from .._runtime.progress import Display
+from .._runtime.provenance import compare_settings
+from .._runtime.rng import generator
+from .._runtime.workers import Pool, chunks, default_workers
+from ..data.grouping import per_unit
+from ..errors import DataError, SettingsError
+from ..runs.run import Run
+from ..universes.universe import Universe
+from .methods import FACTUAL, Attributor, Method, NotScored, find_method, pictures_of
+from .metrics import FalseAttribution
+from .scoreboard import Evaluation, Scored, as_tex, figure, measure
+from .scores import SUFFIXES, write_scores
+from .truth import find_truth
+
+PIECE = 16  # samples of one method in a piece
+
+
+def evaluate(
+    universe: Universe,
+    methods: Sequence[str] | Mapping[str, Method],
+    *,
+    out: str | Path,
+    run: str | Path | Run | None = None,
+    rule: str = "max",
+    workers: int | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Evaluation:
+    """Score methods against what removal shows, into the folder `out`.
+
+    `results.csv`, `results.json`, `results.tex`, `results.png`, and every method's scores, `scores/<method>.parquet`.
+
+    Args:
+        universe: what to compare with. Metrics that need spares or the run are left out where there are none.
+        methods: names (see `attribution.find_method`), or methods of your own by name, which run in this process.
+        run: the universe's run, for methods and metrics that look into components.
+        rule: how scores of images become scores of units: `max`, `sum` or `mean`.
+        workers: processes; None = one per core; 0 = in this process.
+        overwrite: start anew over an evaluation that is there.
+
+    Raises:
+        SettingsError: an unknown method or rule, a method needs what is not given, or `out` holds another evaluation.
+        DataError: a file of scores does not fit the universe.
+    """
+    folder, opened = Path(out), _run_of(universe, run)
+    chosen = methods if isinstance(methods, Mapping) else {name: find_method(name, universe) for name in methods}
+    if not chosen:
+        raise SettingsError("no attribution method is given; name one or more")
+    for name, method in chosen.items():
+        _check_needs(name, method, universe, opened)
+    labels = {name: _label(name) for name in chosen}
+    if len(set(labels.values())) < len(labels):
+        raise SettingsError(f"two of the methods have one name: {', '.join(labels.values())}")
+    per_unit(np.zeros((1, len(universe.units))), universe.training, rule)  # is there such a rule?
+    settings = {"universe": _digest(universe), "run": universe.settings.run_sha256 if opened else None, "rule": rule}
+    with exclusive(folder, "evaluation"):
+        _begin(folder, settings, overwrite)
+        own = {} if not isinstance(methods, Mapping) else dict(chosen)
+        tasks = [
+            Piece(
+                universe=universe.url,
+                run=None if opened is None else str(opened.path.resolve()),
+                method=name,
+                rule=rule,
+                samples=span,
+                path=str(folder / "pieces" / _slug(labels[name]) / f"{span[0]:07d}.json"),
+                stamp=_stamp(name),
+            )
+            for name in chosen
+            for span in chunks(len(universe.seeds), PIECE)
+        ]
+        _compute(universe, opened, own, tasks, default_workers() if workers is None else workers, quiet)
+        scored = {labels[name]: _assemble([task for task in tasks if task.method == name]) for name in chosen}
+        truth, why = find_truth(universe, opened)
+        results = {label: measure(answer, truth, label) for label, answer in scored.items()}
+        found = Evaluation(results, scored, why, len(universe.seeds), len(universe.units))
+        _write(folder, found, universe)
+    return found
+
+
+# --- pieces of work ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A method's scores of a few samples, as given to a worker."""
+
+    universe: str
+    run: str | None
+    method: str
+    rule: str
+    samples: tuple[int, int]
+    path: str
+    stamp: str  # of the file that scores come from; empty for other methods
+
+
+def compute_piece(piece: Piece, report: Callable[[dict], None]) -> None:
+    """Score one piece and store it."""
+    from .._runtime.devices import one_thread
+
+    universe, attributor, ready = _prepared(piece.universe, piece.run, piece.method, piece.stamp)
+    with one_thread():
+        _score(universe, attributor, ready, piece)
+
+
+@lru_cache(maxsize=1)
+def _prepared(url: str, run: str | None, method: str, stamp: str) -> tuple[Universe, Attributor, float]:
+    """A worker makes a method ready once."""
+    universe = Universe.open(url)
+    return universe, *_ready(find_method(method, universe), universe, None if run is None else Run(run))
+
+
+def _ready(method: Method, universe: Universe, run: Run | None) -> tuple[Attributor, float]:
+    began = time.perf_counter()
+    attributor = method.prepare(universe.training, run)
+    return attributor, time.perf_counter() - began
+
+
+def _score(universe: Universe, attributor: Attributor, ready: float, piece: Piece) -> None:
+    samples = list(range(*piece.samples))
+
+    def score(removed: Sequence[int]) -> np.ndarray:
+        pictures = pictures_of(universe, samples, removed)
+        scores = np.asarray(attributor(pictures), dtype=np.float64)
+        if scores.ndim != 2 or len(scores) != len(samples) or not np.isfinite(scores).all():
+            raise DataError(
+                f"'{piece.method}' gave scores of shape {scores.shape} for {len(samples)} pictures, or some that are "
+                "not finite; expected (pictures, units) or (pictures, images)"
+            )
+        return per_unit(scores, universe.training, piece.rule)
+
+    began = time.perf_counter()
+    factual = score([FACTUAL] * len(samples))
+    seconds = (time.perf_counter() - began) / len(samples)
+    named = factual.argmax(axis=1)
+    others = [another_unit(universe, sample, unit) for sample, unit in zip(samples, named, strict=True)]
+    again: list[list[bool]] | None = None
+    if None not in others:
+        try:
+            again = [
+                (score(removed).argmax(axis=1) == named).tolist()
+                for removed in (named.tolist(), [int(unit) for unit in others if unit is not None])
+            ]
+        except NotScored:  # stored scores need not have counterfactuals
+            again = None
+    content = {"scores": factual.tolist(), "again": again, "seconds": seconds, "ready": ready, "stamp": piece.stamp}
+    write_json(Path(piece.path), content | {"sha256": json_hash(content)})
+
+
+def another_unit(universe: Universe, sample: int, unit: int) -> int | None:
+    """A unit other than the one named, drawn at random for each sample; None if there is no other.
+
+    Units that share the named one's codeword go with it, so they are no other.
+    """
+    ablation = np.array(universe.settings.ablation)
+    others = np.flatnonzero(ablation != ablation[unit])
+    if len(others) == 0:
+        return None
+    return int(generator("another unit", universe.seeds[sample], int(unit)).choice(others))
+
+
+def _done(piece: Piece) -> bool:
+    return _content(piece) is not None
+
+
+def _content(piece: Piece) -> dict[str, Any] | None:
+    """A finished piece; None if it is not there, damaged, or of a file of scores that has changed."""
+    try:
+        content = json.loads(Path(piece.path).read_bytes())
+        digest = content.pop("sha256")
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+    return content if json_hash(content) == digest and content["stamp"] == piece.stamp else None
+
+
+def _compute(
+    universe: Universe, run: Run | None, own: dict[str, Method], tasks: list[Piece], workers: int, quiet: bool
+) -> None:
+    """What is missing: by workers, or for methods that only this process knows, here."""
+    total = sum(task.samples[1] - task.samples[0] for task in tasks)
+    todo = [task for task in tasks if not _done(task)]
+    done = total - sum(task.samples[1] - task.samples[0] for task in todo)
+    if not todo:
+        return
+    with Display(f"scoring {total} samples", total, done=done, quiet=quiet) as display:
+
+        def finish(task: Piece) -> None:
+            display.finish(0, task.samples[1] - task.samples[0])
+            display.note(task.method)
+
+        for name, method in own.items():
+            mine = [task for task in todo if task.method == name]
+            if mine:
+                attributor, ready = _ready(method, universe, run)
+                for task in mine:
+                    _score(universe, attributor, ready, task)
+                    finish(task)
+        rest = [task for task in todo if task.method not in own]
+        with Pool(compute_piece, min(workers, len(rest))) as pool:
+            for number, _ in pool.run(rest):
+                finish(rest[number])
+
+
+def _assemble(pieces: list[Piece]) -> Scored:
+    contents = [content for piece in pieces if (content := _content(piece)) is not None]
+    assert len(contents) == len(pieces)
+    scores = np.concatenate([np.array(content["scores"]) for content in contents])
+    far = None
+    if all(content["again"] is not None for content in contents):
+        again = np.concatenate([np.array(content["again"], dtype=bool) for content in contents], axis=1)
+        far = FalseAttribution(again[0], again[1])
+    counts = np.array([last - first for first, last in (piece.samples for piece in pieces)])
+    seconds = np.array([content["seconds"] for content in contents])
+    ready = max(content["ready"] for content in contents)
+    return Scored(scores, far, float((seconds * counts).sum() / counts.sum()), float(ready))
+
+
+# --- what is given, and what is written --------------------------------------------------------------------------
+
+
+def _run_of(universe: Universe, run: str | Path | Run | None) -> Run | None:
+    if run is None:
+        return None
+    opened = run if isinstance(run, Run) else Run(run)
+    if opened.digest != universe.settings.run_sha256:
+        raise SettingsError(f"{universe.url} is not a universe of the run {opened.path}; give the run it was made from")
+    return opened
+
+
+def _check_needs(name: str, method: Method, universe: Universe, run: Run | None) -> None:
+    strange = method.needs - {"run", "trajectory"}
+    if strange:
+        raise SettingsError(f"'{name}' needs {', '.join(sorted(strange))}; a method can need run and trajectory")
+    if "run" in method.needs and run is None:
+        raise SettingsError(f"'{name}' looks into the components; give the universe's run with --run")
+    if "trajectory" in method.needs and universe.settings.imported:
+        raise SettingsError(f"'{name}' follows the noise trajectories, and an imported universe has none on record")
+
+
+def _label(name: str) -> str:
+    """What a method is called in tables: a file of scores by its stem."""
+    return Path(name).stem if _stamp(name) else name.removeprefix("features:")
+
+
+def _stamp(name: str) -> str:
+    path = Path(name)
+    return file_hash(path) if path.suffix in SUFFIXES and path.is_file() else ""
+
+
+def _slug(label: str) -> str:
+    """A label as a file's name."""
+    from urllib.parse import quote
+
+    return quote(label, safe="").lstrip(".")[:80] or "method"
+
+
+def _digest(universe: Universe) -> str:
+    return json_hash(universe.settings.model_dump(mode="json"))
+
+
+def _begin(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    import shutil
+
+    path = folder / "evaluation.json"
+    sweep(folder)
+    if path.exists() and not overwrite:
+        compare_settings(read_json(path), settings, folder)
+        return
+    others = [file for file in folder.iterdir() if not file.name.startswith(".lock")]
+    if others and not path.exists():
+        raise SettingsError(f"{folder} holds other files and no evaluation; choose another --out")
+    for file in others:
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    write_json(path, settings)
+
+
+def _write(folder: Path, found: Evaluation, universe: Universe) -> None:
+    table = found.table()
+    for label, answer in found.scored.items():
+        write_scores(folder / "scores" / f"{_slug(label)}.parquet", answer.scores, units=universe.units, overwrite=True)
+        if answer.far is None:
+            write_atomic(folder / "scores" / f"{_slug(label)}.ask.csv", _questions(universe, answer))
+    write_atomic(folder / "results.csv", table.write_csv().encode())
+    about = {"samples": found.samples, "units": found.units, "not_measured": found.why, "results": table.to_dicts()}
+    write_json(folder / "results.json", about)
+    write_atomic(folder / "results.tex", as_tex(found).encode())
+    write_atomic(folder / "results.png", figure(found))
+
+
+def _questions(universe: Universe, answer: Scored) -> bytes:
+    """Which counterfactuals would have to be scored as well for the false attribution rate: sample, removed."""
+    import polars as pl
+
+    rows = []
+    for sample, unit in enumerate(answer.scores.argmax(axis=1).tolist()):
+        other = another_unit(universe, sample, unit)
+        rows += [{"sample": sample, "removed": universe.units[k]} for k in (unit, other) if k is not None]
+    return pl.DataFrame(rows).write_csv().encode()

@@ -1,0 +1,201 @@
+"""Attribution methods: which training units is a picture said to owe itself to?
+
+A *method* is made ready for one universe's training data, `prepare(training, run) -> attributor`; an *attributor* maps
+pictures to scores, float (N, images) or (N, units), larger = more responsible. Scores of images become scores of units
+by a named rule. Any picture can be asked about, factual or counterfactual: a method is told what it says it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._runtime.rng import generator
+from ..analysis.features import feature_distances, load_features
+from ..data.distance import pairwise
+from ..data.units import Units
+from ..errors import DataError, SettingsError
+from ..universes.universe import Universe
+from .gradients import METHODS as GRADIENTS
+from .gradients import prepare_gradient
+from .scores import SUFFIXES, Scores, read_scores
+
+if TYPE_CHECKING:
+    from ..runs.run import Run
+
+FACTUAL = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """How some pictures were drawn, for methods that follow the sampling.
+
+    Attributes:
+        seeds: int (N,), see `sampling.Trajectories`.
+        ablated: components that were removed, bool (N, components).
+        sampler, steps: how.
+    """
+
+    seeds: np.ndarray
+    ablated: np.ndarray
+    sampler: str
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Pictures to attribute.
+
+    Attributes:
+        images: uint8 (N, H, W, C).
+        sample: int (N,), which sample of the universe each is.
+        removed: int (N,), the unit without which it was drawn (its row), or `FACTUAL`.
+        trajectories: how they were drawn; None where that is not on record (imported universes).
+    """
+
+    images: np.ndarray
+    sample: np.ndarray
+    removed: np.ndarray
+    trajectories: Trajectories | None
+
+
+Attributor = Callable[[Pictures], np.ndarray]
+
+
+class NotScored(DataError):
+    """Stored scores do not cover a picture."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """An attribution method.
+
+    Attributes:
+        prepare: makes it ready; may take its time, and is called once.
+        needs: any of `run` (the components' weights) and `trajectory` (how the pictures were drawn).
+    """
+
+    prepare: Callable[[Units, Run | None], Attributor]
+    needs: frozenset[str] = frozenset()
+
+
+def pictures_of(universe: Universe, samples: Sequence[int], removed: Sequence[int]) -> Pictures:
+    """Some pictures of a universe: sample `samples[k]` without unit `removed[k]` (a row, or `FACTUAL`)."""
+    settings, factual = universe.settings, universe.factual
+    landscapes: dict[int, np.ndarray] = {}
+    images, ablated = [], []
+    for sample, unit in zip(samples, removed, strict=True):
+        if unit == FACTUAL:
+            images.append(factual[sample])
+            ablated.append("0" * settings.components)
+            continue
+        if sample not in landscapes:
+            landscapes[sample] = universe.landscape(sample)
+        row = settings.ablation[unit]
+        images.append(landscapes[sample][row])
+        ablated.append(settings.words[row])
+    trajectories = None
+    if not settings.imported:
+        bits = np.array([[bit == "1" for bit in word] for word in ablated], dtype=bool)
+        seeds = np.array([universe.seeds[sample] for sample in samples])
+        trajectories = Trajectories(seeds, bits, settings.sampler, settings.steps)
+    return Pictures(np.stack(images), np.array(samples), np.array(removed), trajectories)
+
+
+# --- methods that look at pictures alone -------------------------------------------------------------------------
+
+
+def random(training: Units, run: Run | None = None) -> Attributor:
+    """Says nothing: uniform numbers, other ones for every picture."""
+
+    def score(pictures: Pictures) -> np.ndarray:
+        return np.stack(
+            [
+                generator("random scores", int(sample), int(removed)).random(len(training))
+                for sample, removed in zip(pictures.sample, pictures.removed, strict=True)
+            ]
+        )
+
+    return score
+
+
+def euclidean(training: Units, run: Run | None = None) -> Attributor:
+    """Nearest neighbour by pixels."""
+    return lambda pictures: -pairwise(pictures.images, training.images)
+
+
+def euclidean_flips(training: Units, run: Run | None = None) -> Attributor:
+    """Nearest neighbour by pixels, images mirrored left to right or not, whichever is nearer."""
+    mirrored = training.images[:, :, ::-1]
+    return lambda pictures: -np.minimum(pairwise(pictures.images, training.images), pairwise(pictures.images, mirrored))
+
+
+def by_features(name: str) -> Method:
+    """Nearest neighbour in a feature space, see `features.load_features`."""
+
+    def prepare(training: Units, run: Run | None = None) -> Attributor:
+        features = load_features(name)
+        known = features(training.images)
+        return lambda pictures: -feature_distances(features(pictures.images), known)
+
+    return Method(prepare)
+
+
+# --- methods that look into the components, and scores from elsewhere ----------------------------------------------
+
+
+def by_gradients(name: str) -> Method:
+    """One of `gradients.METHODS`."""
+
+    def prepare(training: Units, run: Run | None) -> Attributor:
+        assert run is not None
+        score = prepare_gradient(name, training, run)
+        return lambda pictures: score(pictures.images)
+
+    return Method(prepare, frozenset({"run"}))
+
+
+def stored(scores: Scores) -> Method:
+    """Scores that were computed elsewhere. `NotScored` when asked about a picture that was not scored."""
+
+    def look_up(sample: int, removed: int) -> np.ndarray:
+        if removed == FACTUAL:
+            return scores.factual[sample]
+        if (sample, removed) not in scores.removed:
+            raise NotScored(f"there are no scores of sample {sample} without unit {removed}")
+        return scores.removed[sample, removed]
+
+    def prepare(training: Units, run: Run | None = None) -> Attributor:
+        return lambda pictures: np.stack(
+            [look_up(int(s), int(r)) for s, r in zip(pictures.sample, pictures.removed, strict=True)]
+        )
+
+    return Method(prepare)
+
+
+METHODS = {
+    "random": Method(random),
+    "euclidean": Method(euclidean),
+    "euclidean-flips": Method(euclidean_flips),
+    **{name: by_gradients(name) for name in GRADIENTS},
+}
+NAMES = f"{', '.join(METHODS)}, features:NAME (such as features:efficientnet-lite0), or a file of scores"
+
+
+def find_method(name: str, universe: Universe) -> Method:
+    """A method by its name: one of `METHODS`, `features:NAME`, or a file of scores for this universe.
+
+    Raises:
+        SettingsError: there is no such method. DataError: the file does not fit the universe.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if name.startswith("features:"):
+        return by_features(name.removeprefix("features:"))
+    if Path(name).suffix in SUFFIXES:
+        return stored(read_scores(name, samples=len(universe.seeds), units=universe.units))
+    raise SettingsError(f"no attribution method '{name}'; there are {NAMES}")

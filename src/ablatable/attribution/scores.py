@@ -1,0 +1,239 @@
+"""Score matrices as files that other tools read and write, with the ids of samples and units.
+
+- `.parquet`, `.csv`: a row a score, columns `sample` (its number from 0), `unit` (its id), `score`; optionally
+  `removed`, the unit without which the scored picture was drawn (null: the factual sample).
+- `.npy`: the bare matrix; the ids are in `.json` beside it when we write it.
+- `.safetensors`: `scores`; optionally `counterfactual` (removed unit, sample, unit), NaN where nothing was scored.
+  In the header `samples` and `units` (JSON lists) and `orientation`, all optional.
+
+Orientation: `quanda` is test x train, (samples, units), and taken unless said otherwise; `dattri` is the transpose.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from .._runtime.files import write_atomic, write_json
+from ..errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Orientation = Literal["quanda", "dattri"]
+SUFFIXES = (".parquet", ".csv", ".npy", ".safetensors")
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of some method for a universe, larger = more responsible; NaN = not scored.
+
+    Attributes:
+        factual: float64 (samples, units), of the factual samples.
+        removed: for each (sample, removed unit) whose counterfactual was scored, float64 (units,).
+    """
+
+    factual: np.ndarray
+    removed: dict[tuple[int, int], np.ndarray]
+
+
+def write_scores(
+    path: str | Path,
+    scores: np.ndarray,
+    *,
+    units: tuple[str, ...],
+    orientation: str = "quanda",
+    overwrite: bool = False,
+) -> Path:
+    """Write scores, float (samples, units), in the format that the file's name ends in.
+
+    Raises:
+        SettingsError: an unknown ending or orientation, or the file exists and `overwrite` is not given.
+    """
+    path = Path(path)
+    if orientation not in get_args(Orientation):
+        raise SettingsError(f"no orientation '{orientation}'; there are {', '.join(get_args(Orientation))}")
+    if path.suffix not in SUFFIXES:
+        raise SettingsError(f"{path}: scores are written as {', '.join(SUFFIXES)}")
+    if path.exists() and not overwrite:
+        raise SettingsError(f"{path} exists; choose another file, or --overwrite")
+    samples = list(range(len(scores)))
+    matrix = np.ascontiguousarray(scores if orientation == "quanda" else scores.T)
+    about = {"samples": samples, "units": list(units), "orientation": orientation}
+    if path.suffix == ".npy":
+        import io
+
+        buffer = io.BytesIO()
+        np.save(buffer, matrix)
+        write_json(path.with_suffix(".json"), about)
+        write_atomic(path, buffer.getvalue())
+    elif path.suffix == ".safetensors":
+        from safetensors.numpy import save
+
+        header = {"samples": json.dumps(samples), "units": json.dumps(units), "orientation": orientation}
+        write_atomic(path, save({"scores": matrix}, metadata=header))
+    else:
+        write_atomic(path, _as_table(long_table(scores, units), path.suffix))
+    return path
+
+
+def long_table(scores: np.ndarray, units: tuple[str, ...]) -> pl.DataFrame:
+    """A row a score: sample, unit, score."""
+    import polars as pl
+
+    samples, count = scores.shape
+    return pl.DataFrame(
+        {
+            "sample": np.repeat(np.arange(samples), count),
+            "unit": list(units) * samples,
+            "score": scores.ravel(),
+        }
+    )
+
+
+def _as_table(table: pl.DataFrame, suffix: str) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    if suffix == ".csv":
+        table.write_csv(buffer)
+    else:
+        table.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def read_scores(path: str | Path, *, samples: int, units: tuple[str, ...]) -> Scores:
+    """Read scores for a universe of so many samples and these units.
+
+    Raises:
+        DataError: the file cannot be read, or does not fit the universe; the message says where.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path}: scores are read from {', '.join(SUFFIXES)}")
+    try:
+        table, arrays = _read(path)
+    except DataError:
+        raise
+    except Exception as error:  # every library has errors of its own
+        raise DataError(f"{path} cannot be read as scores ({' '.join(str(error).split())[:200]})") from error
+    if table is not None:
+        return _from_table(path, table, samples, units)
+    return _from_arrays(path, *arrays, samples, units)
+
+
+def _read(path: Path) -> tuple[pl.DataFrame | None, tuple[np.ndarray, np.ndarray | None, dict[str, Any]]]:
+    """A table; or else scores, those of counterfactuals, and what the file tells of itself."""
+    import polars as pl
+
+    nothing = (np.empty(0), None, {})
+    if path.suffix == ".parquet":
+        return pl.read_parquet(path), nothing
+    if path.suffix == ".csv":
+        return pl.read_csv(path), nothing
+    if path.suffix == ".npy":
+        beside = path.with_suffix(".json")
+        about = json.loads(beside.read_bytes()) if beside.exists() else {}
+        return None, (np.load(path, allow_pickle=False), None, about)
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        names, header = list(file.keys()), dict(file.metadata() or {})
+        if "scores" not in names:
+            raise DataError(f"{path} has no array 'scores', only {', '.join(names) or 'nothing'}")
+        about = {key: json.loads(header[key]) for key in ("samples", "units") if key in header}
+        about["orientation"] = header.get("orientation", "quanda")
+        more = file.get_tensor("counterfactual") if "counterfactual" in names else None
+        return None, (file.get_tensor("scores"), more, about)
+
+
+def _from_arrays(
+    path: Path,
+    matrix: np.ndarray,
+    counterfactual: np.ndarray | None,
+    about: dict[str, Any],
+    samples: int,
+    units: tuple[str, ...],
+) -> Scores:
+    if about.get("orientation") == "dattri":
+        matrix = matrix.T
+    named = tuple(map(str, about.get("units", units)))
+    numbers = list(about.get("samples", range(samples)))
+    if matrix.shape != (len(numbers), len(named)) or not np.issubdtype(matrix.dtype, np.number):
+        hint = (
+            " (units x samples? say so: orientation dattri, or transpose it)"
+            if matrix.shape[:1] == (len(units),)
+            else ""
+        )
+        raise DataError(
+            f"{path} holds {matrix.dtype} {matrix.shape}; expected numbers ({len(numbers)} samples, {len(named)} units)"
+            + hint
+        )
+    if sorted(named) != sorted(units) or sorted(numbers) != list(range(samples)):
+        raise DataError(f"{path} is of other samples or units than the universe: {_first_difference(named, units)}")
+    columns = [named.index(unit) for unit in units]
+    factual = matrix[np.argsort(numbers)][:, columns].astype(np.float64)
+    removed: dict[tuple[int, int], np.ndarray] = {}
+    if counterfactual is not None:
+        expected = (len(units), samples, len(units))
+        if counterfactual.shape != expected or named != units or numbers != list(range(samples)):
+            raise DataError(
+                f"{path}: 'counterfactual' is {counterfactual.shape}; expected {expected}, (removed unit, sample, "
+                "unit), in the universe's own order"
+            )
+        for unit, sample in zip(*np.nonzero(~np.isnan(counterfactual).any(axis=2)), strict=True):
+            removed[int(sample), int(unit)] = counterfactual[unit, sample].astype(np.float64)
+    return Scores(_complete(path, factual, units), removed)
+
+
+def _from_table(path: Path, table: pl.DataFrame, samples: int, units: tuple[str, ...]) -> Scores:
+    import polars as pl
+
+    missing = {"sample", "unit", "score"} - set(table.columns)
+    if missing:
+        raise DataError(
+            f"{path} has no column {', '.join(sorted(missing))}; expected sample, unit, score (and, if counterfactuals "
+            f"were scored, removed); it has {', '.join(table.columns)}"
+        )
+    row = {unit: k for k, unit in enumerate(units)}
+    removed_column = table["removed"] if "removed" in table.columns else pl.Series([None] * len(table))
+    factual = np.full((samples, len(units)), np.nan)
+    removed: dict[tuple[int, int], np.ndarray] = {}
+    for sample, unit, score, gone in zip(table["sample"], table["unit"], table["score"], removed_column, strict=True):
+        if not isinstance(sample, int) or not 0 <= sample < samples:
+            raise DataError(f"{path}: there is no sample {sample}; there are 0 to {samples - 1}")
+        for id in (unit, gone):
+            if id is not None and str(id) not in row:
+                raise DataError(f"{path}: there is no unit {id!r} in the universe; its units are like {units[0]!r}")
+        if score is None:
+            continue
+        if gone is None:
+            target = factual[sample]
+        else:
+            target = removed.setdefault((sample, row[str(gone)]), np.full(len(units), np.nan))
+        place = row[str(unit)]
+        if not np.isnan(target[place]):
+            raise DataError(f"{path}: sample {sample} has two scores for {unit!r}")
+        target[place] = float(score)
+    whole = {key: values for key, values in removed.items() if not np.isnan(values).any()}
+    return Scores(_complete(path, factual, units), whole)
+
+
+def _complete(path: Path, factual: np.ndarray, units: tuple[str, ...]) -> np.ndarray:
+    absent = np.argwhere(~np.isfinite(factual))
+    if len(absent):
+        sample, unit = absent[0]
+        raise DataError(
+            f"{path}: {len(absent)} scores are missing or not finite, the first of sample {sample} and unit "
+            f"{units[unit]!r}; every unit needs one for every sample"
+        )
+    return factual
+
+
+def _first_difference(named: tuple[str, ...], units: tuple[str, ...]) -> str:
+    strange = sorted(set(named) ^ set(units))
+    return f"unit {strange[0]!r}" if strange else "the samples' numbers"

@@ -1,0 +1,110 @@
+"""What removal shows: the ground truth that scores are compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._runtime.rng import generator
+from ..analysis.calibration import calibrate
+from ..codes.code import Code
+from ..runs.run import Run
+from ..universes.universe import Universe
+
+SETS = 128  # sets of components, half of them each, whose diffusion loss is predicted
+NOISES = 20  # timesteps, each with a noise of its own, over which a picture's diffusion loss is taken
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What removal shows. All (samples, ..), float64; None where a universe cannot tell.
+
+    Attributes:
+        distance: of every unit's counterfactual, (samples, units).
+        p: calibrated p-value of every unit, (samples, units); None without spares.
+        presence: of every spare ablation, the share of its survivors that trained on each unit, (spares, units).
+        spare_distance: (samples, spares).
+        set_presence, set_loss: the same shares for random sets of components, (sets, units), and the diffusion loss of
+            every sample under each, (samples, sets); None without the run.
+    """
+
+    distance: np.ndarray
+    p: np.ndarray | None
+    presence: np.ndarray | None
+    spare_distance: np.ndarray | None
+    set_presence: np.ndarray | None
+    set_loss: np.ndarray | None
+
+
+def find_truth(universe: Universe, run: Run | None) -> tuple[Truth, dict[str, str]]:
+    """What a universe tells of its units' influence, and for what it does not tell, why."""
+    settings, why = universe.settings, {}
+    p = presence = spare_distance = set_presence = set_loss = None
+    if settings.spares:
+        p = calibrate(universe).p.T
+        words = Code.from_words(list(settings.words), allow_dummy=True).matrix
+        trained = words[list(settings.ablation)]  # (units, components)
+        presence = present(~words[list(settings.spares)], trained)
+        spare_distance = universe.spare_distances().T.astype(np.float64)
+    else:
+        reason = "the universe has no spare ablations"
+        why |= dict.fromkeys(("rank_significance", "precision", "ndcg", "lds_distance"), reason)
+    if run is None:
+        why["lds_loss"] = "no run is given" if not settings.imported else "an imported universe has no run"
+    else:
+        sets = component_sets(run.code.components)
+        set_presence, set_loss = present(sets, run.code.matrix), diffusion_loss(universe, run, sets)
+    distance = universe.distances().T.astype(np.float64)
+    return Truth(distance, p, presence, spare_distance, set_presence, set_loss), why
+
+
+def present(alive: np.ndarray, trained: np.ndarray) -> np.ndarray:
+    """Share of each set's components, bool (sets, components), that trained on each unit, (units, components)."""
+    return alive.astype(np.float64) @ trained.T / alive.sum(axis=1, keepdims=True)
+
+
+def component_sets(components: int) -> np.ndarray:
+    """Distinct sets of half of the components, in a fixed random order: bool (<= SETS, components)."""
+    sets: dict[bytes, np.ndarray] = {}
+    rng = generator("component sets", components)
+    for _ in range(4 * SETS):
+        chosen = np.zeros(components, bool)
+        chosen[rng.permutation(components)[: max(1, components // 2)]] = True
+        sets.setdefault(chosen.tobytes(), chosen)
+    return np.stack(list(sets.values())[:SETS])
+
+
+def diffusion_loss(universe: Universe, run: Run, sets: np.ndarray) -> np.ndarray:
+    """Loss of every factual sample under sets of components, bool (sets, n): float64 (samples, sets).
+
+    The mean over timesteps and noises of |eps - mean_{i in set} eps_i(x_t, t)|^2 / pixels. Each component predicts
+    once; what a set predicts is the mean.
+    """
+    import torch
+
+    from ..data.units import to_model
+
+    x0 = to_model(universe.factual)  # (samples, C, H, W)
+    abar = run.recipe.schedule.alphas_cumprod().float()
+    steps = np.floor((np.arange(NOISES) + 0.5) / NOISES * run.recipe.schedule.train_steps).astype(int)
+    components = [run.load_component(i) for i in range(run.code.components)]
+    weights = torch.from_numpy(sets / sets.sum(axis=1, keepdims=True)).float()  # (sets, n)
+    loss = np.zeros((len(x0), len(sets)))
+    with torch.inference_mode():
+        for t in steps:
+            eps = torch.from_numpy(
+                np.stack(
+                    [
+                        generator("loss", seed, int(t)).standard_normal(x0.shape[1:], dtype=np.float32)
+                        for seed in universe.seeds
+                    ]
+                )
+            )
+            x = abar[t].sqrt() * x0 + (1 - abar[t]).sqrt() * eps
+            errors = torch.stack(
+                [(component(x, int(t)) - eps).flatten(1) for component in components]
+            )  # (n, samples, D)
+            gram = torch.einsum("isd,jsd->sij", errors, errors)  # |mean error|^2 = w' G w
+            loss += torch.einsum("ki,sij,kj->sk", weights, gram, weights).double().numpy() / errors.shape[2] / NOISES
+    return loss

@@ -1,0 +1,372 @@
+"""What a code would give and cost, before anything is trained: capacity, splits, survivors, passes.
+
+`plan` is a pure function of its arguments. What can be exact is computed in integers; what is not says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
+from math import ceil, comb
+from operator import index
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import CodeError, SettingsError
+from .arrangement import choose, removal_code, risk
+from .code import Code, components_for
+from .survival import RISK, Survival, expected, survivors_of
+
+SURVIVOR_HEADER = ("removed", "mean survivors", "worst case", "chance of none")
+"""Column names of `Plan.survivor_rows`."""
+
+_FEWEST_UNITS = 8  # a split below this is called small
+_LARGE, _PAPER_COMPONENTS = 8192, 22  # from so many units on, the paper's choice is mentioned
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A code's properties and costs. Costs count forward passes, relative to what their docstring names."""
+
+    units: int
+    components: int
+    weight: int
+    seed: int
+    capacity: int
+    """Codewords of this weight, C(components, weight)."""
+    spares: int
+    """Codewords of this weight that no unit has."""
+    split_min: int
+    split_mean: float
+    split_max: int
+    distinct_ablations: int
+    survival: tuple[Survival, ...]
+    """After 1, 2, .. removals."""
+    budget: int
+    """Survivors' budget: the largest r such that any r units can be removed and some component survives."""
+    budget_is: Literal["exact", "greedy"]
+    """Where "greedy", `budget` is an upper bound: the worst case was searched for, not proven."""
+    risky_removals: int | None
+    """Smallest r at which r random removals leave nothing with probability > RISK; None if there is none."""
+    risky_is: Literal["exact", "monte carlo"]
+    training_cost: float
+    """All components, relative to one plain model trained for as many steps as each of them."""
+    steps: int | None
+    batch: int | None
+    passes_per_split: float | None
+    """Times a component sees each unit of a mean split: steps * batch / split_mean. None without steps."""
+    exposures_per_unit: float | None
+    """Times all components together see a unit: weight * passes_per_split. None without steps."""
+    factual_cost: float
+    """A factual sample, relative to a plain model's: one pass a component and step."""
+    counterfactual_cost: float
+    """A counterfactual sample, relative to a factual one: (n - w) / n."""
+    universe_cost: float
+    """A factual sample with the counterfactuals of all units, relative to the factual sample alone."""
+    recommendation: tuple[str, ...]
+    """Plain sentences, every number in them computed for this plan."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields as JSON types: lists for tuples, None for what is unknown."""
+        survival = [asdict(row) for row in self.survival]
+        return {**asdict(self), "survival": survival, "recommendation": list(self.recommendation)}
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Labels (up to 22 characters) and values (up to 56), for a table of 80 columns."""
+        n, w = self.components, self.weight
+        rows = [
+            ("units", f"{self.units:,}"),
+            ("components", f"{n}: {w} train on each unit, {n - w} survive its removal"),
+            ("codewords", f"{_count(self.capacity)}, of which {_count(self.spares)} spare"),
+            ("distinct ablations", f"{self.distinct_ablations:,}"),
+            ("split size", self._split_text()),
+            ("survivors' budget", self._budget_text()),
+            ("risk of no survivor", self._risk_text()),
+            ("training", f"{n} x a plain model trained for as many steps"),
+        ]
+        if self.passes_per_split is not None and self.exposures_per_unit is not None:
+            each = f"{_amount(self.passes_per_split)} by each of {w} components"
+            rows.append(("a unit is seen", f"{_amount(self.exposures_per_unit)} times, {each}"))
+        return [
+            *rows,
+            ("factual sample", f"{n} x a plain model's sample"),
+            ("counterfactual sample", f"{self.counterfactual_cost:.3g} x a factual sample"),
+            ("one sample's universe", f"{_amount(self.universe_cost)} x a factual sample"),
+        ]
+
+    def survivor_rows(self) -> list[tuple[str, str, str, str]]:
+        """One row for each number of removals, columns as in SURVIVOR_HEADER; fits in 80 columns."""
+        return [
+            (str(row.removals), f"{row.mean:.2f}", f"{row.worst} ({row.worst_is})", _chance(row))
+            for row in self.survival
+        ]
+
+    def _split_text(self) -> str:
+        if self.split_min == self.split_max:
+            return _number(self.split_min, "unit")
+        return f"{self.split_min:,} to {self.split_max:,} units, mean {_amount(self.split_mean)}"
+
+    def _budget_text(self) -> str:
+        if self.budget == self.units:
+            return "all units: some components train on none of them"
+        return f"any {_number(self.budget, 'unit')}{' at most (greedy)' if self.budget_is == 'greedy' else ''}"
+
+    def _risk_text(self) -> str:
+        if self.risky_removals is None:
+            return f"never above {RISK:.0%}"
+        about = "about " if self.risky_is == "monte carlo" else ""
+        return f"above {RISK:.0%} from {about}{_number(self.risky_removals, 'random removal')} on"
+
+
+def recommended_components(units: int, weight: int | None = None) -> int:
+    """The fewest components, from 8 up, with a spare codeword for every unit: C(n, w) >= 2 * units.
+
+    `weight` None means n // 2. Raises CodeError when units < 1 or weight < 1.
+    """
+    return components_for(2 * units, weight, at_least=8)
+
+
+def designed(
+    units: int, components: int | None = None, weight: int | None = None, *, seed: int = 0, bear: int | None = None
+) -> Code:
+    """The code that is made for so many units.
+
+    `Code.balanced`, with `recommended_components` and weight components // 2 where they are not given. With `bear`,
+    a number of random removals to be borne, `removal_code` at what `choose` finds for it.
+
+    Raises CodeError when there is no such code.
+    """
+    if bear is not None:
+        n, w = choose(units, bear, components, weight)
+        return removal_code(units, n, seed, weight=w)
+    n = recommended_components(units, weight) if components is None else index(components)
+    return Code.balanced(units, n, seed, weight=weight)
+
+
+def plan(
+    units: int,
+    components: int | None = None,
+    weight: int | None = None,
+    *,
+    seed: int = 0,
+    removals: int = 5,
+    steps: int | None = None,
+    batch: int | None = None,
+    bear: int | None = None,
+) -> Plan:
+    """What the code `designed(units, components, weight, seed=seed, bear=bear)` gives and costs.
+
+    Survivors are computed for 1 .. min(removals, units) removals, or for 1 .. bear if that is more. `steps` and
+    `batch`, of each component's training, add how often a unit is seen.
+
+    Raises CodeError when there is no such code; SettingsError for removals, steps or batch below 1, and for
+    steps without batch or batch without steps.
+    """
+    units, removals = index(units), index(removals)
+    if removals < 1:
+        raise SettingsError(f"removals must be 1 or more, not {removals}")
+    if (steps is None) != (batch is None):
+        raise SettingsError(f"how often a unit is seen takes both steps and batch: got {steps} and {batch}")
+    if steps is not None and batch is not None and min(steps, batch) < 1:
+        raise SettingsError(f"steps and batch must be 1 or more, not {steps} and {batch}")
+    if units < 1:
+        raise CodeError(f"a plan needs at least 1 unit, not {units}")
+    chosen, half = components is None, weight is None
+    code = designed(units, components, weight, seed=seed, bear=bear)
+    n, w = code.components, int(code.matrix[0].sum())
+    sizes = code.split_sizes()
+    split_mean = units * w / n
+    passes = None if steps is None or batch is None else steps * batch / split_mean
+    removed = survivors_of(code, seed)
+    budget, budget_is = removed.budget()
+    risky, risky_is = removed.risky()
+    made = Plan(
+        units=units,
+        components=n,
+        weight=w,
+        seed=seed,
+        capacity=code.capacity,
+        spares=code.spare_capacity,
+        split_min=int(sizes.min()),
+        split_mean=split_mean,
+        split_max=int(sizes.max()),
+        distinct_ablations=len(code.ablations()[0]),
+        survival=tuple(removed.survival(r) for r in range(1, min(max(removals, bear or 0), units) + 1)),
+        budget=budget,
+        budget_is=budget_is,
+        risky_removals=risky,
+        risky_is=risky_is,
+        training_cost=float(n),
+        steps=steps,
+        batch=batch,
+        passes_per_split=passes,
+        exposures_per_unit=None if passes is None else w * passes,
+        factual_cost=float(n),
+        counterfactual_cost=(n - w) / n,
+        universe_cost=1 + units * (n - w) / n,
+        recommendation=(),
+    )
+    pair = removed.survival(2) if units > 1 else None
+    sentences = [
+        *(_on_components(made, chosen=chosen, half=half) if bear is None else _on_bearing(made, bear)),
+        *_on_spares(made, half=half or w == n // 2),
+        *_on_splits(made, int((sizes == 0).sum())),
+        *_on_survivors(made, pair),
+        *_on_weight(made),
+        *_on_power(made),
+    ]
+    return replace(made, recommendation=tuple(sentences))
+
+
+# --- sentences ---------------------------------------------------------------------------------------------
+
+
+def _on_components(made: Plan, *, chosen: bool, half: bool) -> list[str]:
+    n, w, units = made.components, made.weight, made.units
+    fewest = n if chosen else recommended_components(units, None if half else w)
+    sentences = []
+    if fewest == n:
+        sentences.append(
+            f"{n} components are the fewest, from 8 up, with a spare codeword for every unit: "
+            f"{_count(made.capacity)} codewords of weight {w} for {_number(units, 'unit')}."
+        )
+    elif fewest < n:
+        at = fewest // 2 if half else w
+        sentences.append(
+            f"{fewest} components at weight {at} would already have a spare codeword for every unit "
+            f"({_count(comb(fewest, at))} codewords), at {fewest / n:.0%} of the training cost of {n}."
+        )
+    if units >= _LARGE and n != _PAPER_COMPONENTS:
+        words = comb(_PAPER_COMPONENTS, _PAPER_COMPONENTS // 2)
+        sentences.append(
+            f"The paper's ensembles for so many units have {_PAPER_COMPONENTS} components: {_count(words)} "
+            f"codewords, at {_PAPER_COMPONENTS / n:.0%} of the training cost of {n}."
+        )
+    return sentences
+
+
+def _on_bearing(made: Plan, bear: int) -> list[str]:
+    half = made.components // 2
+    return [
+        f"Weight {made.weight} of {made.components} is the heaviest at which some component survives "
+        f"{_number(bear, 'random removal')} with a probability of {1 - RISK:.0%}; at weight {half}, it would be "
+        f"{1 - risk(made.components, half, bear):.2g}."
+    ]
+
+
+def _on_spares(made: Plan, *, half: bool) -> list[str]:
+    if made.spares >= made.units:
+        return []
+    more = recommended_components(made.units, None if half else made.weight)
+    at = more // 2 if half else made.weight
+    return [
+        f"Calibration is weak: {_number(made.units, 'unit')} leave {_number(made.spares, 'spare codeword')}, "
+        "and these are the null distribution that tells a unit's influence from that of a smaller ensemble; "
+        f"{more} components at weight {at} would leave {_count(comb(more, at) - made.units)}."
+    ]
+
+
+def _on_splits(made: Plan, empty: int) -> list[str]:
+    n, w = made.components, made.weight
+    if made.split_min >= _FEWEST_UNITS:
+        return []
+    enough = ceil(_FEWEST_UNITS * n / w)
+    what = (
+        f"{_number(empty, 'component')} would have nothing to train on"
+        if empty
+        else f"the smallest holds {_number(made.split_min, 'unit')}"
+    )
+    return [f"Splits are small: {what}; at weight {w} of {n}, {enough:,} units would give each {_FEWEST_UNITS}."]
+
+
+def _on_survivors(made: Plan, pair: Survival | None) -> list[str]:
+    if pair is None or made.risky_removals is None:
+        return []
+    sentences = []
+    if pair.worst == 0:
+        sentences.append(
+            f"Removing two units can leave no component; a random pair does with probability {_chance(pair)}."
+        )
+    which = "any unit alone" if made.budget == 1 else f"any {made.budget} units"
+    hedge = " as far as the search went" if made.budget_is == "greedy" else ""
+    about = "about " if made.risky_is == "monte carlo" else ""
+    sentences.append(
+        f"Some component survives the removal of {which}{hedge}; from {about}{made.risky_removals} random "
+        f"removals on, nothing survives with a probability above {RISK:.0%}."
+    )
+    return sentences
+
+
+def _on_weight(made: Plan) -> list[str]:
+    n, units = made.components, made.units
+    light = max(1, n // 4)
+    if made.weight <= light or units < 2:
+        return []
+    words = comb(n, light)
+    keeps = expected(_even(units, n, made.weight), units, 2)
+    if words < units:
+        more = components_for(units, light)
+        return [
+            f"Weight {light} has only {_count(words)} codewords for {_number(units, 'unit')}; with {more} "
+            f"components it has {_count(comb(more, light))} and would keep "
+            f"{expected(_even(units, more, light), units, 2):.1f} components on average after two removals, "
+            f"instead of {keeps:.1f}."
+        ]
+    return [
+        f"Weight {light} would keep {expected(_even(units, n, light), units, 2):.1f} instead of {keeps:.1f} "
+        f"components on average after two removals, with splits of {_amount(units * light / n)} instead of "
+        f"{_amount(made.split_mean)} units and {_count(words - units)} instead of {_count(made.spares)} spare "
+        "codewords."
+    ]
+
+
+def _on_power(made: Plan) -> list[str]:
+    """The rule that docs/results/code-weight.md arrives at."""
+    if made.weight <= max(1, made.components // 4) or made.units < 2:
+        return []
+    lightest = next((w for w in range(2, made.weight) if comb(made.components, w) >= 2 * made.units), None)
+    if lightest is None or lightest > made.components // 3:
+        return []
+    return [
+        f"To tell units apart, weight {lightest} is the lightest with a spare codeword for every unit: tests against "
+        "spares found units at least as often at light weights as at half, though pictures are blends of more "
+        f"components; a counterfactual costs {(made.components - lightest) / made.components:.2f} instead of "
+        f"{made.counterfactual_cost:.2f} of a factual sample."
+    ]
+
+
+def _even(units: int, components: int, weight: int) -> np.ndarray:
+    """Split sizes of a balanced code, which are known without making it, up to their order."""
+    low, larger = divmod(units * weight, components)
+    return low + (np.arange(components) < larger)
+
+
+# --- numbers as text ---------------------------------------------------------------------------------------
+
+
+def _count(value: int) -> str:
+    """An integer, which may be astronomical."""
+    return f"{value:,}" if value < 10**12 else f"{Decimal(value):.2e}"
+
+
+def _amount(value: float) -> str:
+    """A quantity to about three digits, whole numbers without a fraction."""
+    if value == int(value) or value >= 1000:
+        return _count(round(value))
+    return f"{value:.3g}"
+
+
+def _number(value: int, noun: str) -> str:
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
+def _chance(row: Survival) -> str:
+    """A probability in percent; of random draws with two standard errors, or a bound when none hit."""
+    percent = f"{row.none:.2%}" if row.none >= 0.001 else f"{100 * row.none:.2g}%"
+    if row.none_is == "exact":
+        return "0" if row.none == 0 else percent
+    if row.none == 0:
+        return f"< {3 / row.draws:.2%} ({row.draws:,} draws)"  # the rule of three: 95 % confidence
+    error = 2 * (row.none * (1 - row.none) / row.draws) ** 0.5
+    return f"{percent} +- {error:.2%} ({row.draws:,} draws)"

@@ -1,0 +1,160 @@
+"""One component: a denoiser built from a configuration and a seed (or, if ideal, from its split alone).
+
+A denoiser maps `(x_t: float (B, C, H, W), t: int (B,) or a single int) -> predicted noise (B, C, H, W)`. A component,
+an ensemble and an ablated ensemble all are one, so samplers need to know nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .._runtime.files import writing
+from ..errors import SettingsError, StoreError
+from .fast_unet import SharedTimestepUNet
+from .recipe import IdealConfig, UNetConfig
+from .schedule import Schedule
+
+Denoiser = Callable[[Tensor, "Tensor | int"], Tensor]
+
+
+class UNetDenoiser(nn.Module):
+    """A `UNet2DModel` as a denoiser of pictures of any side: padded to what the levels need, then cropped back."""
+
+    def __init__(self, unet: Any, multiple: int) -> None:
+        """`multiple`: sides are padded to a multiple of this, see `UNetConfig.multiple`."""
+        super().__init__()
+        self.unet = unet
+        self.multiple = multiple
+        self.fast: SharedTimestepUNet | None = None
+        self.compiled = False  # see `SharedTimestepUNet`
+
+    def train(self, mode: bool = True) -> UNetDenoiser:
+        """As `nn.Module.train`; forgets what was derived from the weights."""
+        self.fast = None
+        return super().train(mode)
+
+    def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
+        """Predicted noise, same shape and dtype as `x` (B, C, H, W); computed in the weights' dtype."""
+        given, x = x.dtype, x.to(self.unet.conv_in.weight.dtype)
+        height, width = x.shape[-2:]
+        pad = (0, -width % self.multiple, 0, -height % self.multiple)
+        if any(pad):
+            x = nn.functional.pad(x, pad)
+        if isinstance(t, int) and not self.training and not torch.is_grad_enabled():
+            if self.fast is None:
+                self.fast = SharedTimestepUNet(self.unet, self.compiled)
+            predicted = self.fast(x, t)
+        else:
+            predicted = self.unet(x, t, return_dict=False)[0]
+        return predicted[..., :height, :width].to(given)
+
+
+class IdealDenoiser(nn.Module):
+    """The denoiser that minimises the training loss on a finite data set, in closed form.
+
+    With data x^(j), x_t = sqrt(a) x_0 + sqrt(1-a) eps and a = abar_t, the posterior over the data is
+    p(j | x_t) = softmax_j(-|x_t - sqrt(a) x^(j)|^2 / (2 (1-a))), the optimal prediction of x_0 is its mean, and
+    eps = (x_t - sqrt(a) E[x_0 | x_t]) / sqrt(1-a).
+    """
+
+    def __init__(self, images: Tensor, schedule: Schedule, dtype: torch.dtype = torch.float32) -> None:
+        """`images`: uint8 (M, C, H, W), the split. `dtype`: of the arithmetic; float64 for exact work."""
+        super().__init__()
+        self.images: Tensor
+        self.abar: Tensor
+        self.register_buffer("images", images)
+        self.register_buffer("abar", schedule.alphas_cumprod(), persistent=False)
+        self.dtype = dtype
+        self._data: Tensor | None = None
+
+    def _flat(self, device: torch.device) -> Tensor:
+        if self._data is None or self._data.device != device:
+            self._data = (self.images.to(device, self.dtype) / 127.5 - 1).flatten(1)
+        return self._data
+
+    def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
+        """Predicted noise, same shape and dtype as `x` (B, C, H, W)."""
+        data = self._flat(x.device)  # (M, D)
+        a = self.abar[torch.as_tensor(t, device=x.device)].to(self.dtype).reshape(-1, 1)  # (B, 1) or (1, 1)
+        flat = x.flatten(1).to(self.dtype)
+        # |x - sqrt(a) d|^2 = |x|^2 - 2 sqrt(a) <x, d> + a |d|^2, of which |x|^2 does not depend on the datum
+        logits = (a.sqrt() * (flat @ data.T) - a / 2 * data.square().sum(1)) / (1 - a)  # (B, M)
+        mean = logits.softmax(dim=1) @ data
+        return ((flat - a.sqrt() * mean) / (1 - a).sqrt()).reshape(x.shape).to(x.dtype)
+
+
+def build(config: UNetConfig, shape: tuple[int, int, int], seed: int) -> UNetDenoiser:
+    """A fresh UNet for pictures of `shape` (C, H, W), its weights a function of (config, shape, seed) alone."""
+    height, width = (-(-side // config.multiple) * config.multiple for side in shape[1:])
+    if min(height, width) // config.multiple < 2:
+        raise SettingsError(
+            f"pictures of {shape[1]} x {shape[2]} are too small for {len(config.channels)} levels; "
+            "take a preset with fewer levels ('tiny' works from 8 x 8) or larger pictures (--size)"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = _unet_class()(**_unet_arguments(config, shape[0], (height, width)))
+    return UNetDenoiser(unet, config.multiple)
+
+
+def _unet_class() -> type:
+    from diffusers.models.unets.unet_2d import UNet2DModel  # seconds to import, so only where it is needed
+
+    return UNet2DModel
+
+
+def _unet_arguments(config: UNetConfig, channels: int, side: tuple[int, int]) -> dict:
+    attends = [level in config.attention for level in range(len(config.channels))]
+    return {
+        "sample_size": side[0] if side[0] == side[1] else side,
+        "in_channels": channels,
+        "out_channels": channels,
+        "layers_per_block": config.layers,
+        "block_out_channels": config.channels,
+        "down_block_types": tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        "up_block_types": tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        "norm_num_groups": config.norm_groups,
+        "add_attention": config.middle_attention,
+    }
+
+
+WEIGHTS = {"unet": "diffusion_pytorch_model.safetensors", "ideal": "images.safetensors"}
+
+
+def save_component(denoiser: nn.Module, folder: Path) -> None:
+    """Write a component's weights: a plain diffusers model folder, or an ideal component's images."""
+    if not isinstance(denoiser, UNetDenoiser | IdealDenoiser):
+        raise TypeError(f"not a component: {type(denoiser).__name__}")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(denoiser, UNetDenoiser):
+            denoiser.unet.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+        else:
+            save_file({"images": denoiser.images}, folder / WEIGHTS["ideal"])
+
+
+def load_component(folder: Path, config: UNetConfig | IdealConfig, schedule: Schedule) -> nn.Module:
+    """Read a component written by `save_component`, in evaluation mode, on the CPU.
+
+    Raises `StoreError` when a file is missing or unreadable.
+    """
+    path = folder / WEIGHTS[config.kind]
+    try:
+        state = load_file(path)
+        if isinstance(config, IdealConfig):
+            return IdealDenoiser(state["images"], schedule, getattr(torch, config.dtype)).eval()
+        unet_class = _unet_class()
+        unet = unet_class.from_config(unet_class.load_config(folder, local_files_only=True))
+        unet.load_state_dict(state)
+    except Exception as error:  # safetensors and diffusers raise many kinds
+        raise StoreError(
+            f"component {folder.name}: cannot read {path} ({error}); run 'ablatable check' on the run, "
+            "and the same 'ablatable train' command again to rebuild what is missing"
+        ) from error
+    return UNetDenoiser(unet, config.multiple).eval()

@@ -1,0 +1,147 @@
+"""Noise trajectories and the sampling loop. A sampler knows a denoiser and a trajectory, and nothing of ablation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._runtime.rng import generator
+from ..errors import SettingsError
+from .recipe import SamplerName
+from .schedule import Schedule
+
+if TYPE_CHECKING:
+    from .component import Denoiser
+
+SAMPLERS: tuple[str, ...] = get_args(SamplerName)
+
+
+class Noise(Protocol):
+    """What a sampler draws from: `noise[0]` is the start x_T, `noise[k]` the noise of step k; (B, C, H, W) each."""
+
+    def __getitem__(self, step: int, /) -> Tensor: ...
+
+
+class Trajectories:
+    """The noise trajectories of some seeds, made step by step as they are needed.
+
+    Row b's noise at step k depends on (seed b, k) alone: not on its neighbours, the number of steps or anything else.
+    """
+
+    def __init__(self, seeds: Iterable[int], shape: tuple[int, int, int], repeat: int = 1, device: str = "cpu") -> None:
+        """`repeat`: give the whole batch that many times over, so that many ablations share one noise."""
+        self.seeds, self.shape, self.repeat, self.device = [int(s) for s in seeds], tuple(shape), repeat, device
+
+    def __getitem__(self, step: int, /) -> Tensor:
+        """Noise of one step, float32 (repeat * seeds, C, H, W); drawn on the CPU whatever the device."""
+        rows = [generator("noise", seed, step).standard_normal(self.shape, dtype=np.float32) for seed in self.seeds]
+        return torch.from_numpy(np.stack(rows)).to(self.device).repeat(self.repeat, 1, 1, 1)
+
+
+def noise_trajectory(seeds: Iterable[int], steps: int, shape: tuple[int, int, int]) -> Tensor:
+    """All the randomness of some samples: float32 (steps + 1, seeds, C, H, W).
+
+    [0] is the start x_T and [k] the noise of step k (of which the last is never used: the last step adds none).
+    """
+    trajectories = Trajectories(seeds, shape)
+    return torch.stack([trajectories[step] for step in range(steps + 1)])
+
+
+Step = Callable[[Tensor, int, Tensor, Tensor], Tensor]
+"""(predicted noise, t, x_t, this step's noise) -> the next x."""
+
+
+def sample(
+    denoiser: Denoiser,
+    noise: Noise,
+    *,
+    schedule: Schedule | None = None,
+    sampler: str = "ddpm",
+    steps: int = 50,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Tensor:
+    """Draw pictures: follow `denoiser` from `noise[0]` down to t = 0.
+
+    Args:
+        denoiser: maps (x_t (B, C, H, W), t) to the predicted noise.
+        noise: the trajectories; `noise[k]` is asked for only by samplers that add noise.
+        sampler: `ddpm` (ancestral, fixed-small variance, no clipping of x_0; with fewer steps than the schedule, its
+            strided form t = k T/steps), `ddim` (deterministic), or `dpmsolver++` (second order, multistep).
+        steps: number of denoiser calls.
+        on_step: called with the number of steps done.
+
+    Returns:
+        float (B, C, H, W), about [-1, 1], not clipped; dtype and device of `noise[0]`.
+
+    Raises:
+        SettingsError: unknown sampler, or more steps than the schedule has.
+    """
+    timesteps, step_from = make_sampler(sampler, schedule or Schedule(), steps)
+    x = noise[0]
+    for number, t in enumerate(timesteps, start=1):
+        z = noise[number] if sampler == "ddpm" else x  # the others add none
+        x = step_from(denoiser(x, t), t, x, z)
+        on_step(number)
+    return x
+
+
+def make_sampler(sampler: str, schedule: Schedule, steps: int) -> tuple[list[int], Step]:
+    """The timesteps a sampler visits, highest first, and its step, both by a diffusers scheduler."""
+    check_sampler(sampler, schedule, steps)
+    betas = {
+        "num_train_timesteps": schedule.train_steps,
+        "beta_start": schedule.beta_start,
+        "beta_end": schedule.beta_end,
+        "beta_schedule": "linear",
+    }
+    if sampler == "dpmsolver++":
+        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+        scheduler = DPMSolverMultistepScheduler(**betas, algorithm_type="dpmsolver++", solver_order=2)
+        options: dict[str, Any] = {}
+    else:
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+        scheduler = DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=True)
+        # eta = 1 makes the variance that of the ancestral sampler (DDIM paper, eq. 16: sigma^2 = beta-tilde)
+        options = {"eta": 1.0} if sampler == "ddpm" else {"eta": 0.0}
+    scheduler.set_timesteps(steps)
+
+    def step_from(predicted: Tensor, t: int, x: Tensor, z: Tensor) -> Tensor:
+        if sampler == "ddpm":
+            options["variance_noise"] = z
+        return scheduler.step(predicted, t, x, **options)[0]
+
+    return [int(t) for t in scheduler.timesteps], step_from
+
+
+def check_sampler(sampler: str, schedule: Schedule, steps: int) -> None:
+    """Raise `SettingsError` unless `sample` could be called so."""
+    if sampler not in SAMPLERS:
+        raise SettingsError(f"no sampler '{sampler}'; there are {', '.join(SAMPLERS)}")
+    # dpmsolver++ spreads its steps over 0 .. T-1 with both ends, so T of them would visit a timestep twice
+    most = max(1, schedule.train_steps - 1) if sampler == "dpmsolver++" else schedule.train_steps
+    if not 1 <= steps <= most:
+        raise SettingsError(f"{steps} sampling steps; with this schedule {sampler} takes 1 to {most}")
+
+
+def parse_seeds(text: str | Sequence[int]) -> list[int]:
+    """Seeds from `0-9`, `1,5,7` or a mixture; `SettingsError` for anything else, or a seed named twice."""
+    if not isinstance(text, str):
+        seeds = [int(s) for s in text]
+    else:
+        seeds = []
+        for part in text.split(","):
+            first, dash, last = part.strip().partition("-")
+            if not first.isdecimal() or (dash and not last.isdecimal()):
+                raise SettingsError(f"seeds '{text}': write them as 0-9 or 1,5,7")
+            seeds += range(int(first), int(last if dash else first) + 1)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise SettingsError(
+            f"seeds '{text}': {'a seed is named twice' if seeds else 'none are named'}; write them as 0-9 or 1,5,7"
+        )
+    return seeds

@@ -1,0 +1,300 @@
+"""Train an ensemble: every component on its own split, in parallel, into a run that can be stopped and gone on with."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._runtime.cluster import device_for, pool
+from .._runtime.files import file_hash, json_hash, move_folder_into_place, read_json, sweep, write_atomic, write_json
+from .._runtime.lock import LOCK_FILES, exclusive
+from .._runtime.progress import Display
+from .._runtime.provenance import compare_settings, environment
+from .._runtime.workers import Workers
+from ..codes.code import Code
+from ..data.units import Units
+from ..diffusion.recipe import Recipe
+from ..errors import SettingsError, StoreError
+from .run import FORMAT, Run, component_folder
+
+if TYPE_CHECKING:
+    from .component_training import TrainTask
+
+CHECKPOINT_SECONDS = 20.0  # at most so much of a component's training is lost when it is killed
+
+
+def train(
+    units: Units,
+    code: Code,
+    recipe: Recipe,
+    *,
+    out: str | Path,
+    seed: int = 0,
+    workers: Workers = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    quiet: bool = False,
+    reuse: Run | None = None,
+) -> Run:
+    """Train an ablatable ensemble: every component on its own split, in parallel, resumably.
+
+    Args:
+        units: the training data.
+        code: one row a unit; fixed beforehand.
+        recipe: what to build and how to train it, see `preset`.
+        out: the run's folder. If it holds the same run, unfinished, training goes on; if complete, nothing is done.
+        seed: the ensemble seed; all of the training's randomness follows from it.
+        workers: processes (each single-threaded); None = one per core; 0 = in this process; `ray:ADDRESS`, a cluster,
+            whose nodes all reach `out`.
+        device: `auto`, `cpu`, `cuda` or `cuda:k`.
+        overwrite: start anew over what is there.
+        quiet: no progress display.
+        reuse: a run whose components are copied instead of trained, each only if its training record says that it was
+            made from exactly what this one would be: the same split, recipe, number and seed.
+
+    Raises:
+        SettingsError: `out` holds a run with other settings (both values are named), or is something else.
+        StoreError: another process is writing this run, or the disk refuses.
+        WorkerError: a worker kept dying.
+    """
+    small = int(np.argmin(code.split_sizes()))
+    if code.split_sizes()[small] == 0:
+        raise SettingsError(f"component {small} would train on nothing; take fewer components or a higher weight")
+    return make_run(
+        units,
+        code,
+        recipe,
+        present=range(code.components),
+        out=out,
+        seed=seed,
+        workers=workers,
+        device=device,
+        overwrite=overwrite,
+        quiet=quiet,
+        reuse=reuse,
+    )
+
+
+def make_run(
+    units: Units,
+    code: Code,
+    recipe: Recipe,
+    *,
+    present: Sequence[int],
+    out: str | Path,
+    seed: int,
+    workers: Workers,
+    device: str,
+    overwrite: bool = False,
+    quiet: bool = False,
+    reuse: Run | None = None,
+) -> Run:
+    """As `train`, for a run that has only the components `present` of its design; none may train on nothing."""
+    path, device = Path(out), device_for(workers, device)
+    if len(units) != code.units:
+        raise SettingsError(
+            f"{len(units)} units but {code.units} codewords; make the code for as many units as there are"
+        )
+    settings = {
+        "format": FORMAT,
+        "kind": "ablatable run",
+        "shape": list(units.shape),
+        "components": code.components,
+        "present": list(present),
+        "units": len(units),
+        "seed": seed,
+        "recipe": recipe.model_dump(mode="json"),
+        "code_sha256": code.digest(),
+        "units_sha256": units.fingerprint(),
+        "torch": version("torch"),
+    }
+    with exclusive(path, "run"):
+        _open_for_training(path, settings, units, code, overwrite)
+        if not (path / "ensemble.json").exists():
+            _remove_damaged(path, recipe.component.kind)
+        tasks = [task_of(units, code, recipe, seed, number, path, device) for number in present]
+        if reuse is not None:
+            for task in tasks:
+                _take_over(task, reuse)
+        missing = [task for task in tasks if not task.folder.exists()]
+        if missing:
+            _train_components(path, missing, len(tasks), workers, quiet)
+        if not (path / "ensemble.json").exists():
+            write_json(path / "ensemble.json", _manifest(path, settings))
+    return Run(path)
+
+
+def task_of(units: Units, code: Code, recipe: Recipe, seed: int, number: int, run: Path, device: str) -> TrainTask:
+    """Component `number`'s training: of all units it is handed those of its split and no more."""
+    from .component_training import TrainTask
+
+    return TrainTask(
+        split=units.select([units.ids[row] for row in code.split(number)]),
+        recipe=recipe,
+        component=number,
+        seed=seed,
+        folder=component_folder(run.resolve(), number),
+        device=device,
+        checkpoint_seconds=CHECKPOINT_SECONDS,
+    )
+
+
+def reusable(run: Run, task: TrainTask) -> bool:
+    """Whether `run` has a component that was made from exactly what the task would make one from."""
+    if task.component not in run.present:
+        return False
+    record = read_json(component_folder(run.path, task.component) / "training.json")
+    return (
+        record["units"] == dict(zip(task.split.ids, task.split.digests, strict=True))
+        and record["recipe"] == task.recipe.model_dump(mode="json")
+        and (record["component"], record["seed"]) == (task.component, task.seed)
+    )
+
+
+def _take_over(task: TrainTask, reuse: Run) -> None:
+    """Copy a component that is as the task would make it; `StoreError` if the copy is not what its run vouches for."""
+    if task.folder.exists() or not reusable(reuse, task):
+        return
+    source = component_folder(reuse.path, task.component)
+    partial = task.folder.with_name(task.folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, digest in reuse.manifest["files_sha256"].items():
+        file = reuse.path / name
+        if file.parent == source:
+            shutil.copyfile(file, partial / file.name)
+            if file_hash(partial / file.name) != digest:
+                raise StoreError(f"{file} is damaged; run 'ablatable check {reuse.path}'")
+    move_folder_into_place(partial, task.folder)
+
+
+def _remove_damaged(path: Path, kind: str) -> None:
+    """The manifest is about to vouch for the components: those whose weights are no longer what was trained must go."""
+    from ..diffusion.component import WEIGHTS
+
+    for folder in (path / "components").glob("[0-9]*[0-9]"):
+        try:
+            sound = read_json(folder / "training.json")["weights_sha256"] == file_hash(folder / WEIGHTS[kind])
+        except (StoreError, OSError, KeyError, TypeError):
+            sound = False
+        if not sound:
+            shutil.rmtree(folder)
+
+
+def _train_components(path: Path, tasks: list[TrainTask], of: int, workers: Workers, quiet: bool) -> None:
+    """Train what is missing of a run of `of` components."""
+    from .component_training import train_component
+
+    recipe = tasks[0].recipe
+    steps = recipe.training.steps if recipe.component.kind == "unet" else 1
+    with Display(f"training {of} components", of * steps, done=(of - len(tasks)) * steps, quiet=quiet) as display:
+        began, images = time.monotonic(), dict.fromkeys(range(len(tasks)), 0)
+
+        def on_event(number: int, event: dict) -> None:
+            images[number] = event["images"]
+            speed = sum(images.values()) / (time.monotonic() - began)
+            display.note(f"{speed:.0f} images/s")
+            display.update(
+                number,
+                f"component {tasks[number].component:02d}",
+                event["step"],
+                steps,
+                f"step {event['step']}/{steps} loss {event['loss']:.4f}",
+            )
+
+        with pool(train_component, workers, device=tasks[0].device) as workforce:
+            for number, _ in workforce.run(tasks, on_event):
+                display.finish(number, steps)
+    seconds = time.monotonic() - began
+    log(
+        path,
+        event="trained",
+        components=[task.component for task in tasks],
+        seconds=round(seconds, 1),
+        images_per_second=round(sum(images.values()) / seconds, 1),
+        workers=workers,
+        device=tasks[0].device,
+    )
+
+
+def _open_for_training(path: Path, settings: dict, units: Units, code: Code, overwrite: bool) -> None:
+    """Make `path` a run with these settings: new, resumed, or anew."""
+    known = path / "settings.json"
+    if overwrite:
+        others = [entry for entry in path.iterdir() if entry.name not in LOCK_FILES]
+        if others and not known.exists():
+            raise SettingsError(
+                f"{path} is not a run, so --overwrite leaves it alone; delete it yourself or choose another --out"
+            )
+        # ensemble.json goes first, or half a run would seem complete; settings.json, which makes it a run, last
+        for entry in sorted(others, key=lambda entry: (entry == known, entry.name != "ensemble.json")):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    sweep(path)
+    tables = {"units.parquet": _write_units_table, "images.safetensors": _write_images}
+    if known.exists():
+        compare_settings(read_json(known), settings, path)
+    elif {p.name for p in path.iterdir()} - LOCK_FILES - tables.keys():
+        raise SettingsError(f"{path} holds other files; choose another --out")
+    for name, write in tables.items():
+        if not known.exists() or not (path / name).exists():
+            write(path, units, code)
+    if not known.exists():
+        write_json(known, settings)  # last: with it, the tables are there too
+
+
+def _manifest(path: Path, settings: dict) -> dict:
+    from ..diffusion.component import WEIGHTS
+
+    kind = settings["recipe"]["component"]["kind"]
+    folders = [component_folder(path, number) for number in settings["present"]]
+    manifest = {
+        "settings": settings,
+        "settings_sha256": file_hash(path / "settings.json"),
+        "units_table_sha256": file_hash(path / "units.parquet"),
+        "images_sha256": file_hash(path / "images.safetensors"),
+        "weights_sha256": [file_hash(folder / WEIGHTS[kind]) for folder in folders],
+        "split_commitments": [read_json(folder / "training.json")["split_commitment"] for folder in folders],
+        "files_sha256": {
+            file.relative_to(path).as_posix(): file_hash(file)
+            for folder in folders
+            for file in sorted(folder.iterdir())
+        },
+        "environment": environment(),
+    }
+    return {**manifest, "sha256": json_hash(manifest)}
+
+
+def _write_units_table(path: Path, units: Units, code: Code) -> None:
+    import polars as pl
+
+    buffer = io.BytesIO()
+    pl.DataFrame(
+        {
+            "unit": list(units.ids),
+            "sha256": list(units.digests),
+            "images": np.bincount(units.owner, minlength=len(units)),
+            "codeword": code.words(),
+            "ablation": code.ablations()[1],
+        }
+    ).write_parquet(buffer)
+    write_atomic(path / "units.parquet", buffer.getvalue())
+
+
+def _write_images(path: Path, units: Units, code: Code) -> None:
+    from safetensors.numpy import save
+
+    write_atomic(path / "images.safetensors", save({"images": units.images, "owner": units.owner}))
+
+
+def log(path: Path, **event: Any) -> None:
+    """Append one line to the run's log."""
+    with (path / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **event}) + "\n")

@@ -1,0 +1,140 @@
+"""The ensemble as a diffusers pipeline: draw with all components, or without some units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+
+from ..codes.code import Code
+from ..data.units import to_images
+from ..diffusion.ensemble import Ensemble
+from ..diffusion.sampling import Trajectories, sample
+from ..errors import SettingsError
+from .run import Run
+
+
+class AblatablePipeline(DiffusionPipeline):
+    """An ablatable ensemble that draws pictures.
+
+    ```python
+    model = AblatablePipeline.from_pretrained("runs/digits")
+    factual = model(seeds=range(4)).images
+    without = model(seeds=range(4), without=["digit-0017"]).images  # same noise, that unit never seen
+    ```
+
+    Attributes:
+        run: the run it was read from.
+        code: the run's code.
+        units: the run's unit ids.
+        components: its denoisers, index 0 .. n-1.
+    """
+
+    def __init__(self, run: Run) -> None:
+        """Load all components of an open run."""
+        super().__init__()
+        self.run = run
+        self._ensemble = run.ensemble()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> AblatablePipeline:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Open a run's folder. Raises `StoreError` if it is not a complete run, or its weights are damaged."""
+        if kwargs:
+            raise SettingsError(
+                f"a run's folder is all there is to give, not {', '.join(kwargs)}; move the pipeline with .to(device)"
+            )
+        return cls(Run(pretrained_model_name_or_path))
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Copy the run to a new or empty folder."""
+        self.run.copy_to(save_directory)
+
+    @property
+    def code(self) -> Code:
+        """Codewords, one row a unit."""
+        return self.run.code
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Unit ids, in the code's order."""
+        return self.run.ids
+
+    @property
+    def components(self) -> list[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The denoisers, each a map (x_t, t) -> predicted noise."""
+        return list(self._ensemble.components)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(
+            (tensor.device for c in self.components for tensor in (*c.parameters(), *c.buffers())), torch.device("cpu")
+        )
+
+    def to(self, *args: Any, **kwargs: Any) -> AblatablePipeline:
+        """Move all components, as `torch.nn.Module.to`."""
+        for component in self.components:
+            component.to(*args, **kwargs)
+        return self
+
+    def denoiser(self, without: Sequence[str] = ()) -> Ensemble:
+        """The ensemble's survivors without some units, as a denoiser."""
+        return self._ensemble.ablate(self.run.survivors(without))
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        seeds: Iterable[int] = (0,),
+        *,
+        without: Sequence[str] = (),
+        num_inference_steps: int = 50,
+        sampler: str = "ddpm",
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback: Callable[[int], None] = lambda step: None,
+    ) -> ImagePipelineOutput | tuple:
+        """Draw one picture a seed.
+
+        Args:
+            seeds: each fixes one picture's noise trajectory, whatever else is drawn with it.
+            without: units to remove; every component that saw one of them is ablated.
+            num_inference_steps: sampling steps.
+            sampler: `ddpm`, `ddim` or `dpmsolver++`.
+            output_type: `pil`; `np`, uint8 (B, H, W, C); or `pt`, float32 (B, C, H, W) about [-1, 1], not clipped.
+            return_dict: False returns a tuple, as in diffusers.
+            callback: called with the number of steps done.
+
+        Raises:
+            DataError: a unit the run does not know.
+            CodeError: no component survives; says how many of the units can go together.
+        """
+        if output_type not in ("pil", "np", "pt"):
+            raise SettingsError(f"no output_type '{output_type}'; there are pil, np and pt")
+        if isinstance(without, str):
+            without = [without]
+        noise = Trajectories(seeds, self.run.shape, device=str(self.device))
+        schedule = self.run.recipe.schedule
+        images: Any = sample(
+            self.denoiser(without),
+            noise,
+            schedule=schedule,
+            sampler=sampler,
+            steps=num_inference_steps,
+            on_step=callback,
+        )
+        if output_type != "pt":
+            images = to_images(images)
+        if output_type == "pil":
+            images = as_pil(images)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+
+def as_pil(images: np.ndarray) -> list[Any]:
+    """PIL images from uint8 (B, H, W, C), C = 1 or 3."""
+    from PIL import Image
+
+    return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in images]

@@ -1,0 +1,284 @@
+"""A run: a trained ensemble as a folder, opened for reading, and checked.
+
+run/
+  settings.json       what was asked for; written first, compared on every reopening
+  units.parquet       unit id, content sha256, number of images, codeword, ablation index
+  images.safetensors  the units' images, so that a run explains itself
+  components/07/      a plain diffusers model folder and training.json, complete as soon as it is there
+  ensemble.json       settings, every file's hash, each split's commitment, versions; written last: a run that has it
+                      is complete
+  log.jsonl           when, where and how fast; the one file whose bytes differ from run to run
+
+Removing units leaves a run of its surviving components alone: `present` lists them by their number, which they keep, as
+all of a component's randomness is keyed by it. To all rooms below, a run's components are those that are present.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._runtime.files import canonical_json, file_hash, json_hash, read_json
+from .._runtime.merkle import commit
+from ..codes.code import Code
+from ..data.units import Units
+from ..diffusion.recipe import Recipe, recipe_from
+from ..errors import CodeError, DataError, SettingsError, StoreError
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import nn
+
+    from ..diffusion.ensemble import Ensemble
+
+FORMAT = 2
+
+
+class Run:
+    """A complete run, opened for reading.
+
+    Attributes:
+        path: its folder.
+        manifest: `ensemble.json` as plain values.
+        recipe: the components' recipe.
+        design: codewords over all components that the run was designed with, one row a unit.
+        present: the numbers of the components that there are, ascending; all of them unless units were forgotten.
+        code: the design's columns of the components present: codewords, one row a unit.
+        ids: unit ids, one a row.
+        digests: the units' content hashes, one a row.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a run; `StoreError` if there is none, it is unfinished, or its tables do not match its manifest."""
+        self.path = Path(path)
+        if not (self.path / "ensemble.json").exists():
+            raise StoreError(_why_not_a_run(self.path))
+        self.manifest = read_manifest(self.path)
+        settings = self.manifest["settings"]
+        if settings.get("format") != FORMAT:
+            raise StoreError(
+                f"{self.path} has run format {settings.get('format')}, this version reads {FORMAT}; "
+                "use the version that wrote it"
+            )
+        self.recipe: Recipe = recipe_from(settings["recipe"])
+        self.shape: tuple[int, int, int] = tuple(settings["shape"])
+        table = read_units_table(self.path)
+        self.ids: tuple[str, ...] = tuple(table["unit"])
+        self.digests: tuple[str, ...] = tuple(table["sha256"])
+        self.design = Code.from_words(table["codeword"].to_list(), allow_dummy=True)
+        self.present: tuple[int, ...] = tuple(settings["present"])
+        self.code = self.design.columns(self.present)
+        if self.design.digest() != settings["code_sha256"]:
+            raise StoreError(
+                f"{self.path / 'units.parquet'} does not hold the code that the run was trained with; "
+                f"run 'ablatable check {self.path}'"
+            )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest: it names the run, weights and all."""
+        return self.manifest["sha256"]
+
+    @property
+    def seed(self) -> int:
+        """The ensemble seed."""
+        return int(self.manifest["settings"]["seed"])
+
+    def units(self) -> Units:
+        """The training data the run was given, read from the run."""
+        return _read_images(self.path, self.ids)
+
+    def component_folder(self, index: int) -> Path:
+        """Where the component of the code's column `index` is."""
+        return component_folder(self.path, self.present[index])
+
+    def load_component(self, index: int, *, verify: bool = True) -> nn.Module:
+        """Component `index`, ready to predict; `StoreError` if a file of it is missing or (`verify`) damaged."""
+        from ..diffusion.component import load_component
+
+        folder = self.component_folder(index)
+        for name, digest in self.manifest["files_sha256"].items() if verify else ():
+            path = self.path / name
+            if path.parent == folder and (not path.exists() or file_hash(path) != digest):
+                raise StoreError(
+                    f"{path} is missing or damaged; delete {folder} and {self.path / 'ensemble.json'}, "
+                    "then give the same 'ablatable train' command again: only that component is trained"
+                )
+        return load_component(folder, self.recipe.component, self.recipe.schedule)
+
+    def ensemble(
+        self,
+        *,
+        batch: int | None = None,
+        precision: str = "fp32",
+        compiled: bool = False,
+        device: str = "cpu",
+        max_resident: int | None = None,
+    ) -> Ensemble:
+        """All components that are present, as one denoiser.
+
+        Args:
+            batch: see `Ensemble`.
+            precision: `fp32`, or `bf16` for weights and forward passes in bfloat16; sums and samplers stay in float32.
+            compiled: let `torch.compile` fuse their forward passes; needs a C++ compiler.
+            device: where the components are put.
+            max_resident: how many components are kept in memory at once; None = all.
+        """
+        import torch
+
+        from ..diffusion.component import UNetDenoiser
+        from ..diffusion.ensemble import Ensemble, Streamed
+
+        seen: set[int] = set()
+
+        def load(index: int) -> nn.Module:
+            component = self.load_component(index, verify=index not in seen).to(device)
+            seen.add(index)
+            if compiled and isinstance(component, UNetDenoiser):
+                component = component.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+                component.compiled = True
+            return component.to(torch.bfloat16) if precision == "bf16" else component
+
+        count = self.code.components
+        if max_resident is not None and max_resident < count:
+            return Ensemble(Streamed(load, count, max_resident), batch=batch)
+        return Ensemble([load(index) for index in range(count)], batch=batch)
+
+    def copy_to(self, folder: str | Path) -> None:
+        """Copy the run to a new or empty folder; `SettingsError` if something is there."""
+        import shutil
+
+        target = Path(folder)
+        if target.exists() and any(target.iterdir()):
+            raise SettingsError(f"{target} is not empty; choose another place")
+        shutil.copytree(self.path, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+
+    def rows(self, ids: Sequence[str]) -> list[int]:
+        """Code rows of some units; `DataError` names one that is unknown."""
+        position = {unit: row for row, unit in enumerate(self.ids)}
+        for unit in ids:
+            if unit not in position:
+                close = get_close_matches(unit, self.ids, n=3)
+                hint = (
+                    f"did you mean {' or '.join(close)}?" if close else f"its units are {self.ids[0]} .. {self.ids[-1]}"
+                )
+                raise DataError(f"no unit '{unit}' in {self.path}; {hint}")
+        return [position[unit] for unit in ids]
+
+    def survivors(self, without: Sequence[str]) -> np.ndarray:
+        """Components that saw none of these units, bool (components,); `CodeError` if there is none."""
+        return surviving(self.code, self.rows(without), list(without))
+
+
+def component_folder(run: Path, number: int) -> Path:
+    """Where a run keeps the component of that number."""
+    return run / "components" / f"{number:02d}"
+
+
+def surviving(code: Code, rows: Sequence[int], names: Sequence[str]) -> np.ndarray:
+    """`code.survivors`, with an error that says how many of these units can go together."""
+    alive = code.survivors(rows)
+    if not alive.any():
+        longest = max(k for k in range(len(rows)) if code.survivors(rows[:k]).any())
+        raise CodeError(
+            f"no component survives without {', '.join(names)}: each of the {code.components} saw one of them or more. "
+            f"The first {longest} of them can be removed together; a lower --weight when training leaves room for more"
+        )
+    return alive
+
+
+def check_run(path: str | Path) -> list[str]:
+    """Compare every hash of a run with what is on disk. Returns what is wrong, one sentence each; empty = intact."""
+    path = Path(path)
+    if not (path / "ensemble.json").exists():
+        return [_why_not_a_run(path)]
+    try:
+        manifest = read_manifest(path)
+        expected = {
+            "settings.json": manifest["settings_sha256"],
+            "units.parquet": manifest["units_table_sha256"],
+            "images.safetensors": manifest["images_sha256"],
+            **manifest["files_sha256"],
+        }
+        settings = manifest["settings"]
+    except (StoreError, KeyError, TypeError) as error:
+        return [str(error)]
+    wrong = [
+        f"{path / name}: {'missing' if not (path / name).exists() else 'does not have the hash in ensemble.json'}"
+        for name, digest in expected.items()
+        if not (path / name).exists() or file_hash(path / name) != digest
+    ]
+    if not wrong:
+        try:
+            run = Run(path)
+            if read_json(path / "settings.json") != settings:
+                wrong.append(f"{path / 'ensemble.json'}: its settings are not those of settings.json")
+            units = run.units()
+            if (
+                units.fingerprint() != settings["units_sha256"]
+                or list(units.digests) != read_units_table(path)["sha256"].to_list()
+            ):
+                wrong.append(f"{path / 'images.safetensors'}: not the units of units.parquet")
+            for i, number in enumerate(run.present):
+                record = read_json(run.component_folder(i) / "training.json")
+                split = {run.ids[row]: units.digests[row] for row in run.code.split(i)}
+                if record["units"] != split:
+                    wrong.append(f"component {number:02d}: its training record lists other units than its split")
+                if not record["split_commitment"] == manifest["split_commitments"][i] == commit(split.values()):
+                    wrong.append(f"component {number:02d}: what is committed to is not its split")
+                if record["weights_sha256"] != manifest["weights_sha256"][i]:
+                    wrong.append(f"component {number:02d}: its training record names other weights than ensemble.json")
+        except (StoreError, SettingsError, DataError, KeyError) as error:
+            wrong.append(str(error))
+    return wrong
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """`ensemble.json`; `StoreError` unless its bytes are those that were written, to the last one."""
+    manifest = read_json(path / "ensemble.json")
+    if isinstance(manifest, dict) and canonical_json(manifest) == (path / "ensemble.json").read_bytes():
+        rest = {key: value for key, value in manifest.items() if key != "sha256"}
+        if json_hash(rest) == manifest.get("sha256"):
+            return manifest
+    raise StoreError(
+        f"{path / 'ensemble.json'} is damaged (its hash does not match); delete it, then give the same "
+        "'ablatable train' command again: nothing that is intact is trained anew"
+    )
+
+
+def read_units_table(path: Path) -> pl.DataFrame:
+    """The run's units.parquet: unit, sha256, images, codeword, ablation."""
+    import polars as pl
+
+    try:
+        return pl.read_parquet(path / "units.parquet")
+    except Exception as error:
+        raise StoreError(f"cannot read {path / 'units.parquet'} ({error}); it is missing or damaged") from error
+
+
+def _read_images(path: Path, ids: tuple[str, ...]) -> Units:
+    from safetensors.numpy import load_file
+
+    try:
+        arrays = load_file(path / "images.safetensors")
+        return Units(ids, arrays["images"], arrays["owner"])
+    except Exception as error:
+        raise StoreError(f"cannot read {path / 'images.safetensors'} ({error}); it is missing or damaged") from error
+
+
+def _why_not_a_run(path: Path) -> str:
+    if not path.exists():
+        return f"there is no run at {path}; make one with 'ablatable train DATA --out {path}'"
+    if (path / "settings.json").exists():
+        settings = read_json(path / "settings.json")
+        present = settings.get("present", range(settings["components"]))
+        done = sum(1 for number in present if component_folder(path, number).exists())
+        return (
+            f"{path} is an unfinished run: {done} of {len(present)} components are trained; "
+            "give the same 'ablatable train' command again"
+        )
+    return f"{path} is not a run (no ensemble.json in it)"

@@ -1,0 +1,310 @@
+"""Differential ablation: the derivative of a sample by the ensemble's weights, and what it says of every ablation.
+
+An ablation replaces the weights w = (1/n, .., 1/n) of the mean by 1/m on the m survivors and 0 elsewhere. To first
+order the sample moves by J dw, J = d sample / d w taken once, at the factual weights (arXiv 2306.02174). With
+eps = sum_i w_i f_i(x) the derivative along a direction u of the weights (sum u = 0) goes through the sampling loop
+beside the sample,
+
+    d eps = sum_i w_i (d f_i / d x) dx  +  sum_i u_i f_i(x),
+
+and every sampler's step is linear in x, eps and the noise, so the same step without noise carries (dx, d eps) on.
+Weights sum to one, so n - 1 directions say all: one Jacobian, of about n (n - 1) forward passes a step, estimates a
+sample's counterfactuals of any number of units.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._runtime.devices import resolve_device
+from .._runtime.files import writing
+from .._runtime.lock import exclusive
+from .._runtime.progress import Display
+from .._runtime.workers import Pool, chunks, default_workers
+from ..codes.code import weight_change
+from ..data.distance import euclidean
+from ..data.images import delivered
+from ..errors import SettingsError, StoreError
+from ..runs.run import Run
+from .store import read, seal, unseal
+from .universe import Universe
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import Tensor, nn
+
+    from ..diffusion.ensemble import Ensemble
+    from ..diffusion.sampling import Noise
+    from ..diffusion.schedule import Schedule
+
+DIRECTIONS = 32  # directions that go through a component together: bounded memory; the prediction is made once for them
+
+
+def differentiate(
+    components: Sequence[nn.Module],
+    noise: Noise,
+    *,
+    schedule: Schedule,
+    sampler: str = "ddpm",
+    steps: int = 50,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> tuple[Tensor, Tensor]:
+    """One sample and its derivatives by the weights of the components.
+
+    Args:
+        components: n >= 2 denoisers, in evaluation mode.
+        noise: one noise trajectory, `noise[k]` of (1, C, H, W); its dtype is that of the arithmetic.
+        schedule, sampler, steps, on_step: as `sampling.sample` takes them.
+
+    Returns:
+        The factual sample (C, H, W), about [-1, 1], not clipped; and J (n, C, H, W), with J_i the derivative along
+        e_i - (1, .., 1)/n. These sum to zero over i, and weights that change by dw (of sum zero) move the sample by
+        sum_i dw_i J_i.
+    """
+    import torch
+
+    from ..diffusion.sampling import make_sampler
+    from ..diffusion.tangent_unet import push
+
+    n = len(components)
+    timesteps, step_from = make_sampler(sampler, schedule, steps)
+    _, step_along = make_sampler(sampler, schedule, steps)  # some samplers remember steps: the directions' own memory
+    with torch.no_grad():
+        x = noise[0]
+        dx = x.new_zeros(n - 1, *x.shape[1:])
+        for number, t in enumerate(timesteps, start=1):
+            predictions, along = [], torch.zeros_like(dx)
+            for component in components:
+                parts = [push(component, x[0], t, dx[first:last]) for first, last in chunks(n - 1, DIRECTIONS)]
+                predictions.append(parts[0][0])
+                along += torch.cat([moved for _, moved in parts]) / n
+            mean = torch.stack(predictions).mean(0)
+            along += torch.stack(predictions[:-1]) - mean
+            z = noise[number] if sampler == "ddpm" else x
+            x = step_from(mean[None], t, x, z)
+            dx = step_along(along, t, dx, torch.zeros_like(dx))
+            on_step(number)
+    return x[0], torch.cat([dx, -dx.sum(0, keepdim=True)])
+
+
+def extrapolate(factual: np.ndarray, jacobian: np.ndarray, words: np.ndarray, *, step: float = 1.0) -> np.ndarray:
+    """First-order counterfactuals: factual + step * J dw.
+
+    Args:
+        factual: float (C, H, W).
+        jacobian: float (n, C, H, W), see `differentiate`.
+        words: ablations, bool (ablations, n).
+        step: how far to go from the factual weights (0) to the survivors' (1).
+
+    Returns:
+        float32 (ablations, C, H, W), not clipped.
+    """
+    change = np.tensordot(step * weight_change(words), jacobian.astype(np.float64), axes=1)
+    return (factual + change).astype(np.float32)
+
+
+# --- stored beside a universe -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DifferentialTask:
+    """One sample's Jacobian, as given to a worker."""
+
+    run: str
+    run_sha256: str
+    universe: str
+    seed: int
+    device: str
+
+
+class Differential:
+    """The Jacobians stored beside a universe, one object a sample, checked whenever it is read."""
+
+    def __init__(self, universe: Universe) -> None:
+        self.universe = universe
+        self.words = np.array([[bit == "1" for bit in word] for word in universe.settings.words])
+
+    def _key(self, seed: int) -> str:
+        return f"differential/{seed}.safetensors"
+
+    def has(self, seed: int) -> bool:
+        """Whether a sample's is there, intact and of this universe."""
+        try:
+            self.read(seed)
+        except StoreError:
+            return False
+        return True
+
+    def read(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of one sample the picture as computed, float32 (C, H, W), and J, float32 (n, C, H, W).
+
+        Raises:
+            StoreError: it is missing, damaged, or of another universe.
+        """
+        from safetensors.numpy import load
+
+        key = self._key(seed)
+        try:
+            tensors = load(unseal(self._settings(), read(self.universe.store, key)))
+        except Exception as error:  # object stores and safetensors have many kinds
+            raise StoreError(
+                f"{self.universe.url}: no readable differential ablation of seed {seed} (missing, damaged, another's: "
+                f"{type(error).__name__}); make it with 'ablatable differential RUN {self.universe.url}'"
+            ) from error
+        return tensors["factual"], tensors["jacobian"]
+
+    def write(self, seed: int, factual: np.ndarray, jacobian: np.ndarray) -> None:
+        """Store a sample's; what is there is replaced at once or not at all."""
+        from safetensors.numpy import save
+
+        data = save({"factual": factual.astype(np.float32), "jacobian": jacobian.astype(np.float32)})
+        with writing(self.universe.url):
+            self.universe.store.put(self._key(seed), seal(self._settings(), data))
+
+    def _settings(self) -> bytes:
+        """What a Jacobian depends on: a hash over it too, so that none is taken for another's."""
+        settings = self.universe.settings
+        return json.dumps([settings.run_sha256, settings.sampler, settings.steps, list(settings.shape)]).encode()
+
+    def landscape(self, sample: int, *, step: float = 1.0) -> np.ndarray:
+        """Estimates of one sample's pictures under every ablation, spares too: uint8 (ablations, H, W, C)."""
+        factual, jacobian = self.read(self.universe.seeds[sample])
+        return self._delivered(extrapolate(factual, jacobian, self.words, step=step))
+
+    def _delivered(self, pictures: np.ndarray) -> np.ndarray:
+        import torch
+
+        from ..data.units import to_images
+
+        return delivered(to_images(torch.from_numpy(pictures)), self.universe.settings.threshold)
+
+    def distances(self, sample: int) -> np.ndarray:
+        """Estimated distance of every ablation's picture from the factual sample, float32 (ablations,)."""
+        return euclidean(self.landscape(sample), self.universe.factual[sample])
+
+    def compare(self) -> pl.DataFrame:
+        """Estimates beside exact counterfactuals, one row a sample.
+
+        Columns: sample, seed; error (of the pictures, relative to how far the exact ones move: root mean square over
+        units); rank_correlation (Spearman, of the units' distances); top_found (whether the unit of largest distance
+        is the same); top_tenth (whether it is in the estimates' top tenth); radius; radius_ratio (estimated / exact).
+        """
+        import polars as pl
+
+        universe, units, rows = self.universe, list(self.universe.settings.ablation), []
+        all_distances = universe.distances()
+        for sample, seed in enumerate(universe.seeds):
+            exact = universe.landscape(sample)[units].astype(np.float64)
+            estimate = self.landscape(sample)[units].astype(np.float64)
+            moved = exact - universe.factual[sample]
+            distances = all_distances[:, sample]
+            guesses = self.distances(sample)[units]
+            rows.append(
+                {
+                    "sample": sample,
+                    "seed": seed,
+                    "error": float(np.sqrt(np.square(estimate - exact).sum() / max(np.square(moved).sum(), 1e-12))),
+                    **agreement(distances, guesses),
+                    "radius": float(distances.max()),
+                    "radius_ratio": float(guesses.max() / max(distances.max(), 1e-12)),
+                }
+            )
+        return pl.DataFrame(rows)
+
+
+def agreement(exact: np.ndarray, estimate: np.ndarray) -> dict[str, float | bool]:
+    """How well estimated distances (units,) rank units: rank_correlation, top_found, top_tenth, see `compare`."""
+    import polars as pl
+
+    place = int((estimate > estimate[exact.argmax()]).sum())  # units said to be farther than the farthest
+    columns = pl.DataFrame({"exact": exact.astype(np.float64), "estimate": estimate.astype(np.float64)})
+    return {
+        "rank_correlation": float(columns.select(pl.corr("exact", "estimate", method="spearman")).item()),
+        "top_found": place == 0,
+        "top_tenth": place < max(1, len(exact) // 10),
+    }
+
+
+@lru_cache(maxsize=1)
+def _loaded(run: str, run_sha256: str, device: str) -> tuple[Run, Ensemble]:
+    """A worker loads a run's components once."""
+    opened = Run(run)
+    if opened.digest != run_sha256:
+        raise SettingsError(f"{run} changed meanwhile; give the same command again")
+    ensemble = opened.ensemble()
+    for component in ensemble.components:
+        component.to(device)
+    return opened, ensemble
+
+
+def compute_sample(task: DifferentialTask, report: Callable[[dict], None]) -> None:
+    """Differentiate one sample and store it."""
+    from .._runtime.devices import one_thread
+    from ..diffusion.sampling import Trajectories
+
+    universe = Universe.open(task.universe, partial=True)
+    run, ensemble = _loaded(task.run, task.run_sha256, task.device)
+    with one_thread():
+        factual, jacobian = differentiate(
+            ensemble.components,
+            Trajectories([task.seed], run.shape, device=task.device),
+            schedule=run.recipe.schedule,
+            sampler=universe.settings.sampler,
+            steps=universe.settings.steps,
+            on_step=lambda step: report({"step": step}),
+        )
+    Differential(universe).write(task.seed, factual.cpu().numpy(), jacobian.cpu().numpy())
+
+
+def differentiate_universe(
+    run: str | Path,
+    url: str | Path,
+    *,
+    workers: int | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Differential:
+    """Take the Jacobian of every sample of a universe and store it beside it; what is there already is kept.
+
+    Args:
+        run: the run that the universe was made from.
+        url: the universe.
+        workers: processes (each single-threaded); None = one per core; 0 = in this process.
+        device: `auto`, `cpu`, `cuda` or `cuda:k`.
+        quiet: no progress display.
+
+    Raises:
+        SettingsError: the universe is another run's.
+        StoreError: not a run, or no universe.
+    """
+    opened, universe, device = Run(run), Universe.open(url), resolve_device(device)
+    if universe.settings.run_sha256 != opened.digest:
+        raise SettingsError(f"{url} was not made from the run {run} as it is now; name the run it was made from")
+    found = Differential(universe)
+    with exclusive(url, "universe"):
+        missing = [seed for seed in universe.seeds if not found.has(seed)]
+        if not missing:
+            return found
+        path, steps = str(Path(run).resolve()), universe.settings.steps
+        tasks = [DifferentialTask(path, opened.digest, str(url), seed, device) for seed in missing]
+        title = f"differentiating {len(universe.seeds)} samples by {opened.code.components} weights"
+        count = default_workers() if workers is None else workers
+        with (
+            Display(title, len(universe.seeds), done=len(universe.seeds) - len(tasks), quiet=quiet) as display,
+            Pool(compute_sample, count) as pool,
+        ):
+
+            def on_event(number: int, event: dict) -> None:
+                step = event["step"]
+                display.update(number, f"seed {tasks[number].seed}", step / steps, 1, f"step {step}/{steps}")
+
+            for number, _ in pool.run(tasks, on_event):
+                display.finish(number, 1)
+    return found

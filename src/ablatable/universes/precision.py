@@ -1,0 +1,89 @@
+"""What a lower precision changes: some of a universe's pictures drawn again in float32, and compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .._runtime.devices import one_thread
+from ..data.distance import euclidean
+from ..data.images import delivered
+from ..runs.run import Run
+from .enumeration import draw
+from .universe import Universe
+
+SAMPLES, ABLATIONS = 2, 24  # of a universe, at most: its first ones
+
+
+@dataclass(frozen=True)
+class PrecisionError:
+    """How far a universe's pictures, radii and top units are from those of float32, on a subset.
+
+    Attributes:
+        samples, ablations: how many of each were compared.
+        grey_levels: mean absolute difference of a pixel, in levels of 255.
+        within_one_level: share of pixels that differ by one level at most.
+        radius: mean relative difference of the largest distance of a sample.
+        rank: mean number of places by which the five farthest ablations of float32 moved.
+    """
+
+    samples: int
+    ablations: int
+    grey_levels: float
+    within_one_level: float
+    radius: float
+    rank: float
+
+    def sentence(self) -> str:
+        """For people."""
+        compared = f"{self.ablations} ablations of {self.samples} samples"
+        return (
+            f"against fp32, on {compared}: {self.grey_levels:.2f} grey levels a pixel, {self.within_one_level:.1%} of "
+            f"pixels within one; radius {self.radius:.1%} off; the top units {self.rank:.1f} places"
+        )
+
+
+def precision_error(universe: Universe, run: str | Path, *, max_resident: int | None = None) -> PrecisionError:
+    """Draw a universe's first pictures in float32, in this process, and compare.
+
+    Raises `StoreError` if `run` is none or `universe` cannot be read.
+    """
+    settings, opened = universe.settings, Run(run)
+    samples, ablations = min(SAMPLES, len(universe.seeds)), min(ABLATIONS, len(settings.words))
+    words = np.array([[bit == "1" for bit in word] for word in settings.words[:ablations]])
+    removed = np.concatenate([np.zeros((1, words.shape[1]), bool), words])
+    with one_thread():
+        exact = draw(
+            opened.ensemble(batch=settings.batch, max_resident=max_resident),
+            removed,
+            universe.seeds[:samples],
+            shape=settings.shape,
+            schedule=opened.recipe.schedule,
+            sampler=settings.sampler,
+            steps=settings.steps,
+        )
+    exact = delivered(exact, settings.threshold)
+    stored = np.stack([universe.landscape(s)[:ablations] for s in range(samples)], axis=1)
+    stored = np.concatenate([universe.factual[None, :samples], stored])
+    return compare(np.moveaxis(stored, -1, -3), exact)
+
+
+def compare(pictures: np.ndarray, exact: np.ndarray) -> PrecisionError:
+    """Both uint8 (1 + ablations, samples, C, H, W), the factual samples first."""
+    levels = np.abs(pictures.astype(np.int16) - exact.astype(np.int16))
+    there, here = (euclidean(drawn[1:], drawn[0]).astype(np.float64) for drawn in (pictures, exact))
+    top = np.argsort(-here, axis=0, kind="stable")[:5]
+    places = np.argsort(np.argsort(-there, axis=0, kind="stable"), axis=0)
+    moved = np.abs(np.take_along_axis(places, top, axis=0) - np.arange(len(top))[:, None])
+    radius = here.max(axis=0)
+    off = np.abs(there.max(axis=0) - radius) / np.where(radius > 0, radius, 1)
+    return PrecisionError(
+        samples=pictures.shape[1],
+        ablations=len(pictures) - 1,
+        grey_levels=float(levels.mean()),
+        within_one_level=float((levels <= 1).mean()),
+        radius=float(off.mean()),
+        rank=float(moved.mean()),
+    )

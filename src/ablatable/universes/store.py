@@ -1,0 +1,113 @@
+"""Where a universe lives: a local folder or an object store, reached through obstore, with nothing assumed.
+
+A group's root attributes say what a place holds. Objects are written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.storage import ObjectStore
+
+from .._runtime.lock import LOCK_FILES
+from ..errors import StoreError
+
+SCREEN = "screen.json"  # describes a screened universe, which has no Zarr group
+
+
+class NothingAssumed(ObjectStore[Any]):
+    """A store in which a missing or empty chunk is an error. To Zarr it would be a black picture that nobody drew."""
+
+    async def get(self, key: str, *arguments: Any, **options: Any) -> Any:  # noqa: D102
+        value = await super().get(key, *arguments, **options)
+        if "/c/" in key and (value is None or len(value) == 0):
+            raise FileNotFoundError(f"{key} is missing or empty")
+        return value
+
+
+_MEMORY: dict[str, Any] = {}
+
+
+def open_store(url: str | Path, *, create: bool = True) -> Any:
+    """An obstore store for a local path or an object-store URL (s3://, gs://, az://; memory:// within one process)."""
+    import obstore.store as stores
+
+    text = str(url)
+    if text.startswith("memory://"):
+        return _MEMORY.setdefault(text, stores.MemoryStore())
+    if "://" in text:
+        return stores.from_url(text)
+    path = Path(text).resolve()
+    if not create and not path.is_dir():
+        raise StoreError(f"there is no universe at {url}; make one with 'ablatable universe RUN --out {url}'")
+    try:
+        return stores.LocalStore(path, mkdir=create)
+    except Exception as error:
+        raise StoreError(f"cannot create {url} ({error}); choose a place that is writable") from error
+
+
+def state_of(url: str | Path) -> str:
+    """What is at a place: `nothing`, a `universe`, one `begun` (not laid out yet), a `screen`, or `other` files."""
+    store = open_store(url)
+    present = paths(store)
+    if not present or SCREEN in present:
+        return "screen" if present else "nothing"
+    try:
+        attributes = json.loads(read(store, "zarr.json"))["attributes"]
+        return "begun" if attributes["ablatable"] is None else "universe"
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return "other"
+
+
+def clear(url: str | Path) -> None:
+    """Remove a universe's objects but for its root, which from now on says that it is only begun."""
+    store = open_store(url)
+    zarr.open_group(ObjectStore(store), mode="r+").attrs.put({"ablatable": None})
+    store.delete([path for path in paths(store) if path != "zarr.json"])
+
+
+def sweep(url: str | Path) -> None:
+    """Remove the files, on a local disk, that killed writers left; the store itself neither lists nor reads them."""
+    if "://" not in str(url):
+        for aside in Path(url).rglob("*#*"):
+            if aside.name.rpartition("#")[2].isdecimal():
+                aside.unlink(missing_ok=True)
+
+
+def paths(store: Any) -> list[str]:
+    """Every object there is, but for a lock's."""
+    return [path for page in store.list() for item in page if (path := str(item["path"])) not in LOCK_FILES]
+
+
+def read(store: Any, path: str) -> bytes:
+    """An object's bytes; `FileNotFoundError` if there is none."""
+    return bytes(store.get(path).bytes())
+
+
+def object_hash(store: Any, path: str) -> str:
+    """SHA-256 of an object, hex; `FileNotFoundError` if there is none."""
+    return hashlib.sha256(read(store, path)).hexdigest()
+
+
+def seal(context: bytes, data: bytes) -> bytes:
+    """Data behind its SHA-256, which is over a context too, so that none is taken for another's."""
+    return hashlib.sha256(context + data).hexdigest().encode("ascii") + data
+
+
+def unseal(context: bytes, sealed: bytes) -> bytes:
+    """The data; `ValueError` if it, its seal or the context is not what it was."""
+    data = sealed[64:]
+    if seal(context, data) != sealed:
+        raise ValueError("the seal does not match")
+    return data
+
+
+def delete(store: Any, key: str) -> None:
+    """Remove an object; fine if there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        store.delete(key)
