@@ -34,9 +34,10 @@ test: $(READY)  ## the test suite, without the slow tests
 slow: $(READY)  ## the slow tests only
 	$(BIN)/pytest -m slow $(ARGS) || { [ $$? = 5 ] && echo 'no test is marked slow'; }
 
-lint: $(READY)  ## ruff: rules and formatting
+lint: $(READY)  ## ruff: rules and formatting; import-linter: rooms import one way
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: $(READY)  ## basedpyright
 	$(BIN)/basedpyright --pythonpath $(BIN)/python

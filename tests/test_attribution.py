@@ -18,6 +18,7 @@ from ablatable.attribution import methods as attribution
 from ablatable.attribution import truth
 from ablatable.attribution.methods import FACTUAL, Method, Pictures
 from ablatable.attribution.scores import read_scores, write_scores
+from ablatable.data.grouping import per_unit
 from ablatable.diffusion.recipe import IdealConfig, Recipe, TrainingConfig, UNetConfig
 from ablatable.errors import DataError, SettingsError
 
@@ -91,12 +92,12 @@ def test_groups_are_aggregated_by_a_named_rule() -> None:
     units = ab.Units.from_arrays(images, ids=["a", "b", "b", "b", "c", "c"], group=True)
     scores = np.array([[5.0, 1, 2, 6, -1, -3]])
     for rule, expected in (("max", [5, 6, -1]), ("sum", [5, 9, -4]), ("mean", [5, 3, -2])):
-        np.testing.assert_array_equal(attribution.per_unit(scores, units, rule), [expected])
-    np.testing.assert_array_equal(attribution.per_unit(scores[:, :3], units, "sum"), scores[:, :3])
+        np.testing.assert_array_equal(per_unit(scores, units, rule), [expected])
+    np.testing.assert_array_equal(per_unit(scores[:, :3], units, "sum"), scores[:, :3])
     with pytest.raises(SettingsError, match="max, sum, mean"):
-        attribution.per_unit(scores, units, "median")
+        per_unit(scores, units, "median")
     with pytest.raises(DataError, match="6 images or 3 units"):
-        attribution.per_unit(scores[:, :4], units)
+        per_unit(scores[:, :4], units)
 
 
 def test_pictures_of_a_universe(ideal: ab.Universe) -> None:

@@ -9,7 +9,6 @@ for a reader. A block after an HTML comment `<!-- not run: reason -->` is left o
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shlex
@@ -306,40 +305,6 @@ def test_snippets_run(document: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("document", markdown_files(), ids=named)
 def test_links_lead_somewhere(document: Path) -> None:
     assert broken_links(document, ROOT) == []
-
-
-def rooms() -> list[str]:
-    """The modules of CONTRIBUTING.md's table, top to bottom, and left to right in a row."""
-    rows = re.findall(r"^\| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
-    return [name for row in rows for name in re.findall(r"`(\w+)(?:\.py|/)`", row)]
-
-
-def imported_rooms(path: Path) -> set[str]:
-    """The package's modules that a module imports by name, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            package = path.relative_to(ROOT / "src").parent.parts
-            base = [*package[: len(package) - node.level + 1]] if node.level else []
-            module = [*base, *(node.module or "").split(".")]
-            names = [module] if node.module else [[*base, alias.name] for alias in node.names]
-            found |= {name[1] for name in names if name[0] == "ablatable" and len(name) > 1}
-    return found
-
-
-def test_the_house_is_laid_out_as_described() -> None:
-    package = ROOT / "src" / "ablatable"
-    modules = {path.stem for path in package.glob("*.py") if not path.stem.startswith("__")} - {"_version"}
-    packages = {path.parent.name for path in package.glob("*/*.py")}
-    listed = rooms()
-    assert len(listed) == len(set(listed))
-    unlisted, gone = (modules | packages) - set(listed), set(listed) - (modules | packages)
-    assert not unlisted, f"CONTRIBUTING.md's table lacks a row for: {', '.join(sorted(unlisted))}"
-    assert not gone, f"CONTRIBUTING.md's table has rows for what is not there: {', '.join(sorted(gone))}"
-    for place, room in enumerate(listed):
-        sources = [package / f"{room}.py"] if room in modules else list((package / room).rglob("*.py"))
-        below = set().union(*map(imported_rooms, sources)).intersection(listed[place + 1 :])
-        assert not below, f"{room} imports from below itself: {', '.join(sorted(below))}"
 
 
 # --- the machinery itself, on documents small enough to know by heart ---------------------------------------

@@ -140,7 +140,7 @@ class _Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", f"from ablatable.workers import serve; serve({theirs.fileno()})"],
+                [sys.executable, "-c", f"from ablatable._runtime.workers import serve; serve({theirs.fileno()})"],
                 env={**os.environ, **THREADS, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 stdin=subprocess.PIPE,  # never written to: it closes when we die, however we die
                 pass_fds=[theirs.fileno()],
