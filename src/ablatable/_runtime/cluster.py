@@ -31,31 +31,6 @@ KEPT_SECONDS = 7 * 24 * 3600  # how long a node keeps its copy of a run after th
 POLL_SECONDS = 0.5  # how often the driver looks for what is finished, and for events
 
 
-def pool(function: Callable, workers: Workers, *, device: str, run: Path | None = None) -> Pool | RayPool:
-    """Workers for one function, where `workers` says; `device` and `run` as for `RayPool`."""
-    if isinstance(workers, str):
-        return RayPool(function, _address(workers), run=run, device=device)
-    return Pool(function, default_workers() if workers is None else workers)
-
-
-def device_for(workers: Workers, device: str) -> str:
-    """The device that tasks are given: looked for on this machine, or left to the cluster.
-
-    Raises `SettingsError` for a device or for workers that there cannot be; called before anything is written.
-    """
-    if isinstance(workers, str):
-        _address(workers)
-        return device
-    return resolve_device(device)
-
-
-def _address(workers: str) -> str:
-    kind, _, address = workers.partition(":")
-    if kind != "ray":
-        raise SettingsError(f"workers are a number, or a Ray cluster as in 'ray:auto', and not '{workers}'")
-    return address or "auto"
-
-
 class RayPool:
     """Workers for one function: as many tasks at once as the cluster has CPUs (or GPUs) for.
 

@@ -20,9 +20,6 @@ from typing import Any
 
 from ..errors import AblatableError, WorkerError
 
-Workers = int | str | None
-"""How many local processes (None = one per core, 0 = in this process), or a Ray cluster: "ray:" and its address."""
-
 OnEvent = Callable[[int, dict], None]
 
 ATTEMPTS = 3  # a task whose worker dies is given to a fresh worker this often

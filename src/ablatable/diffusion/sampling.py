@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._runtime.rng import generator
+from ..data.images import check_threshold
 from ..errors import SettingsError
 from .recipe import SamplerName
 from .schedule import Schedule
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from .component import Denoiser
 
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
+PRECISIONS = (\"fp32\", \"bf16\")
 
 
 class Noise(Protocol):
@@ -55,13 +58,51 @@ Step = Callable[[Tensor, int, Tensor, Tensor], Tensor]
 """(predicted noise, t, x_t, this step's noise) -> the next x."""
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn: everything but the model and the noise.
+
+    Attributes:
+        sampler: `ddpm` (ancestral, fixed-small variance, no clipping of x_0; with fewer steps than the schedule, its
+            strided form t = k T/steps), `ddim` (deterministic), or `dpmsolver++` (second order, multistep).
+        steps: sampling steps; each is one forward pass of every component.
+        precision: `fp32`, or `bf16` for forward passes in bfloat16 (sums and samplers stay in float32).
+        compiled: let `torch.compile` fuse the forward passes; needs a C++ compiler.
+        threshold: deliver images in pure black and white: 8-bit levels from this one (1 to 255) up become white.
+
+    Raises:
+        SettingsError: there is no such sampler or precision, or a number is out of range.
+    """
+
+    sampler: str = "ddpm"
+    steps: int = 50
+    precision: str = "fp32"
+    compiled: bool = False
+    threshold: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise SettingsError(f"no sampler '{self.sampler}'; there are {', '.join(SAMPLERS)}")
+        if self.precision not in PRECISIONS:
+            raise SettingsError(f"no precision '{self.precision}'; there are {', '.join(PRECISIONS)}")
+        if self.steps < 1:
+            raise SettingsError(f"{self.steps} sampling steps; give 1 or more")
+        check_threshold(self.threshold)
+
+    def check(self, schedule: Schedule) -> None:
+        """Raise `SettingsError` unless the sampler can take so many steps with this noise schedule."""
+        # dpmsolver++ spreads its steps over 0 .. T-1 with both ends, so T of them would visit a timestep twice
+        most = max(1, schedule.train_steps - 1) if self.sampler == "dpmsolver++" else schedule.train_steps
+        if self.steps > most:
+            raise SettingsError(f"{self.steps} sampling steps; with this schedule {self.sampler} takes 1 to {most}")
+
+
 def sample(
     denoiser: Denoiser,
     noise: Noise,
     *,
     schedule: Schedule | None = None,
-    sampler: str = "ddpm",
-    steps: int = 50,
+    sampling: Sampling | None = None,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Tensor:
     """Draw pictures: follow `denoiser` from `noise[0]` down to t = 0.
@@ -69,9 +110,8 @@ def sample(
     Args:
         denoiser: maps (x_t (B, C, H, W), t) to the predicted noise.
         noise: the trajectories; `noise[k]` is asked for only by samplers that add noise.
-        sampler: `ddpm` (ancestral, fixed-small variance, no clipping of x_0; with fewer steps than the schedule, its
-            strided form t = k T/steps), `ddim` (deterministic), or `dpmsolver++` (second order, multistep).
-        steps: number of denoiser calls.
+        schedule: the noise schedule that the denoiser was trained with; None = the default one.
+        sampling: the sampler and its number of steps, which is the number of denoiser calls.
         on_step: called with the number of steps done.
 
     Returns:
@@ -80,18 +120,20 @@ def sample(
     Raises:
         SettingsError: unknown sampler, or more steps than the schedule has.
     """
-    timesteps, step_from = make_sampler(sampler, schedule or Schedule(), steps)
+    sampling = sampling or Sampling()
+    timesteps, step_from = make_sampler(sampling, schedule or Schedule())
     x = noise[0]
     for number, t in enumerate(timesteps, start=1):
-        z = noise[number] if sampler == "ddpm" else x  # the others add none
+        z = noise[number] if sampling.sampler == "ddpm" else x  # the others add none
         x = step_from(denoiser(x, t), t, x, z)
         on_step(number)
     return x
 
 
-def make_sampler(sampler: str, schedule: Schedule, steps: int) -> tuple[list[int], Step]:
+def make_sampler(sampling: Sampling, schedule: Schedule) -> tuple[list[int], Step]:
     """The timesteps a sampler visits, highest first, and its step, both by a diffusers scheduler."""
-    check_sampler(sampler, schedule, steps)
+    sampling.check(schedule)
+    sampler, steps = sampling.sampler, sampling.steps
     betas = {
         "num_train_timesteps": schedule.train_steps,
         "beta_start": schedule.beta_start,
@@ -117,16 +159,6 @@ def make_sampler(sampler: str, schedule: Schedule, steps: int) -> tuple[list[int
         return scheduler.step(predicted, t, x, **options)[0]
 
     return [int(t) for t in scheduler.timesteps], step_from
-
-
-def check_sampler(sampler: str, schedule: Schedule, steps: int) -> None:
-    """Raise `SettingsError` unless `sample` could be called so."""
-    if sampler not in SAMPLERS:
-        raise SettingsError(f"no sampler '{sampler}'; there are {', '.join(SAMPLERS)}")
-    # dpmsolver++ spreads its steps over 0 .. T-1 with both ends, so T of them would visit a timestep twice
-    most = max(1, schedule.train_steps - 1) if sampler == "dpmsolver++" else schedule.train_steps
-    if not 1 <= steps <= most:
-        raise SettingsError(f"{steps} sampling steps; with this schedule {sampler} takes 1 to {most}")
 
 
 def parse_seeds(text: str | Sequence[int]) -> list[int]:

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._runtime.cluster import device_for, pool
+from .._runtime.execution import Execution
 from .._runtime.files import file_hash, json_hash, move_folder_into_place, read_json, sweep, write_atomic, write_json
 from .._runtime.lock import LOCK_FILES, exclusive
 from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings, environment
-from .._runtime.workers import Workers
 from ..codes.code import Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe
@@ -38,10 +37,8 @@ def train(
     *,
     out: str | Path,
     seed: int = 0,
-    workers: Workers = None,
-    device: str = "auto",
+    execution: Execution = Execution(),
     overwrite: bool = False,
-    quiet: bool = False,
     reuse: Run | None = None,
 ) -> Run:
     """Train an ablatable ensemble: every component on its own split, in parallel, resumably.
@@ -52,11 +49,8 @@ def train(
         recipe: what to build and how to train it, see `preset`.
         out: the run's folder. If it holds the same run, unfinished, training goes on; if complete, nothing is done.
         seed: the ensemble seed; all of the training's randomness follows from it.
-        workers: processes (each single-threaded); None = one per core; 0 = in this process; `ray:ADDRESS`, a cluster,
-            whose nodes all reach `out`.
-        device: `auto`, `cpu`, `cuda` or `cuda:k`.
-        overwrite: start anew over what is there.
-        quiet: no progress display.
+        execution: how to run the work. A cluster's nodes must all be able to reach `out`.
+        overwrite: replace the run that is there.
         reuse: a run whose components are copied instead of trained, each only if its training record says that it was
             made from exactly what this one would be: the same split, recipe, number and seed.
 
@@ -75,10 +69,8 @@ def train(
         present=range(code.components),
         out=out,
         seed=seed,
-        workers=workers,
-        device=device,
+        execution=execution,
         overwrite=overwrite,
-        quiet=quiet,
         reuse=reuse,
     )
 
@@ -91,14 +83,12 @@ def make_run(
     present: Sequence[int],
     out: str | Path,
     seed: int,
-    workers: Workers,
-    device: str,
+    execution: Execution,
     overwrite: bool = False,
-    quiet: bool = False,
     reuse: Run | None = None,
 ) -> Run:
     """As `train`, for a run that has only the components `present` of its design; none may train on nothing."""
-    path, device = Path(out), device_for(workers, device)
+    path, execution = Path(out), execution.resolved()
     if len(units) != code.units:
         raise SettingsError(
             f"{len(units)} units but {code.units} codewords; make the code for as many units as there are"
@@ -120,13 +110,13 @@ def make_run(
         _open_for_training(path, settings, units, code, overwrite)
         if not (path / "ensemble.json").exists():
             _remove_damaged(path, recipe.component.kind)
-        tasks = [task_of(units, code, recipe, seed, number, path, device) for number in present]
+        tasks = [task_of(units, code, recipe, seed, number, path, execution.device) for number in present]
         if reuse is not None:
             for task in tasks:
                 _take_over(task, reuse)
         missing = [task for task in tasks if not task.folder.exists()]
         if missing:
-            _train_components(path, missing, len(tasks), workers, quiet)
+            _train_components(path, missing, len(tasks), execution)
         if not (path / "ensemble.json").exists():
             write_json(path / "ensemble.json", _manifest(path, settings))
     return Run(path)
@@ -189,13 +179,13 @@ def _remove_damaged(path: Path, kind: str) -> None:
             shutil.rmtree(folder)
 
 
-def _train_components(path: Path, tasks: list[TrainTask], of: int, workers: Workers, quiet: bool) -> None:
+def _train_components(path: Path, tasks: list[TrainTask], of: int, execution: Execution) -> None:
     """Train what is missing of a run of `of` components."""
     from .component_training import train_component
 
     recipe = tasks[0].recipe
     steps = recipe.training.steps if recipe.component.kind == "unet" else 1
-    with Display(f"training {of} components", of * steps, done=(of - len(tasks)) * steps, quiet=quiet) as display:
+    with Display(f"training {of} components", of * steps, done=(of - len(tasks)) * steps, quiet=execution.quiet) as display:
         began, images = time.monotonic(), dict.fromkeys(range(len(tasks)), 0)
 
         def on_event(number: int, event: dict) -> None:
@@ -210,7 +200,7 @@ def _train_components(path: Path, tasks: list[TrainTask], of: int, workers: Work
                 f"step {event['step']}/{steps} loss {event['loss']:.4f}",
             )
 
-        with pool(train_component, workers, device=tasks[0].device) as workforce:
+        with execution.pool(train_component) as workforce:
             for number, _ in workforce.run(tasks, on_event):
                 display.finish(number, steps)
     seconds = time.monotonic() - began
@@ -220,8 +210,8 @@ def _train_components(path: Path, tasks: list[TrainTask], of: int, workers: Work
         components=[task.component for task in tasks],
         seconds=round(seconds, 1),
         images_per_second=round(sum(images.values()) / seconds, 1),
-        workers=workers,
-        device=tasks[0].device,
+        workers=execution.workers if execution.ray is None else f"ray:{execution.ray}",
+        device=execution.device,
     )
 
 

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._runtime.cluster import device_for, pool
+from .._runtime.execution import Execution
 from .._runtime.lock import exclusive
 from .._runtime.progress import Display
-from .._runtime.workers import Workers
 from ..codes.code import Code
 from ..data.images import check_threshold, delivered
 from ..errors import CodeError, SettingsError
@@ -60,8 +59,7 @@ def draw(
     *,
     shape: tuple[int, int, int],
     schedule: Schedule,
-    sampler: str,
-    steps: int,
+    sampling: Sampling,
     device: str = "cpu",
     on_step: Callable[[int], None] = lambda step: None,
 ) -> np.ndarray:
@@ -92,7 +90,7 @@ def draw(
         return ablated.shared(x[: len(seeds)], t)
 
     with torch.inference_mode():
-        x = sample(denoiser, noise, schedule=schedule, sampler=sampler, steps=steps, on_step=on_step)
+        x = sample(denoiser, noise, schedule=schedule, sampling=sampling, on_step=on_step)
     pictures = np.moveaxis(to_images(x.cpu()), -1, -3)
     return pictures.reshape(len(ablations), len(seeds), *shape)
 
@@ -146,8 +144,7 @@ def compute_block(task: BlockTask, report: Callable[[dict], None]) -> None:
                 settings.seeds[slice(*piece.samples)],
                 shape=settings.shape,
                 schedule=run.recipe.schedule,
-                sampler=settings.sampler,
-                steps=settings.steps,
+                sampling=settings.sampling,
                 device=task.device,
                 on_step=on_step,
             )
@@ -163,17 +160,10 @@ def enumerate_universe(
     *,
     out: str | Path,
     units: Iterable[str] | None = None,
-    sampler: str = "ddpm",
-    steps: int = 50,
+    sampling: Sampling = Sampling(),
     spares: int = 0,
-    threshold: int | None = None,
-    precision: str = "fp32",
-    compiled: bool = False,
-    workers: Workers = None,
-    device: str = "auto",
-    max_resident: int | None = None,
+    execution: Execution = Execution(),
     overwrite: bool = False,
-    quiet: bool = False,
 ) -> Universe:
     """Draw factual samples and the counterfactual of every unit; each distinct ablation is computed once.
 
@@ -183,20 +173,10 @@ def enumerate_universe(
         out: the universe's folder or object-store URL. If it holds this universe, unfinished or with fewer seeds,
             units or spares, only what is missing or damaged is computed.
         units: ids of the units to remove, one at a time; None = all. The universe then knows only these.
-        sampler: `ddpm`, `ddim` or `dpmsolver++`.
-        steps: sampling steps.
+        sampling: how to draw; see `precision_error` for what `bf16` changes.
         spares: how many spare codewords to ablate as well: the null distribution of losing as many components.
-        threshold: deliver pictures in pure black and white: 8-bit levels from this one (1 to 255) up are white.
-        precision: `fp32`, or `bf16` for forward passes in bfloat16; see `precision_error` for what that changes.
-        compiled: let `torch.compile` fuse the forward passes: sooner, after half a minute or more of compiling in each
-            worker; needs a C++ compiler.
-        workers: processes (each single-threaded); None = one per core; 0 = in this process; `ray:ADDRESS`, a cluster,
-            whose nodes all reach `out`.
-        device: `auto`, `cpu`, `cuda` or `cuda:k`.
-        max_resident: how many components a worker keeps in memory; None = all. The others are read when they are
-            needed, once a step. Pictures do not depend on it.
-        overwrite: start anew over what is there.
-        quiet: no progress display.
+        execution: how to run the work. A cluster's nodes must all be able to reach `out`.
+        overwrite: replace the universe that is there.
 
     Raises:
         SettingsError: impossible settings, or `out` was made with others (both values are named).
@@ -205,20 +185,13 @@ def enumerate_universe(
     """
     from ..diffusion.sampling import check_sampler, parse_seeds
 
-    opened, device = Run(run), device_for(workers, device)
-    if max_resident is not None and max_resident < 1:
-        raise SettingsError(f"max_resident is {max_resident}; a worker needs at least 1 component in memory")
-    check_sampler(sampler, opened.recipe.schedule, steps)
+    opened, execution = Run(run), execution.resolved()
     settings = plan_universe(
         opened,
         parse_seeds(list(seeds)),
         units=units,
-        sampler=sampler,
-        steps=steps,
+        sampling=sampling,
         spares=spares,
-        threshold=threshold,
-        precision=precision,
-        compiled=compiled,
     )
     with exclusive(out, "universe"):
         universe = Universe.begin(out, settings, opened.units, overwrite=overwrite)
@@ -226,10 +199,9 @@ def enumerate_universe(
         if todo:
             folder = str(Path(run).resolve())
             place = str(out) if "://" in str(out) else str(Path(out).resolve())
-            tasks = [BlockTask(folder, opened.digest, place, block, device, max_resident) for block in todo]
-            _compute(
-                universe, tasks, workers, quiet, compilable=opened.recipe.component.kind == "unet" and device == "cpu"
-            )
+            tasks = [BlockTask(folder, opened.digest, place, block, execution.device, execution.max_resident) for block in todo]
+            compilable = opened.recipe.component.kind == "unet" and execution.device == "cpu"
+            _compute(universe, tasks, execution, compilable=compilable)
     return Universe.open(out)
 
 
@@ -238,20 +210,14 @@ def plan_universe(
     seeds: list[int],
     *,
     units: Iterable[str] | None = None,
-    sampler: str,
-    steps: int,
+    sampling: Sampling,
     spares: int = 0,
-    threshold: int | None = None,
-    precision: str = "fp32",
-    compiled: bool = False,
 ) -> UniverseSettings:
     """What a universe of a run is to hold, before anything is computed."""
-    check_threshold(threshold)
-    if precision not in BATCH:
-        raise SettingsError(f"no precision '{precision}'; there are {', '.join(BATCH)}")
-    if (precision != "fp32" or compiled) and run.recipe.component.kind == "ideal":
+    sampling.check(run.recipe.schedule)
+    if (sampling.precision != "fp32" or sampling.compiled) and run.recipe.component.kind == "ideal":
         raise SettingsError("ideal components are computed as their recipe says; leave --precision and --compile out")
-    if compiled and not has_compiler():
+    if sampling.compiled and not has_compiler():
         raise SettingsError("--compile needs a C++ compiler and finds none; install g++, or leave it out")
     rows = run.rows(list(dict.fromkeys(units))) if units is not None else list(range(len(run.ids)))
     if not rows:
@@ -271,12 +237,12 @@ def plan_universe(
         run_sha256=run.digest,
         shape=run.shape,
         components=run.code.components,
-        sampler=sampler,
-        steps=steps,
-        threshold=threshold,
-        precision=precision,
-        compiled=compiled,
-        batch=BATCH[precision],
+        sampler=sampling.sampler,
+        steps=sampling.steps,
+        threshold=sampling.threshold,
+        precision=sampling.precision,
+        compiled=sampling.compiled,
+        batch=BATCH[sampling.precision],
         block=(-(-len(words) // pieces), block_samples),  # even pieces, so that workers finish together
         seeds=tuple(seeds),
         units=tuple(run.ids[row] for row in rows),
@@ -287,7 +253,7 @@ def plan_universe(
     )
 
 
-def _compute(universe: Universe, tasks: list[BlockTask], workers: Workers, quiet: bool, *, compilable: bool) -> None:
+def _compute(universe: Universe, tasks: list[BlockTask], execution: Execution, *, compilable: bool) -> None:
     """Factual blocks first: the others' distances are measured from them."""
     total = sum(block.rows for block in universe.blocks())
     done, drawn = total - sum(task.block.rows for task in tasks), 0
@@ -295,8 +261,8 @@ def _compute(universe: Universe, tasks: list[BlockTask], workers: Workers, quiet
     undecided = compilable and not universe.settings.compiled and has_compiler()
     title = f"drawing {len(universe.settings.words)} ablations of {len(universe.seeds)} samples"
     with (
-        pool(compute_block, workers, device=tasks[0].device, run=Path(tasks[0].run)) as workforce,
-        Display(title, total, done=done, quiet=quiet) as display,
+        execution.pool(compute_block, run=Path(tasks[0].run)) as workforce,
+        Display(title, total, done=done, quiet=execution.quiet) as display,
     ):
         for stage in ([t for t in tasks if t.block.ablations is None], [t for t in tasks if t.block.ablations]):
 

@@ -62,6 +62,11 @@ class UniverseSettings(BaseModel):
     spares: tuple[int, ...] = ()  # rows of `words` that are no unit's
 
     @property
+    def sampling(self) -> Sampling:
+        """How its samples were drawn."""
+        return Sampling(self.sampler, self.steps, self.precision, self.compiled, self.threshold)
+
+    @property
     def imported(self) -> bool:
         """Whether it came from a file (see `ctf`): then it has no run, no codewords and no noise on record."""
         return self.components == 0

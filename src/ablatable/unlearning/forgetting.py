@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._runtime.execution import HERE
 from ..codes.code import Code
 from ..codes.removal_budget import Budget, budget_of
 from ..data.units import Units
@@ -106,10 +107,8 @@ def forget(
         present=removal.survivors,
         out=out,
         seed=old.seed,
-        workers=0,
-        device="cpu",
+        execution=HERE,
         overwrite=overwrite,
-        quiet=True,
         reuse=old,
     )
     path = out / certificates.NAME

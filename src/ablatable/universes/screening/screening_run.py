@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..._runtime.cluster import device_for, pool
+from ..._runtime.execution import Execution
 from ..._runtime.lock import exclusive
 from ..._runtime.progress import Display
-from ..._runtime.workers import Workers, chunks
+from ..._runtime.workers import chunks
 from ...codes.code import Code
 from ...errors import SettingsError
 from ...runs.run import Run
@@ -110,16 +110,10 @@ def screen_universe(
     top: int = 1,
     sure: float = SURE,
     units: Iterable[str] | None = None,
-    sampler: str = "ddpm",
-    steps: int = 50,
+    sampling: Sampling = Sampling(),
     spares: int = 0,
-    precision: str = "fp32",
-    compiled: bool = False,
-    workers: Workers = None,
-    device: str = "auto",
-    max_resident: int | None = None,
+    execution: Execution = Execution(),
     overwrite: bool = False,
-    quiet: bool = False,
 ) -> Screen:
     """Search the landscapes of some samples for the units that move them most.
 
@@ -131,8 +125,8 @@ def screen_universe(
         share: of the units' distinct ablations, drawn of each sample at most; above 0, at most 1.
         top: how many of the farthest units are looked for; 1 is the radius.
         sure: of each sample, drawing stops when the chance of having found them is as large; 1 draws all of `share`.
-        units, sampler, steps, spares, precision, compiled, workers, device, max_resident, overwrite, quiet: as
-            `landscape.enumerate_universe` takes them. The spares' ablations are all drawn.
+        units, sampling, spares, execution, overwrite: as `enumerate_universe` takes them, without a threshold. The
+            spares' ablations are all drawn.
 
     Raises:
         SettingsError: impossible settings, or `out` was made with others (both values are named).
@@ -141,19 +135,17 @@ def screen_universe(
     """
     from ...diffusion.sampling import check_sampler, parse_seeds
 
-    opened, device = Run(run), device_for(workers, device)
-    check_sampler(sampler, opened.recipe.schedule, steps)
+    opened, execution = Run(run), execution.resolved()
+    if sampling.threshold is not None:
+        raise SettingsError("screening takes changes to be smooth, which black and white is not; leave the threshold out")
     if top < 1 or not 0 < sure <= 1:
         raise SettingsError(f"top {top}, sure {sure:g}: look for 1 unit or more, with a chance above 0 and up to 1")
     universe = plan_universe(
         opened,
         parse_seeds(list(seeds)),
         units=units,
-        sampler=sampler,
-        steps=steps,
+        sampling=sampling,
         spares=spares,
-        precision=precision,
-        compiled=compiled,
     )
     most_drawn(share, len(np.unique(universe.ablation)), spares, universe.components)
     settings = ScreenSettings(universe=universe, share=share, top=top, sure=sure)
@@ -163,17 +155,17 @@ def screen_universe(
         if missing:
             place = str(out) if "://" in str(out) else str(Path(out).resolve())
             folder = str(Path(run).resolve())
-            tasks = [ScreenTask(folder, opened.digest, place, seed, device, max_resident) for seed in missing]
-            _compute(found, tasks, workers, quiet)
+            tasks = [ScreenTask(folder, opened.digest, place, seed, execution.device, execution.max_resident) for seed in missing]
+            _compute(found, tasks, execution)
     return Screen.open(out)
 
 
-def _compute(found: Screen, tasks: list[ScreenTask], workers: Workers, quiet: bool) -> None:
+def _compute(found: Screen, tasks: list[ScreenTask], execution: Execution) -> None:
     total = len(found.seeds)
     title = f"screening {len(found.units)} units of {total} samples"
     with (
-        pool(screen_sample, workers, device=tasks[0].device, run=Path(tasks[0].run)) as workforce,
-        Display(title, total, done=total - len(tasks), quiet=quiet) as display,
+        execution.pool(screen_sample, run=Path(tasks[0].run)) as workforce,
+        Display(title, total, done=total - len(tasks), quiet=execution.quiet) as display,
     ):
 
         def on_event(number: int, event: dict) -> None:
