@@ -18,6 +18,8 @@ from pathlib import Path
 
 import matplotlib
 
+from ablatable import Execution
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,7 +34,8 @@ MEASURED = """
 import json, resource, sys, time
 began = time.perf_counter()
 import ablatable as ab
-ab.enumerate_universe(sys.argv[1], range(int(sys.argv[2])), out=sys.argv[3], steps=int(sys.argv[4]), quiet=True)
+ab.enumerate_universe(sys.argv[1], range(int(sys.argv[2])), out=sys.argv[3], sampling=ab.Sampling(steps=int(sys.argv[4])),
+                      execution=ab.Execution(quiet=True))
 peak = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 print(json.dumps({"seconds": time.perf_counter() - began, "parent_mib": peak[0], "worker_mib": peak[1]}))
 """
@@ -43,7 +46,7 @@ def measure(units: int, samples: int, components: int, folder: Path) -> dict[str
     name = f"{units}-{samples}-{components}"
     data = ab.Units.digits(units, size=SIDE)
     code = ab.Code.balanced(units=units, components=components, seed=0)
-    run = ab.train(data, code, ab.preset("tiny", steps=1), out=folder / name, quiet=True)
+    run = ab.train(data, code, ab.preset("tiny", steps=1), out=folder / name, execution=Execution(quiet=True))
     command = [sys.executable, "-c", MEASURED, str(run.path), str(samples), str(folder / f"{name}.zarr"), str(STEPS)]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     told["passes"] = units * samples * STEPS * components / 2

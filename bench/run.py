@@ -20,6 +20,7 @@ from baseline import plain_training, plain_universe
 from diffusers import UNet2DModel
 
 import ablatable as ab
+from ablatable import Execution, Sampling
 from ablatable._runtime.provenance import environment
 from ablatable._runtime.workers import default_workers
 from ablatable.data.units import to_model
@@ -52,7 +53,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         units = ab.Units.digits(args.units, size=SIDE)
         code = ab.Code.balanced(units=args.units, components=COMPONENTS, seed=0)
-        run = ab.train(units, code, ab.preset("small", steps=1), out=Path(folder) / "run", quiet=True)
+        run = ab.train(
+            units, code, ab.preset("small", steps=1), out=Path(folder) / "run", execution=Execution(quiet=True)
+        )
         components = [
             UNet2DModel.from_pretrained(run.component_folder(i), low_cpu_mem_usage=False).eval()
             for i in range(code.components)
@@ -96,11 +99,8 @@ def universe(
             run.path,
             range(samples),
             out=out,
-            steps=args.steps,
-            workers=workers,
-            precision=precision,
-            compiled=compiled,
-            quiet=True,
+            sampling=Sampling(steps=args.steps, precision=precision, compiled=compiled),
+            execution=Execution(workers=workers, quiet=True),
             units=run.ids[: args.units // 2] if name == "one-worker" else run.ids,  # half the work for one worker
         )
         ours = (time.perf_counter() - began) / (len(made.units) * samples)
@@ -142,8 +142,7 @@ def training(units: ab.Units, code: ab.Code, unet: UNet2DModel, args: argparse.N
             code,
             recipe.replace(precision=precision),
             out=folder / f"train-{precision}",
-            workers=args.workers,
-            quiet=True,
+            execution=Execution(workers=args.workers, quiet=True),
         )
         ours = args.training_steps * batch * code.components / (time.perf_counter() - began)
         found[f"training, {precision}"] = {"plain": plain, "engine": ours, "ratio": ours / plain}

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import ablatable as ab
+from ablatable import Execution, Sampling
 from ablatable._runtime.plotting import figure_png
 from ablatable._runtime.rng import generator
 from ablatable._runtime.stats import wilson
@@ -202,8 +203,8 @@ def main() -> None:
     }
     for steps in args.coarse:
         coarse = ab.enumerate_universe(
-            args.run, universe.seeds, out=f"{args.universe}-{steps}", sampler=settings.sampler, steps=steps,
-            workers=args.workers,
+            args.run, universe.seeds, out=f"{args.universe}-{steps}", sampling=Sampling(sampler=settings.sampler, steps=steps),
+            execution=Execution(workers=args.workers),
         )  # fmt: skip
         distances = np.zeros((len(words), len(samples)))
         distances[list(settings.ablation)] = coarse.distances()
@@ -211,7 +212,7 @@ def main() -> None:
             lambda sample, d=distances: d[:, sample.number], steps / settings.steps
         )
     began = time.perf_counter()
-    differentiate_universe(args.run, args.universe, workers=args.workers)
+    differentiate_universe(args.run, args.universe, execution=Execution(workers=args.workers))
     seconds = time.perf_counter() - began
     found, n = Differential(universe), words.shape[1]
     jacobians = {k: found.read(seed)[1].astype(float) for k, seed in enumerate(universe.seeds)}

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import HealthCheck, settings
 
+from ablatable import Execution, Sampling
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route, WebSocketRoute
 
@@ -150,7 +152,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
         component=UNetConfig(channels=(8, 8), norm_groups=4),
         training=TrainingConfig(steps=40, batch=4, learning_rate=4e-3),
     )
-    run = ab.train(units, code, recipe, out=tmp_path_factory.mktemp("small") / "run", workers=0, quiet=True)
+    run = ab.train(
+        units, code, recipe, out=tmp_path_factory.mktemp("small") / "run", execution=Execution(workers=0, quiet=True)
+    )
     return Small(units, code, recipe, run)
 
 
@@ -160,7 +164,14 @@ def small_universe(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Un
     import ablatable as ab
 
     out = tmp_path_factory.mktemp("universe") / "u.zarr"
-    return ab.enumerate_universe(small.run.path, [5, 0, 9], out=out, steps=6, spares=3, workers=0, quiet=True)
+    return ab.enumerate_universe(
+        small.run.path,
+        [5, 0, 9],
+        out=out,
+        sampling=Sampling(steps=6),
+        spares=3,
+        execution=Execution(workers=0, quiet=True),
+    )
 
 
 @pytest.fixture(scope="session")

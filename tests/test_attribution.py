@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 import ablatable as ab
 import oracles
+from ablatable import Execution, Sampling
 from ablatable.attribution import evaluation as evaluate
 from ablatable.attribution import methods as attribution
 from ablatable.attribution import truth
@@ -41,10 +42,16 @@ def ideal(tmp_path_factory: pytest.TempPathFactory) -> ab.Universe:
         ab.Code.balanced(10, 6, seed=0),
         Recipe(component=IdealConfig()),
         out=out / "run",
-        workers=0,
-        quiet=True,
+        execution=Execution(workers=0, quiet=True),
     )
-    return ab.enumerate_universe(run.path, range(4), out=out / "u.zarr", steps=8, spares=10, workers=0, quiet=True)
+    return ab.enumerate_universe(
+        run.path,
+        range(4),
+        out=out / "u.zarr",
+        sampling=Sampling(steps=8),
+        spares=10,
+        execution=Execution(workers=0, quiet=True),
+    )
 
 
 def run_of(universe: ab.Universe) -> Path:
@@ -123,9 +130,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> ab.Universe:
         training=TrainingConfig(steps=20, batch=3, learning_rate=4e-3),
     )
     run = ab.train(
-        ab.Units.digits(6, size=8), ab.Code.balanced(6, 4, seed=0), recipe, out=out / "run", workers=0, quiet=True
+        ab.Units.digits(6, size=8),
+        ab.Code.balanced(6, 4, seed=0),
+        recipe,
+        out=out / "run",
+        execution=Execution(workers=0, quiet=True),
     )
-    return ab.enumerate_universe(run.path, [0, 1], out=out / "u.zarr", steps=3, workers=0, quiet=True)
+    return ab.enumerate_universe(
+        run.path, [0, 1], out=out / "u.zarr", sampling=Sampling(steps=3), execution=Execution(workers=0, quiet=True)
+    )
 
 
 def gradients_by_hand(run: ab.Run, component: int, images: np.ndarray, output: str) -> np.ndarray:
@@ -179,11 +192,15 @@ def test_gradient_methods(tiny: ab.Universe, name: str, monkeypatch: pytest.Monk
 
 def test_gradients_need_the_run_and_weights(tiny: ab.Universe, ideal: ab.Universe, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--run"):
-        evaluate.evaluate(tiny, ["trak"], out=tmp_path / "a", workers=0, quiet=True)
+        evaluate.evaluate(tiny, ["trak"], out=tmp_path / "a", execution=Execution(workers=0, quiet=True))
     with pytest.raises(SettingsError, match="not a universe of"):
-        evaluate.evaluate(tiny, ["trak"], out=tmp_path / "b", run=run_of(ideal), workers=0, quiet=True)
+        evaluate.evaluate(
+            tiny, ["trak"], out=tmp_path / "b", run=run_of(ideal), execution=Execution(workers=0, quiet=True)
+        )
     with pytest.raises(SettingsError, match="no weights"):
-        evaluate.evaluate(ideal, ["tracin"], out=tmp_path / "c", run=run_of(ideal), workers=0, quiet=True)
+        evaluate.evaluate(
+            ideal, ["tracin"], out=tmp_path / "c", run=run_of(ideal), execution=Execution(workers=0, quiet=True)
+        )
 
 
 # --- scores in files ---
@@ -257,7 +274,7 @@ def test_false_attribution_by_hand(ideal: ab.Universe, tmp_path: Path) -> None:
         return lambda pictures: np.eye(10)[np.full(len(pictures.images), 3)]
 
     methods = {"euclidean": attribution.METHODS["euclidean"], "third": Method(always_the_third)}
-    found = evaluate.evaluate(ideal, methods, out=tmp_path / "e", workers=0, quiet=True)
+    found = evaluate.evaluate(ideal, methods, out=tmp_path / "e", execution=Execution(workers=0, quiet=True))
     p = q = 0
     for sample in range(4):
         named = nearest(ideal.factual[sample])
@@ -276,7 +293,9 @@ def test_scores_that_are_the_truth_are_the_best(ideal: ab.Universe, tmp_path: Pa
     write_scores(path, ideal.distances().T, units=ideal.units)
     write_scores(tmp_path / "upside_down.csv", -ideal.distances().T, units=ideal.units)
     names = [str(path), str(tmp_path / "upside_down.csv")]
-    found = evaluate.evaluate(ideal, names, out=tmp_path / "e", run=run_of(ideal), workers=0, quiet=True)
+    found = evaluate.evaluate(
+        ideal, names, out=tmp_path / "e", run=run_of(ideal), execution=Execution(workers=0, quiet=True)
+    )
     for label, sign in (("oracle", 1), ("upside_down", -1)):
         one = found.results[label]["rank_distance"]
         assert one is not None and one.value == pytest.approx(sign)
@@ -338,26 +357,30 @@ def test_an_evaluation_goes_on_and_grows(ideal: ab.Universe, tmp_path: Path, mon
 
     stop, out = True, tmp_path / "e"
     with pytest.raises(KeyboardInterrupt):
-        evaluate.evaluate(ideal, {"a": counting("a"), "b": counting("b")}, out=out, quiet=True)
+        evaluate.evaluate(ideal, {"a": counting("a"), "b": counting("b")}, out=out, execution=Execution(quiet=True))
     calls.clear()
     stop = False
-    found = evaluate.evaluate(ideal, {"a": counting("a"), "b": counting("b")}, out=out, quiet=True)
+    found = evaluate.evaluate(ideal, {"a": counting("a"), "b": counting("b")}, out=out, execution=Execution(quiet=True))
     assert {(name, *samples) for name, samples in calls} == {("b", 2, 3)}
-    whole = evaluate.evaluate(ideal, ["euclidean"], out=tmp_path / "w", workers=0, quiet=True)
+    whole = evaluate.evaluate(ideal, ["euclidean"], out=tmp_path / "w", execution=Execution(workers=0, quiet=True))
     assert found.results["a"]["far"] == found.results["b"]["far"] == whole.results["euclidean"]["far"]
 
     calls.clear()
     piece = next((out / "pieces" / "a").glob("*.json"))
     piece.write_text(piece.read_text().replace("1", "2", 1))  # damaged: not believed
-    evaluate.evaluate(ideal, {"a": counting("a")}, out=out, quiet=True)
+    evaluate.evaluate(ideal, {"a": counting("a")}, out=out, execution=Execution(quiet=True))
     assert calls
     with pytest.raises(SettingsError, match="rule: max there, mean asked for"):
-        evaluate.evaluate(ideal, {"a": counting("a")}, out=out, rule="mean", quiet=True)
+        evaluate.evaluate(ideal, {"a": counting("a")}, out=out, rule="mean", execution=Execution(quiet=True))
 
 
 def test_workers_give_the_same(ideal: ab.Universe, tmp_path: Path) -> None:
-    here = evaluate.evaluate(ideal, ["random", "euclidean"], out=tmp_path / "a", workers=0, quiet=True)
-    there = evaluate.evaluate(ideal, ["random", "euclidean"], out=tmp_path / "b", workers=1, quiet=True)
+    here = evaluate.evaluate(
+        ideal, ["random", "euclidean"], out=tmp_path / "a", execution=Execution(workers=0, quiet=True)
+    )
+    there = evaluate.evaluate(
+        ideal, ["random", "euclidean"], out=tmp_path / "b", execution=Execution(workers=1, quiet=True)
+    )
     tables = [found.table().drop("seconds", "seconds_once") for found in (here, there)]
     assert tables[0].equals(tables[1])
 
@@ -369,12 +392,18 @@ def test_groups_of_images(tmp_path: Path) -> None:
     owner = np.repeat([f"owner-{k}" for k in range(6)], sizes)
     units = ab.Units.from_arrays(digits.images, ids=list(owner), group=True)
     recipe, code = Recipe(component=IdealConfig()), ab.Code.balanced(6, 4, seed=0)
-    run = ab.train(units, code, recipe, out=tmp_path / "run", workers=0, quiet=True)
-    universe = ab.enumerate_universe(run.path, [0, 1], out=tmp_path / "u", steps=5, workers=0, quiet=True)
+    run = ab.train(units, code, recipe, out=tmp_path / "run", execution=Execution(workers=0, quiet=True))
+    universe = ab.enumerate_universe(
+        run.path, [0, 1], out=tmp_path / "u", sampling=Sampling(steps=5), execution=Execution(workers=0, quiet=True)
+    )
     named = {}
     for rule in ("max", "mean"):
         found = evaluate.evaluate(
-            universe, ["euclidean", "random"], out=tmp_path / rule, rule=rule, workers=0, quiet=True
+            universe,
+            ["euclidean", "random"],
+            out=tmp_path / rule,
+            rule=rule,
+            execution=Execution(workers=0, quiet=True),
         )
         scores = found.scored["euclidean"].scores
         assert scores.shape == (2, 6)
@@ -392,20 +421,20 @@ def test_an_imported_universe_is_evaluated(ideal: ab.Universe, tmp_path: Path) -
     from ablatable.universes import ctf
 
     back = ctf.import_ctf(ctf.export_ctf(ideal, tmp_path / "a.ctf", quiet=True), tmp_path / "u", quiet=True)
-    found = evaluate.evaluate(back, ["euclidean"], out=tmp_path / "e", workers=0, quiet=True)
-    whole = evaluate.evaluate(ideal, ["euclidean"], out=tmp_path / "w", workers=0, quiet=True)
+    found = evaluate.evaluate(back, ["euclidean"], out=tmp_path / "e", execution=Execution(workers=0, quiet=True))
+    whole = evaluate.evaluate(ideal, ["euclidean"], out=tmp_path / "w", execution=Execution(workers=0, quiet=True))
     assert found.results["euclidean"]["rank_distance"] == whole.results["euclidean"]["rank_distance"]
     assert found.results["euclidean"]["far"] == whole.results["euclidean"]["far"]
     assert found.results["euclidean"]["lds_loss"] is None and "no run" in found.why["lds_loss"]
     follows = Method(lambda training, run: lambda pictures: np.zeros((1, 10)), frozenset({"trajectory"}))
     with pytest.raises(SettingsError, match="none on record"):
-        evaluate.evaluate(back, {"journey": follows}, out=tmp_path / "x", quiet=True)
+        evaluate.evaluate(back, {"journey": follows}, out=tmp_path / "x", execution=Execution(quiet=True))
 
 
 def test_mistakes(ideal: ab.Universe, tmp_path: Path) -> None:
     def refused(names: list[str], reason: str, out: str = "e", **options: str) -> None:
         with pytest.raises((SettingsError, DataError), match=reason):
-            evaluate.evaluate(ideal, names, out=tmp_path / out, workers=0, quiet=True, **options)  # type: ignore[arg-type]
+            evaluate.evaluate(ideal, names, out=tmp_path / out, execution=Execution(workers=0, quiet=True), **options)  # type: ignore[arg-type]
 
     refused(["nearest"], "no attribution method 'nearest'")
     refused(["features:nothing"], "no features")
@@ -417,4 +446,4 @@ def test_mistakes(ideal: ab.Universe, tmp_path: Path) -> None:
     refused(["euclidean"], "other files", out="full")
     short = Method(lambda training, run: lambda pictures: np.zeros((len(pictures.images), 7)))
     with pytest.raises(DataError, match="10 images or 10 units"):
-        evaluate.evaluate(ideal, {"short": short}, out=tmp_path / "s", quiet=True)
+        evaluate.evaluate(ideal, {"short": short}, out=tmp_path / "s", execution=Execution(quiet=True))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import ablatable as ab
-from ablatable import cli
+from ablatable import Execution, cli
 from ablatable._runtime import merkle
 from ablatable._runtime.files import canonical_json, json_hash
 from ablatable.errors import SettingsError
@@ -82,16 +82,18 @@ def test_a_false_commitment_is_found(small, tmp_path: Path) -> None:
 
 def test_training_again_gives_the_same_bits(small) -> None:
     clean = [number for number in range(6) if not small.code.matrix[4, number]]
-    whole = audit.repeat(small.run, ["digit-0004"], clean[:2], workers=0)
+    whole = audit.repeat(small.run, ["digit-0004"], clean[:2], execution=Execution(workers=0))
     assert [(each.component, each.variant, each.steps) for each in whole.repeated] == [
         (number, variant, 40) for number in clean[:2] for variant in ("absent", "noise")
     ]
     assert whole.holds and all(each.exact for each in whole.repeated) and not whole.elsewhere
-    some = audit.repeat(small.run, ["digit-0004"], clean, steps=5, workers=0)
+    some = audit.repeat(small.run, ["digit-0004"], clean, steps=5, execution=Execution(workers=0))
     assert some.holds and {each.steps for each in some.repeated} == {4}
-    assert audit.repeat(small.run, [], [0], steps=2, workers=0).holds
+    assert audit.repeat(small.run, [], [0], steps=2, execution=Execution(workers=0)).holds
     with pytest.raises(SettingsError, match="trained on one of the units"):
-        audit.repeat(small.run, ["digit-0004"], [next(k for k in range(6) if k not in clean)], workers=0)
+        audit.repeat(
+            small.run, ["digit-0004"], [next(k for k in range(6) if k not in clean)], execution=Execution(workers=0)
+        )
 
 
 def test_another_training_is_noticed(small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +105,7 @@ def test_another_training_is_noticed(small, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(fitting, "batch_at", leaky)
     clean = [number for number in range(6) if not small.code.matrix[4, number]]
-    found = audit.repeat(small.run, ["digit-0004"], clean[:1], steps=2, workers=0)
+    found = audit.repeat(small.run, ["digit-0004"], clean[:1], steps=2, execution=Execution(workers=0))
     assert not found.holds and not any(each.exact for each in found.repeated)
 
 
@@ -118,10 +120,10 @@ def test_another_machine_is_held_to_less(small, tmp_path: Path, monkeypatch: pyt
         return x0 * scale, t, noise
 
     monkeypatch.setattr(fitting, "batch_at", perturbed)
-    found = audit.repeat(Run(run), [], [0], steps=8, workers=0)
+    found = audit.repeat(Run(run), [], [0], steps=8, execution=Execution(workers=0))
     assert found.holds and not found.repeated[0].exact and any("another" in line for line in found.elsewhere)
     scale = 1.5
-    assert not audit.repeat(Run(run), [], [0], steps=8, workers=0).holds
+    assert not audit.repeat(Run(run), [], [0], steps=8, execution=Execution(workers=0)).holds
 
 
 def test_the_command_line(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, kstest
 
 import ablatable as ab
+from ablatable import Execution, Sampling
 from ablatable.analysis.calibration import (
     RIDGE,
     STATISTICS,
@@ -153,9 +154,16 @@ def test_scores_by_hand() -> None:
 
 
 def make(tmp_path: Path, units: Units, code: Code, samples: int, spares: int) -> Universe:
-    run = ab.train(units, code, ab.preset("ideal"), out=tmp_path / "run", workers=0, quiet=True)
+    run = ab.train(units, code, ab.preset("ideal"), out=tmp_path / "run", execution=Execution(workers=0, quiet=True))
     out = tmp_path / "u.zarr"
-    return ab.enumerate_universe(run.path, range(samples), out=out, steps=12, spares=spares, workers=0, quiet=True)
+    return ab.enumerate_universe(
+        run.path,
+        range(samples),
+        out=out,
+        sampling=Sampling(steps=12),
+        spares=spares,
+        execution=Execution(workers=0, quiet=True),
+    )
 
 
 def test_calibrate_reads_a_universe(small_universe: Universe) -> None:
@@ -232,7 +240,12 @@ def null_p_values(
     for group, image, seed in zip(words, images, seeds, strict=True):
         every = np.vstack([np.zeros((1, group.shape[1]), bool), group])
         pictures = draw(
-            Ensemble(denoisers), every, [seed], shape=SHAPE, schedule=Schedule(), sampler="ddpm", steps=steps
+            Ensemble(denoisers),
+            every,
+            [seed],
+            shape=SHAPE,
+            schedule=Schedule(),
+            sampling=Sampling(sampler="ddpm", steps=steps),
         )
         vectors = pictures.reshape(len(every), -1).astype(float)
         made = Landscape(

@@ -15,6 +15,7 @@ import pytest
 
 import ablatable as ab
 import worker_tasks
+from ablatable import Execution, Sampling
 from ablatable.errors import DataError, SettingsError, WorkerError
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # before Ray is imported: it stays on the loopback address
@@ -48,7 +49,9 @@ def test_a_universe_and_a_run(cluster: Any, small, small_universe, tmp_path: Pat
     options: dict[str, Any] = {"workers": where, "quiet": True}
     ab.train(small.units, small.code, small.recipe, out=tmp_path / "run", **options)
     assert fingerprints(tmp_path / "run") == fingerprints(small.run.path)
-    ab.enumerate_universe(tmp_path / "run", SEEDS, out=tmp_path / "u", steps=STEPS, spares=SPARES, **options)
+    ab.enumerate_universe(
+        tmp_path / "run", SEEDS, out=tmp_path / "u", sampling=Sampling(steps=STEPS), spares=SPARES, **options
+    )
     assert fingerprints(tmp_path / "u") == fingerprints(Path(small_universe.url))
     for name, workers in {"s": where, "local": 0}.items():
         options = {"share": 0.75, "steps": STEPS, "spares": SPARES, "workers": workers, "quiet": True}
@@ -91,7 +94,7 @@ def test_no_cluster_there(tmp_path: Path) -> None:
         RayPool(worker_tasks.patient_square, "127.0.0.1:1")
     with pytest.raises(SettingsError, match="workers are a number"):
         units, code, out = ab.Units.digits(8, size=8), ab.Code.balanced(8, 6), tmp_path / "run"
-        ab.train(units, code, ab.preset("ideal"), out=out, workers="slurm:a")
+        ab.train(units, code, ab.preset("ideal"), out=out, execution=Execution(ray="a"))
     assert not (tmp_path / "run").exists()
 
 
@@ -100,11 +103,11 @@ def test_a_node_is_killed(cluster: Any, small, tmp_path: Path, fingerprints: Fin
     """In the middle of a universe of many blocks: Ray does its tasks again elsewhere."""
     options: dict[str, Any] = {"steps": 50, "spares": SPARES, "quiet": True}
     seeds = range(60)
-    ab.enumerate_universe(small.run.path, seeds, out=tmp_path / "local", workers=0, **options)
+    ab.enumerate_universe(small.run.path, seeds, out=tmp_path / "local", execution=Execution(workers=0), **options)
     script = (
         "import sys, ablatable as ab\n"
-        "ab.enumerate_universe(sys.argv[1], range(60), out=sys.argv[2], steps=50, spares=3, quiet=True,\n"
-        "                      workers='ray:' + sys.argv[3])\n"
+        "ab.enumerate_universe(sys.argv[1], range(60), out=sys.argv[2], sampling=ab.Sampling(steps=50), spares=3,\n"
+        "                      execution=ab.Execution(ray=sys.argv[3], quiet=True))\n"
     )
     command = [sys.executable, "-c", script, str(small.run.path), str(tmp_path / "ray"), cluster.address]
     victim = cluster.add_node(num_cpus=1, **cluster.here)

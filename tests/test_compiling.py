@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import ablatable as ab
+from ablatable import Execution, Sampling
 from ablatable.universes import compiling
 from ablatable.universes import enumeration as landscape
 from ablatable.universes.compiling import did_not_pay, would_pay
@@ -57,9 +58,11 @@ def test_said_once_while_drawing(
     run = small.run.path
     if changed.get("recipe"):
         run = tmp_path / "run"
-        ab.train(small.units, small.code, ab.preset("ideal"), out=run, workers=0, quiet=True)
+        ab.train(small.units, small.code, ab.preset("ideal"), out=run, execution=Execution(workers=0, quiet=True))
     quiet = changed.get("quiet", False)
-    ab.enumerate_universe(run, [0, 1], out=tmp_path / "u.zarr", steps=3, workers=0, quiet=quiet)
+    ab.enumerate_universe(
+        run, [0, 1], out=tmp_path / "u.zarr", sampling=Sampling(steps=3), execution=Execution(workers=0, quiet=quiet)
+    )
     captured = capsys.readouterr()
     assert captured.err.count("drawn anew with --compile") == int(said)
     assert "--compile" not in captured.out

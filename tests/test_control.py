@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 import ablatable as ab
 import oracles
+from ablatable import Execution, Sampling
 from ablatable.analysis.retraining import control, rank_correlations
 from ablatable.errors import SettingsError
 
@@ -20,7 +21,13 @@ STEPS, SEEDS = 8, [0, 3, 5]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> ab.Run:
     units, code = ab.Units.digits(10, size=8), ab.Code.balanced(units=10, components=5, seed=2)
-    return ab.train(units, code, ab.preset("ideal"), out=tmp_path_factory.mktemp("c") / "run", workers=0, quiet=True)
+    return ab.train(
+        units,
+        code,
+        ab.preset("ideal"),
+        out=tmp_path_factory.mktemp("c") / "run",
+        execution=Execution(workers=0, quiet=True),
+    )
 
 
 def drawn(splits: list[list[int]], images: np.ndarray) -> np.ndarray:
@@ -33,7 +40,14 @@ def drawn(splits: list[list[int]], images: np.ndarray) -> np.ndarray:
 
 
 def test_against_ensembles_by_hand(run: ab.Run, tmp_path: Path) -> None:
-    found = control(run.path, 3, SEEDS, out=tmp_path / "c", steps=STEPS, workers=0, quiet=True)
+    found = control(
+        run.path,
+        3,
+        SEEDS,
+        out=tmp_path / "c",
+        sampling=Sampling(steps=STEPS),
+        execution=Execution(workers=0, quiet=True),
+    )
     images, n = run.units().images, run.code.components
     splits = [run.code.split(i).tolist() for i in range(n)]
     everything = list(range(10))
@@ -62,17 +76,28 @@ def test_against_ensembles_by_hand(run: ab.Run, tmp_path: Path) -> None:
 
 def test_goes_on_and_minds_its_settings(run: ab.Run, tmp_path: Path) -> None:
     out = tmp_path / "c"
-    first = control(run.path, 2, SEEDS, out=out, steps=STEPS, workers=0, quiet=True)
+    first = control(
+        run.path, 2, SEEDS, out=out, sampling=Sampling(steps=STEPS), execution=Execution(workers=0, quiet=True)
+    )
     kept = out / "single" / "all" / "images.safetensors"
     when = kept.stat().st_mtime_ns
-    again = control(run.path, 2, SEEDS, out=out, steps=STEPS, workers=0, quiet=True)
+    again = control(
+        run.path, 2, SEEDS, out=out, sampling=Sampling(steps=STEPS), execution=Execution(workers=0, quiet=True)
+    )
     assert kept.stat().st_mtime_ns == when
     for kind, values in first.distances.items():
         np.testing.assert_array_equal(values, again.distances[kind])
     with pytest.raises(SettingsError, match="steps: 8 there, 9 asked for"):
-        control(run.path, 2, SEEDS, out=out, steps=9, workers=0, quiet=True)
+        control(run.path, 2, SEEDS, out=out, sampling=Sampling(steps=9), execution=Execution(workers=0, quiet=True))
     with pytest.raises(SettingsError, match="2 to 10 can be left out"):
-        control(run.path, 11, SEEDS, out=tmp_path / "d", steps=STEPS, workers=0, quiet=True)
+        control(
+            run.path,
+            11,
+            SEEDS,
+            out=tmp_path / "d",
+            sampling=Sampling(steps=STEPS),
+            execution=Execution(workers=0, quiet=True),
+        )
 
 
 def test_rank_correlations() -> None:

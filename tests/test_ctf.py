@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import ablatable as ab
+from ablatable import Execution, Sampling
 from ablatable.diffusion.recipe import IdealConfig, Recipe
 from ablatable.errors import AblatableError, DataError, SettingsError
 from ablatable.universes import ctf
@@ -78,8 +79,15 @@ def by_hand(units: int = 3, samples: int = 2, height: int = 4, width: int = 5, c
 def universe(tmp_path: Path, units: ab.Units, components: int = 6) -> ab.Universe:
     recipe = Recipe(component=IdealConfig())
     code = ab.Code.balanced(len(units), components, seed=1)
-    run = ab.train(units, code, recipe, out=tmp_path / "run", workers=0, quiet=True)
-    return ab.enumerate_universe(run.path, [7, 3, 11], out=tmp_path / "u", steps=3, spares=2, workers=0, quiet=True)
+    run = ab.train(units, code, recipe, out=tmp_path / "run", execution=Execution(workers=0, quiet=True))
+    return ab.enumerate_universe(
+        run.path,
+        [7, 3, 11],
+        out=tmp_path / "u",
+        sampling=Sampling(steps=3),
+        spares=2,
+        execution=Execution(workers=0, quiet=True),
+    )
 
 
 # --- both ways ---

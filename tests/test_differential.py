@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 import ablatable as ab
+from ablatable import Execution, Sampling
 from ablatable.diffusion import tangent_unet as tangent
 from ablatable.diffusion.component import IdealDenoiser, build
 from ablatable.diffusion.recipe import UNetConfig
@@ -56,7 +57,7 @@ def weighted(components: list[nn.Module], noise: Tensor, weights: Tensor, sample
         return sum(w * component(x, t) for w, component in zip(weights, components, strict=True))  # pyright: ignore
 
     with torch.no_grad():
-        return ab.sample(denoiser, noise, schedule=SCHEDULE, sampler=sampler, steps=steps)[0]
+        return ab.sample(denoiser, noise, schedule=SCHEDULE, sampling=Sampling(sampler=sampler, steps=steps))[0]
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
@@ -66,7 +67,9 @@ def test_central_differences(kind: str, sampler: str) -> None:
     components, steps = COMPONENTS[kind](), 6
     n = len(components)
     noise = ab.noise_trajectory([3], steps, (1, 8, 8)).double()
-    factual, jacobian = differentiate(components, noise, schedule=SCHEDULE, sampler=sampler, steps=steps)
+    factual, jacobian = differentiate(
+        components, noise, schedule=SCHEDULE, sampling=Sampling(sampler=sampler, steps=steps)
+    )
     even = torch.full((n,), 1 / n, dtype=torch.float64)
     torch.testing.assert_close(factual, weighted(components, noise, even, sampler, steps), rtol=1e-9, atol=1e-9)
     for i in range(n):
@@ -87,7 +90,7 @@ def test_multistep_sampler() -> None:
     """The directions have the sampler's memory of their own. diffusers keeps parts of it in float32: a looser bound."""
     components = ideals()
     noise = ab.noise_trajectory([3], 6, (1, 8, 8)).double()
-    _, jacobian = differentiate(components, noise, schedule=SCHEDULE, sampler="dpmsolver++", steps=6)
+    _, jacobian = differentiate(components, noise, schedule=SCHEDULE, sampling=Sampling(sampler="dpmsolver++", steps=6))
     even, direction = torch.full((4,), 0.25, dtype=torch.float64), torch.tensor([0.75, -0.25, -0.25, -0.25])
     ahead, back = (weighted(components, noise, even + s * direction, "dpmsolver++", 6) for s in (5e-3, -5e-3))
     expected = (ahead - back) / 1e-2
@@ -116,10 +119,10 @@ def test_sides_that_need_padding() -> None:
 
 def test_chunks_of_directions_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = ab.noise_trajectory([3], 4, (1, 8, 8)).double()
-    whole = differentiate(ideals(), noise, schedule=SCHEDULE, steps=4)[1]
+    whole = differentiate(ideals(), noise, schedule=SCHEDULE, sampling=Sampling(steps=4))[1]
     monkeypatch.setattr(differential, "DIRECTIONS", 2)
     torch.testing.assert_close(
-        differentiate(ideals(), noise, schedule=SCHEDULE, steps=4)[1], whole, rtol=1e-9, atol=1e-12
+        differentiate(ideals(), noise, schedule=SCHEDULE, sampling=Sampling(steps=4))[1], whole, rtol=1e-9, atol=1e-12
     )
 
 
@@ -160,13 +163,13 @@ def contents(universe: Universe) -> dict[str, bytes]:
 
 def test_beside_a_universe(small, universe: Universe, call) -> None:
     """Stored, resumed, whatever the workers; damage is found and only that is computed again."""
-    found = differentiate_universe(small.run.path, universe.url, workers=0, quiet=True)
+    found = differentiate_universe(small.run.path, universe.url, execution=Execution(workers=0, quiet=True))
     first = contents(universe)
     assert len(first) == 3 and check_universe(universe.url) == []
     sample, seed = 1, universe.seeds[1]
     noise = ab.noise_trajectory([seed], 6, (1, 8, 8))
     components = small.run.ensemble().components
-    factual, jacobian = differentiate(components, noise, schedule=small.run.recipe.schedule, steps=6)
+    factual, jacobian = differentiate(components, noise, schedule=small.run.recipe.schedule, sampling=Sampling(steps=6))
     np.testing.assert_allclose(found.read(seed)[1], jacobian, rtol=1e-4, atol=1e-4)
     delivered = np.rint(np.clip((factual.numpy() + 1) * 127.5, 0, 255))
     assert np.abs(delivered[0] - universe.factual[sample, ..., 0]).max() <= 1
@@ -178,7 +181,7 @@ def test_beside_a_universe(small, universe: Universe, call) -> None:
     (Path(universe.url) / "differential" / f"{universe.seeds[2]}.safetensors").unlink()
     untouched = Path(universe.url) / "differential" / f"{universe.seeds[0]}.safetensors"
     kept = untouched.stat().st_mtime_ns
-    differentiate_universe(small.run.path, universe.url, workers=1, quiet=True)
+    differentiate_universe(small.run.path, universe.url, execution=Execution(workers=1, quiet=True))
     assert contents(universe) == first
     assert untouched.stat().st_mtime_ns == kept
 
@@ -204,8 +207,10 @@ def test_compare_counts_rightly(universe: Universe, monkeypatch: pytest.MonkeyPa
 
 def test_another_run_is_refused(universe: Universe, tmp_path: Path) -> None:
     units, code = ab.Units.digits(4, size=8), ab.Code.balanced(units=4, components=4, seed=0)
-    other = ab.train(units, code, ab.preset("ideal"), out=tmp_path / "other", workers=0, quiet=True)
+    other = ab.train(
+        units, code, ab.preset("ideal"), out=tmp_path / "other", execution=Execution(workers=0, quiet=True)
+    )
     with pytest.raises(SettingsError, match="not made from the run"):
-        differentiate_universe(other.path, universe.url, workers=0, quiet=True)
+        differentiate_universe(other.path, universe.url, execution=Execution(workers=0, quiet=True))
     with pytest.raises(StoreError, match="no readable differential"):
         Differential(universe).read(universe.seeds[0])

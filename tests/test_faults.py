@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import ablatable as ab
+from ablatable import Execution, Sampling
 from ablatable.runs.run import check_run
 from ablatable.universes import enumeration as landscape
 from ablatable.universes.universe import Universe, check_universe
@@ -27,6 +28,7 @@ Fingerprints = Callable[[Path], dict[str, str]]
 
 DRIVER = """
 import os, sys
+import ablatable as ab
 import diffusers.models.unets.unet_2d, diffusers.schedulers.scheduling_ddim, polars
 from ablatable.diffusion import component
 from ablatable.diffusion import ensemble
@@ -40,7 +42,8 @@ while True:  # a fresh process for each try, without importing everything again
         break
     child = os.fork()
     if child == 0:
-        landscape.enumerate_universe(sys.argv[1], [5, 0, 9], out=line.strip(), steps=6, spares=3, workers=0, quiet=True)
+        landscape.enumerate_universe(sys.argv[1], [5, 0, 9], out=line.strip(), sampling=ab.Sampling(steps=6), spares=3,
+                                    execution=ab.Execution(workers=0, quiet=True))
         os._exit(0)
     print(child, flush=True)
     status = os.waitpid(child, 0)[1]
@@ -55,7 +58,14 @@ def test_killed_at_fifty_random_moments(small, tmp_path: Path, fingerprints: Fin
     monkeypatch.setattr(landscape, "BLOCKS", 1000)
     whole, chance = tmp_path / "whole", random.Random(0)
     began = time.monotonic()
-    ab.enumerate_universe(small.run.path, SEEDS, out=whole, steps=STEPS, spares=SPARES, workers=0, quiet=True)
+    ab.enumerate_universe(
+        small.run.path,
+        SEEDS,
+        out=whole,
+        sampling=Sampling(steps=STEPS),
+        spares=SPARES,
+        execution=Execution(workers=0, quiet=True),
+    )
     span = time.monotonic() - began
     expected = fingerprints(whole)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
@@ -153,12 +163,12 @@ def test_an_object_store(small, small_universe: Universe, s3: str, monkeypatch) 
     url = f"{s3}/small.zarr"
     options = {"out": url, "steps": STEPS, "spares": SPARES, "quiet": True}
     monkeypatch.setattr(landscape, "BLOCK_ROWS", (4, 4))
-    ab.enumerate_universe(small.run.path, SEEDS[:2], workers=0, **options)
+    ab.enumerate_universe(small.run.path, SEEDS[:2], execution=Execution(workers=0), **options)
     opened = Universe.open(url)
     victim = next(path for path in opened.blocks() if path.ablations)
     opened.store.delete(f"done/{victim.name}.json")
     assert check_universe(url)
-    made = ab.enumerate_universe(small.run.path, SEEDS, workers=1, **options)
+    made = ab.enumerate_universe(small.run.path, SEEDS, execution=Execution(workers=1), **options)
     assert check_universe(url) == []
     assert np.array_equal(made.factual, small_universe.factual)
     assert np.array_equal(made.distances(), small_universe.distances())

@@ -14,10 +14,12 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
 import ablatable as ab
+from ablatable import Execution
 from ablatable.errors import AblatableError, SettingsError, StoreError
 from ablatable.universes import enumeration as landscape
 from ablatable.universes import universe as universe_module
 from ablatable.universes.universe import Universe, check_universe
+from calls import how
 
 SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
 
@@ -37,7 +39,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[int, ...]]]:
 
 def grow(run: ab.Run, out: Path, **options: object) -> Universe:
     settings = {"seeds": SEEDS, "steps": STEPS, "spares": SPARES, "workers": 0, "quiet": True, **options}
-    return ab.enumerate_universe(run.path, out=out, **settings)  # pyright: ignore[reportArgumentType]
+    return ab.enumerate_universe(run.path, out=out, **how(**settings))
 
 
 def same(grown: Universe, whole: Universe) -> None:
@@ -277,7 +279,9 @@ def test_what_bf16_changes(small, small_universe: Universe, tmp_path: Path) -> N
 def test_precision_is_checked(small, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no precision 'fp8'"):
         grow(small.run, tmp_path / "u.zarr", precision="fp8")
-    ab.train(small.units, small.code, ab.preset("ideal"), out=tmp_path / "run", workers=0, quiet=True)
+    ab.train(
+        small.units, small.code, ab.preset("ideal"), out=tmp_path / "run", execution=Execution(workers=0, quiet=True)
+    )
     with pytest.raises(SettingsError, match="ideal components"):
         grow(ab.Run(tmp_path / "run"), tmp_path / "u.zarr", precision="bf16")
 

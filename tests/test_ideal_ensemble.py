@@ -9,6 +9,7 @@ import pytest
 
 import ablatable as ab
 import oracles
+from ablatable import Execution, Sampling
 from ablatable.diffusion.recipe import IdealConfig, Recipe
 from ablatable.diffusion.sampling import SAMPLERS
 
@@ -20,7 +21,9 @@ STEPS = 12
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ab.AblatablePipeline:
     recipe = Recipe(component=IdealConfig(dtype="float64"))
-    run = ab.train(UNITS, CODE, recipe, out=tmp_path_factory.mktemp("ideal") / "run", workers=0, quiet=True)
+    run = ab.train(
+        UNITS, CODE, recipe, out=tmp_path_factory.mktemp("ideal") / "run", execution=Execution(workers=0, quiet=True)
+    )
     return ab.AblatablePipeline.from_pretrained(run.path)
 
 
@@ -65,7 +68,9 @@ def test_without_two_units(model: ab.AblatablePipeline) -> None:
 
 def test_the_universe(model: ab.AblatablePipeline, tmp_path: Path) -> None:
     out = tmp_path / "u"
-    universe = ab.enumerate_universe(model.run.path, SEEDS, out=out, steps=STEPS, workers=0, quiet=True)
+    universe = ab.enumerate_universe(
+        model.run.path, SEEDS, out=out, sampling=Sampling(steps=STEPS), execution=Execution(workers=0, quiet=True)
+    )
     for unit in UNITS.ids[:3]:
         expected = np.clip(by_hand([unit], "ddpm"), -1, 1) * 127.5 + 127.5
         drawn = universe.counterfactual(unit).transpose(0, 3, 1, 2)

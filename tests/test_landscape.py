@@ -18,6 +18,7 @@ import zarr
 from diffusers import DDIMScheduler, UNet2DModel
 
 import ablatable as ab
+from ablatable import Execution
 from ablatable.analysis.nearest import nearest_units, unit_distances
 from ablatable.diffusion.component import UNetDenoiser
 from ablatable.errors import AblatableError, SettingsError, StoreError
@@ -25,6 +26,7 @@ from ablatable.universes import enumeration as landscape
 from ablatable.universes import store
 from ablatable.universes import universe as universe_module
 from ablatable.universes.universe import Universe, check_universe
+from calls import how
 
 SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
 Fingerprints = Callable[[Path], dict[str, str]]
@@ -32,7 +34,7 @@ Fingerprints = Callable[[Path], dict[str, str]]
 
 def enumerate_again(run: Path, out: Path, **options: object) -> Universe:
     settings = {"seeds": SEEDS, "steps": STEPS, "spares": SPARES, "workers": 0, "quiet": True, **options}
-    return ab.enumerate_universe(run, out=out, **settings)  # pyright: ignore[reportArgumentType]
+    return ab.enumerate_universe(run, out=out, **how(**settings))
 
 
 def pictures(universe: Universe) -> np.ndarray:
@@ -119,7 +121,13 @@ def test_components_see_batches_of_one_size(small, tmp_path: Path, monkeypatch: 
 def test_order_of_units_and_of_components(small, small_universe: Universe, tmp_path: Path) -> None:
     order = np.random.default_rng(0).permutation(12)
     units = small.units.select([small.units.ids[k] for k in order])
-    ab.train(units, small.code.select(order), small.recipe, out=tmp_path / "units", workers=0, quiet=True)
+    ab.train(
+        units,
+        small.code.select(order),
+        small.recipe,
+        out=tmp_path / "units",
+        execution=Execution(workers=0, quiet=True),
+    )
     reordered = enumerate_again(tmp_path / "units", tmp_path / "u.zarr", spares=0)
     for unit in units.ids:
         assert np.array_equal(reordered.counterfactual(unit), small_universe.counterfactual(unit))
@@ -137,7 +145,13 @@ def test_order_of_units_and_of_components(small, small_universe: Universe, tmp_p
 def test_units_that_share_a_codeword_share_an_ablation(small, tmp_path: Path) -> None:
     matrix = small.code.matrix.copy()
     matrix[7] = matrix[2]
-    ab.train(small.units, ab.Code(matrix), ab.preset("ideal"), out=tmp_path / "run", workers=0, quiet=True)
+    ab.train(
+        small.units,
+        ab.Code(matrix),
+        ab.preset("ideal"),
+        out=tmp_path / "run",
+        execution=Execution(workers=0, quiet=True),
+    )
     universe = enumerate_again(tmp_path / "run", tmp_path / "u.zarr", spares=0)
     assert len(universe.settings.words) == 11
     assert universe.ablation_of("digit-0007") == universe.ablation_of("digit-0002")
@@ -204,7 +218,8 @@ import ablatable as ab
 from ablatable.universes import enumeration as landscape
 from ablatable.universes import store
 landscape.BLOCK_ROWS, landscape.BLOCKS = (3, 3), 1000
-ab.enumerate_universe(sys.argv[1], [5, 0, 9], out=sys.argv[2], steps=6, spares=3, workers=2, quiet=True)
+ab.enumerate_universe(sys.argv[1], [5, 0, 9], out=sys.argv[2], sampling=ab.Sampling(steps=6), spares=3,
+                      execution=ab.Execution(workers=2, quiet=True))
 """
 
 

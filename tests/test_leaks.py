@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 import ablatable as ab
+from ablatable import Execution
 from ablatable._runtime.files import file_hash
 from ablatable._runtime.rng import generator
 from ablatable.data.units import load_units
@@ -36,7 +37,7 @@ def words_of(units: ab.Units) -> Words:
 
 def weights(units: ab.Units, words: Words, recipe: Recipe, out: Path, workers: int = 0) -> list[str]:
     code = ab.Code.from_words([words[unit] for unit in units.ids])
-    run = ab.train(units, code, recipe, out=out, workers=workers, quiet=True)
+    run = ab.train(units, code, recipe, out=out, execution=Execution(workers=workers, quiet=True))
     return [file_hash(next(run.component_folder(k).glob("*.safetensors"))) for k in range(COMPONENTS)]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ablatable as ab
+from ablatable import Execution
 from ablatable._runtime.files import file_hash
 from ablatable.diffusion.recipe import IdealConfig, Recipe, TrainingConfig, UNetConfig
 
@@ -32,7 +33,7 @@ def code_for(units: ab.Units) -> ab.Code:
 
 def trained(units: ab.Units, code: ab.Code, recipe: Recipe, out: Path) -> list[dict[str, str]]:
     """Hashes of each component's files."""
-    run = ab.train(units, code, recipe, out=out, workers=0, quiet=True)
+    run = ab.train(units, code, recipe, out=out, execution=Execution(workers=0, quiet=True))
     return [
         {path.name: file_hash(path) for path in run.component_folder(index).iterdir()}
         for index in range(code.components)
@@ -129,7 +130,9 @@ def test_number_of_components(kind: tuple[Recipe, list], tmp_path: Path) -> None
 
 def test_the_seed_matters_to_unets_alone(kind: tuple[Recipe, list], tmp_path: Path) -> None:
     recipe, before = kind
-    run = ab.train(owners(), code_for(owners()), recipe, out=tmp_path / "run", seed=1, workers=0, quiet=True)
+    run = ab.train(
+        owners(), code_for(owners()), recipe, out=tmp_path / "run", seed=1, execution=Execution(workers=0, quiet=True)
+    )
     weights = {name for files in before for name in files if name.endswith(".safetensors")}.pop()
     same = [file_hash(run.component_folder(k) / weights) == before[k][weights] for k in range(6)]
     assert all(same) if recipe.component.kind == "ideal" else not any(same)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import ablatable as ab
+from ablatable import Execution, Sampling
 from ablatable._runtime.provenance import environment
 from ablatable.runs.run import Run, check_run
 from ablatable.universes.screening.screen import check_screen
@@ -55,7 +56,14 @@ def test_the_certificate_still_fits(before: Path, call) -> None:
 
 def test_drawn_the_same(before: Path, tmp_path: Path) -> None:
     old = Universe.open(before / "universe")
-    new = ab.enumerate_universe(before / "run", seeds=range(3), out=tmp_path / "new.zarr", steps=4, spares=1, workers=0)
+    new = ab.enumerate_universe(
+        before / "run",
+        seeds=range(3),
+        out=tmp_path / "new.zarr",
+        sampling=Sampling(steps=4),
+        spares=1,
+        execution=Execution(workers=0),
+    )
     assert new.settings == old.settings
     exact = same_machine(Run(before / "run").manifest["environment"])
     for unit in old.units:
@@ -65,7 +73,14 @@ def test_drawn_the_same(before: Path, tmp_path: Path) -> None:
 
 def test_trained_the_same(before: Path, tmp_path: Path) -> None:
     old = Run(before / "run")
-    new = ab.train(old.units(), old.design, old.recipe, out=tmp_path / "run", seed=old.seed, workers=0, quiet=True)
+    new = ab.train(
+        old.units(),
+        old.design,
+        old.recipe,
+        out=tmp_path / "run",
+        seed=old.seed,
+        execution=Execution(workers=0, quiet=True),
+    )
     assert json.loads((new.path / "settings.json").read_text()) == json.loads((old.path / "settings.json").read_text())
     if same_machine(old.manifest["environment"]):
         assert new.manifest["weights_sha256"] == old.manifest["weights_sha256"]

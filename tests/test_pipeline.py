@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 
-from ablatable import AblatablePipeline, Universe
+from ablatable import AblatablePipeline, Sampling, Universe
 from ablatable.errors import AblatableError, CodeError, DataError, SettingsError, StoreError
 
 
@@ -65,7 +65,7 @@ def test_several_units_go_together(model: AblatablePipeline, small) -> None:
     from ablatable import noise_trajectory, sample
 
     with torch.no_grad():
-        expected = sample(by_hand, noise_trajectory([3], 3, (1, 8, 8)), steps=3)
+        expected = sample(by_hand, noise_trajectory([3], 3, (1, 8, 8)), sampling=Sampling(steps=3))
     assert torch.allclose(drawn, expected, atol=1e-4)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import ablatable as ab
+from ablatable import Execution, Sampling
 from ablatable._runtime.files import canonical_json, file_hash, json_hash
 from ablatable.codes.removal_budget import budget_of
 from ablatable.diffusion.recipe import Recipe, TrainingConfig, UNetConfig
@@ -45,7 +46,9 @@ def weights(run: Run) -> dict[int, str]:
 @pytest.fixture(scope="module", params=list(RECIPES))
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp(request.param) / "run"
-    return ab.train(ab.Units.digits(12, size=8), CODE, RECIPES[request.param], out=out, workers=0, quiet=True)
+    return ab.train(
+        ab.Units.digits(12, size=8), CODE, RECIPES[request.param], out=out, execution=Execution(workers=0, quiet=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,7 @@ def forgotten(made: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def anew(made: Run, units: ab.Units, code: ab.Code, out: Path) -> Run:
     """The oracle: everything trained from scratch."""
-    return ab.train(units, code, made.recipe, out=out, workers=0, quiet=True)
+    return ab.train(units, code, made.recipe, out=out, execution=Execution(workers=0, quiet=True))
 
 
 def without(gone: list[str]) -> tuple[ab.Units, ab.Code]:
@@ -106,11 +109,19 @@ def test_it_is_a_run_like_any_other(forgotten: Run, tmp_path: Path) -> None:
     assert set(stuck) == seen
     if stuck:
         with pytest.raises(CodeError, match=r"every component that is left saw .* repair"):
-            ab.enumerate_universe(forgotten.path, [0], out=tmp_path / "no", steps=2, workers=0, quiet=True)
+            ab.enumerate_universe(
+                forgotten.path,
+                [0],
+                out=tmp_path / "no",
+                sampling=Sampling(steps=2),
+                execution=Execution(workers=0, quiet=True),
+            )
     made = anew_digits(tmp_path)
     single = forget(made.path, GONE[:1], out=tmp_path / "one")[0]
     assert not single.code.matrix.all(axis=1).any()
-    universe = ab.enumerate_universe(single.path, [0, 1], out=tmp_path / "u", steps=2, workers=0, quiet=True)
+    universe = ab.enumerate_universe(
+        single.path, [0, 1], out=tmp_path / "u", sampling=Sampling(steps=2), execution=Execution(workers=0, quiet=True)
+    )
     unseen = [row for row, word in enumerate(single.code.matrix) if not word.any()]
     assert (universe.distances()[unseen] == 0).all()
     assert write_report(universe, tmp_path / "report", run=single.path).exists()
@@ -140,7 +151,7 @@ def test_a_copy_must_go_too(tmp_path: Path) -> None:
 
 def anew_ideal(units: ab.Units, tmp_path: Path) -> Run:
     code = ab.Code.balanced(len(units), 5, weight=1 if len(units) < 6 else 2)
-    return ab.train(units, code, ab.preset("ideal"), out=tmp_path / "run", workers=0, quiet=True)
+    return ab.train(units, code, ab.preset("ideal"), out=tmp_path / "run", execution=Execution(workers=0, quiet=True))
 
 
 def test_budget_by_hand() -> None:
@@ -162,7 +173,7 @@ def test_repair_is_training_from_scratch(made: Run, forgotten: Run, tmp_path: Pa
     lost = tuple(number for number in range(6) if number not in forgotten.present)
     work = plan_repair(forgotten)
     assert (work.trained, work.share) == (lost, len(lost) / 6)
-    repaired = repair(forgotten.path, out=tmp_path / "repaired", workers=0, quiet=True)
+    repaired = repair(forgotten.path, out=tmp_path / "repaired", execution=Execution(workers=0, quiet=True))
     scratch = anew(made, *without(GONE), tmp_path / "scratch")
     assert weights(repaired) == weights(scratch)
     assert repaired.digest == scratch.digest  # the manifest and all that it vouches for
@@ -171,7 +182,7 @@ def test_repair_is_training_from_scratch(made: Run, forgotten: Run, tmp_path: Pa
 def test_forgetting_twice_and_repairing_once(made: Run, tmp_path: Path) -> None:
     first = forget(made.path, GONE[:1], out=tmp_path / "1")[0]
     second = forget(first.path, GONE[1:], out=tmp_path / "2")[0]
-    repaired = repair(second.path, out=tmp_path / "3", workers=0, quiet=True)
+    repaired = repair(second.path, out=tmp_path / "3", execution=Execution(workers=0, quiet=True))
     assert weights(repaired) == weights(anew(made, *without(GONE), tmp_path / "scratch"))
 
 
@@ -195,7 +206,7 @@ def test_extending_is_training_from_scratch(made: Run, tmp_path: Path) -> None:
     assert set(work.design.words()[:12]) == set(CODE.words()) and len(set(work.design.words())) == 14
     touched = set(np.flatnonzero(work.design.matrix[12:].any(axis=0)).tolist())
     assert set(work.trained) == touched and len(touched) < 6
-    run = extend(made.path, new, out=tmp_path / "extended", workers=0, quiet=True)
+    run = extend(made.path, new, out=tmp_path / "extended", execution=Execution(workers=0, quiet=True))
     scratch = anew(made, ab.Units.digits(14, size=8), work.design, tmp_path / "scratch")
     assert weights(run) == weights(scratch) and run.digest == scratch.digest
     before = weights(made)
@@ -244,9 +255,9 @@ what, run, out = sys.argv[1:4]
 if what == "forget":
     forget(run, ["digit-0003", "digit-0007"], out=out)
 elif what == "repair":
-    repair(run, out=out, workers=0, quiet=True)
+    repair(run, out=out, execution=Execution(workers=0, quiet=True))
 else:
-    extend(run, ab.Units.digits(13, size=8).select(["digit-0012"]), out=out, workers=0, quiet=True)
+    extend(run, ab.Units.digits(13, size=8).select(["digit-0012"]), out=out, execution=Execution(workers=0, quiet=True))
 """
 
 
@@ -281,7 +292,7 @@ def test_killed_at_every_rename(what: str, tmp_path: Path, fingerprints) -> None
 
 def anew_digits(tmp_path: Path) -> Run:
     units = ab.Units.digits(12, size=8)
-    return ab.train(units, CODE, ab.preset("ideal"), out=tmp_path / "made", workers=0, quiet=True)
+    return ab.train(units, CODE, ab.preset("ideal"), out=tmp_path / "made", execution=Execution(workers=0, quiet=True))
 
 
 def killed(what: str, run: Path, out: Path, renames: int) -> int:

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ablatable import Execution, Sampling
 from ablatable.analysis.calibration import calibrate
 from ablatable.data.units import Units
 from ablatable.errors import SettingsError, StoreError
@@ -615,14 +616,27 @@ def ideal_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     units = Units.digits(5, size=8)
     out = tmp_path_factory.mktemp("run") / "run"
-    train(units, Code.balanced(units=5, components=4, seed=0), preset("ideal"), out=out, workers=0, quiet=True, seed=17)
+    train(
+        units,
+        Code.balanced(units=5, components=4, seed=0),
+        preset("ideal"),
+        out=out,
+        execution=Execution(workers=0, quiet=True),
+        seed=17,
+    )
     return out
 
 
 def test_a_run_tells_of_its_components(ideal_run: Path, tmp_path: Path) -> None:
     from ablatable.universes.enumeration import enumerate_universe
 
-    universe = enumerate_universe(ideal_run, seeds=[3], out=tmp_path / "u.zarr", steps=3, workers=0, quiet=True)
+    universe = enumerate_universe(
+        ideal_run,
+        seeds=[3],
+        out=tmp_path / "u.zarr",
+        sampling=Sampling(steps=3),
+        execution=Execution(workers=0, quiet=True),
+    )
     bare = read(write_report(universe, tmp_path / "bare"))
     full = read(write_report(universe, tmp_path / "full", run=ideal_run))
     assert "Components" not in [node.text for node in bare.all("caption")]

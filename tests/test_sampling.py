@@ -13,6 +13,7 @@ from torch import Tensor
 
 import ablatable as ab
 import oracles
+from ablatable import Sampling
 from ablatable.diffusion.component import Denoiser, IdealDenoiser
 from ablatable.diffusion.sampling import SAMPLERS, Trajectories, noise_trajectory, parse_seeds, sample
 from ablatable.diffusion.schedule import Schedule
@@ -72,7 +73,7 @@ def test_ddpm_is_diffusers_ddpm(denoiser: Denoiser, steps: int, monkeypatch: pyt
         denoiser = ideal(60)
     expected = plain_loop(scheduler, denoiser, noise, steps)
     assert used() == steps - 1
-    given = sample(denoiser, noise, schedule=schedule, sampler="ddpm", steps=steps)
+    given = sample(denoiser, noise, schedule=schedule, sampling=Sampling(sampler="ddpm", steps=steps))
     torch.testing.assert_close(given, expected, **CLOSE)
 
 
@@ -81,7 +82,7 @@ def test_ddpm_of_all_thousand_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     feed(monkeypatch, noise)
     scheduler = DDPMScheduler(1000, **LINEAR, variance_type="fixed_small", clip_sample=False)
     expected = plain_loop(scheduler, ideal(), noise, 1000)
-    torch.testing.assert_close(sample(ideal(), noise, steps=1000), expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(sample(ideal(), noise, sampling=Sampling(steps=1000)), expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("steps", [1, 7, 20])
@@ -89,7 +90,9 @@ def test_ddim_is_diffusers_ddim(denoiser: Denoiser, steps: int) -> None:
     noise = noise_trajectory([3, 1, 4], steps, (1, 8, 8))
     scheduler = DDIMScheduler(1000, **LINEAR, clip_sample=False)
     expected = plain_loop(scheduler, denoiser, noise, steps)
-    torch.testing.assert_close(sample(denoiser, noise, sampler="ddim", steps=steps), expected, **CLOSE)
+    torch.testing.assert_close(
+        sample(denoiser, noise, sampling=Sampling(sampler="ddim", steps=steps)), expected, **CLOSE
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 10, 50])
@@ -97,7 +100,9 @@ def test_ddpm_is_ddim_with_eta_one(denoiser: Denoiser, steps: int) -> None:
     noise = noise_trajectory([3, 1, 4], steps, (1, 8, 8))
     scheduler = DDIMScheduler(1000, **LINEAR, clip_sample=False)
     expected = plain_loop(scheduler, denoiser, noise, steps, lambda k: {"eta": 1.0, "variance_noise": noise[k]})
-    torch.testing.assert_close(sample(denoiser, noise, sampler="ddpm", steps=steps), expected, **CLOSE)
+    torch.testing.assert_close(
+        sample(denoiser, noise, sampling=Sampling(sampler="ddpm", steps=steps)), expected, **CLOSE
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 25])
@@ -105,7 +110,7 @@ def test_dpmsolver_is_diffusers_dpmsolver(denoiser: Denoiser, steps: int) -> Non
     noise = noise_trajectory([3, 1, 4], steps, (1, 8, 8))
     scheduler = DPMSolverMultistepScheduler(1000, **LINEAR, algorithm_type="dpmsolver++", solver_order=2)
     expected = plain_loop(scheduler, denoiser, noise, steps)
-    given = sample(denoiser, noise, sampler="dpmsolver++", steps=steps)
+    given = sample(denoiser, noise, sampling=Sampling(sampler="dpmsolver++", steps=steps))
     torch.testing.assert_close(given, expected, **CLOSE)
 
 
@@ -119,7 +124,9 @@ def test_formulas(sampler: str, train_steps: int, steps: int) -> None:
         steps = min(steps, train_steps - 1)  # all it takes
     noise = noise_trajectory([0, 7], steps, (1, 8, 8))
     schedule = Schedule(train_steps=train_steps)
-    given = sample(ideal(train_steps, torch.float64), noise, schedule=schedule, sampler=sampler, steps=steps)
+    given = sample(
+        ideal(train_steps, torch.float64), noise, schedule=schedule, sampling=Sampling(sampler=sampler, steps=steps)
+    )
     table = oracles.abar(train_steps)
     predict = oracles.ideal(oracles.data_of(ab.Units.digits(9, size=8).images), table)
     expected = oracles.SAMPLERS[sampler](predict, noise.double().numpy(), table, steps)
@@ -129,7 +136,9 @@ def test_formulas(sampler: str, train_steps: int, steps: int) -> None:
 
 def test_every_sampler_draws_something_else(small) -> None:
     noise = noise_trajectory([0, 7], 12, (1, 8, 8))
-    drawn = [sample(small.run.load_component(2), noise, sampler=sampler, steps=12) for sampler in SAMPLERS]
+    drawn = [
+        sample(small.run.load_component(2), noise, sampling=Sampling(sampler=sampler, steps=12)) for sampler in SAMPLERS
+    ]
     assert all((a - b).abs().max() > 0.01 for k, a in enumerate(drawn) for b in drawn[:k])
 
 
@@ -154,7 +163,7 @@ def test_noise_is_asked_for_only_where_it_is_added() -> None:
 
     for sampler in SAMPLERS:
         noise, steps = Watched(), []
-        sample(ideal(), noise, sampler=sampler, steps=4, on_step=steps.append)
+        sample(ideal(), noise, sampling=Sampling(sampler=sampler, steps=4), on_step=steps.append)
         assert steps == [1, 2, 3, 4]
         assert set(noise.asked) == ({0, 1, 2, 3, 4} if sampler == "ddpm" else {0})
 
@@ -162,11 +171,11 @@ def test_noise_is_asked_for_only_where_it_is_added() -> None:
 def test_impossible_settings() -> None:
     noise = noise_trajectory([0], 4, (1, 8, 8))
     with pytest.raises(SettingsError, match=r"no sampler 'euler'; there are ddpm, ddim, dpmsolver\+\+"):
-        sample(ideal(), noise, sampler="euler", steps=4)
+        sample(ideal(), noise, sampling=Sampling(sampler="euler", steps=4))
     short = Schedule(train_steps=4)
     for sampler, steps, most in (("ddpm", 5, 4), ("ddim", 0, 4), ("dpmsolver++", 4, 3), ("ddim", -1, 4)):
         with pytest.raises(SettingsError, match=f"{steps} sampling steps.* 1 to {most}"):
-            sample(ideal(4), noise, schedule=short, sampler=sampler, steps=steps)
+            sample(ideal(4), noise, schedule=short, sampling=Sampling(sampler=sampler, steps=steps))
 
 
 @pytest.mark.parametrize("train_steps", [1, 2, 3, 17])
@@ -175,7 +184,7 @@ def test_as_many_steps_as_a_short_schedule_has(train_steps: int) -> None:
         steps = max(1, train_steps - 1) if sampler == "dpmsolver++" else train_steps
         noise = noise_trajectory([0], steps, (1, 8, 8))
         schedule = Schedule(train_steps=train_steps)
-        drawn = sample(ideal(train_steps), noise, schedule=schedule, sampler=sampler, steps=steps)
+        drawn = sample(ideal(train_steps), noise, schedule=schedule, sampling=Sampling(sampler=sampler, steps=steps))
         assert drawn.isfinite().all(), sampler
 
 

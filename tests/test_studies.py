@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from ablatable import Execution
 from ablatable._runtime.files import read_json
 from ablatable._runtime.stats import bootstrap, wilson
 from ablatable.analysis.unattributable import unattributable
@@ -59,7 +60,7 @@ def test_radius_against_size(tmp_path: Path) -> None:
         drawn=12,
         landscape=4,
     )
-    table = study_size(config, tmp_path / "s", workers=0, quiet=True)
+    table = study_size(config, tmp_path / "s", execution=Execution(workers=0, quiet=True))
     assert table["units"].to_list() == [8, 24] and table["drawn"].to_list() == [8, 12]
     assert (table["radius_fixed"] <= table["radius"] + 1e-9).all()
     assert pl.read_csv(tmp_path / "s" / "table.csv")["radius"].to_list() == pytest.approx(table["radius"].to_list())
@@ -68,9 +69,14 @@ def test_radius_against_size(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "s" / "figure.png").size[0] > 1000
     cell = tmp_path / "s" / "ideal" / "00008" / "result.json"
     when = cell.stat().st_mtime_ns
-    assert study_size(config, tmp_path / "s", workers=0, quiet=True).equals(table) and cell.stat().st_mtime_ns == when
+    assert (
+        study_size(config, tmp_path / "s", execution=Execution(workers=0, quiet=True)).equals(table)
+        and cell.stat().st_mtime_ns == when
+    )
     with pytest.raises(SettingsError, match="landscape: 4 there, 5 asked for"):
-        study_size(config.model_copy(update={"landscape": 5}), tmp_path / "s", workers=0, quiet=True)
+        study_size(
+            config.model_copy(update={"landscape": 5}), tmp_path / "s", execution=Execution(workers=0, quiet=True)
+        )
     with pytest.raises(SettingsError, match="24 units, series 'ideal' needs 99"):
         study_size(SizeStudy(data="digits:24", series=(Series(name="ideal", sizes=(99,)),)), tmp_path / "t")
 
@@ -85,7 +91,7 @@ def test_radius_in_a_feature_space(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         landscape=4,
         features="pixels",
     )
-    table = study_size(config, tmp_path / "s", workers=0, quiet=True)
+    table = study_size(config, tmp_path / "s", execution=Execution(workers=0, quiet=True))
     scale = np.sqrt(256 * 256 * 3 / 64)
     for key in ("radius", "spare_radius", "radius_fixed", "spare_radius_fixed"):
         assert (table[f"{key}_features"] * scale).to_list() == pytest.approx(table[key].to_list(), rel=1e-5)
@@ -98,7 +104,7 @@ def test_radius_in_a_feature_space(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_code(tmp_path: Path) -> None:
     config = CodeStudy(data="digits:40", units=24, components=(6, 8), sampling=SAMPLING, landscape=4)
-    table = study_code(config, tmp_path / "s", workers=0, quiet=True)
+    table = study_code(config, tmp_path / "s", execution=Execution(workers=0, quiet=True))
     codes = list(zip(table["components"], table["weight"], strict=True))
     assert codes == [(8, 3), (8, 4), (8, 5)]  # others have fewer than 24 + 19 words
     assert table["survivors_1"].to_list() == [5, 4, 3]
@@ -118,13 +124,17 @@ def test_unattributable_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         samples=12,
         steps=8,
     )
-    table = study_unattributable(config, tmp_path / "s", workers=0, quiet=True)
+    table = study_unattributable(config, tmp_path / "s", execution=Execution(workers=0, quiet=True))
     found = 0
     for number in range(2):
         cell = tmp_path / "s" / "a" / f"00032-{number}"
         seeds = range(12 * number, 12 * (number + 1))
         universe = enumerate_universe(
-            cell / "run", seeds, out=tmp_path / f"u{number}", steps=8, threshold=128, workers=0, quiet=True
+            cell / "run",
+            seeds,
+            out=tmp_path / f"u{number}",
+            sampling=Sampling(steps=8, threshold=128),
+            execution=Execution(workers=0, quiet=True),
         )
         assert set(np.unique(universe.training.images)) == {0, 255}
         whole = unattributable(universe)
@@ -139,14 +149,18 @@ def test_unattributable_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert row["share"] == pytest.approx(found / 24) and (row["low"], row["high"]) == wilson(found, 24)
     for name in ("figure.png", "pictures.png"):
         assert Image.open(tmp_path / "s" / name).size[0] > 1000
-    assert study_unattributable(config, tmp_path / "s", workers=0, quiet=True).equals(table)
+    assert study_unattributable(config, tmp_path / "s", execution=Execution(workers=0, quiet=True)).equals(table)
     progress = tmp_path / "s" / "a" / "00032-1"
     (progress / "result.json").unlink()  # as if it had been interrupted: before the last units, then at once
     left = read_json(progress / "progress.json")["left"]
-    assert study_unattributable(config, tmp_path / "s", workers=0, quiet=True)["share"].equals(table["share"])
+    assert study_unattributable(config, tmp_path / "s", execution=Execution(workers=0, quiet=True))["share"].equals(
+        table["share"]
+    )
     (progress / "result.json").unlink()
     (progress / "progress.json").unlink()
-    assert study_unattributable(config, tmp_path / "s", workers=0, quiet=True)["share"].equals(table["share"])
+    assert study_unattributable(config, tmp_path / "s", execution=Execution(workers=0, quiet=True))["share"].equals(
+        table["share"]
+    )
     assert read_json(progress / "progress.json")["left"] == left
     with pytest.raises(SettingsError, match="32 units, series 'a' needs 99"):
         bad = config.series[0].model_copy(update={"sizes": (99,)})
@@ -163,7 +177,7 @@ def test_differential_by_step(tmp_path: Path) -> None:
         fractions=(2**-10, 1),
         step_units=6,
     )
-    table = study_differential(config, tmp_path / "s", workers=0, quiet=True)
+    table = study_differential(config, tmp_path / "s", execution=Execution(workers=0, quiet=True))
     assert table["drawn"].to_list() == [8, 12] and (tmp_path / "s" / "figure.png").exists()
     steps = pl.read_csv(tmp_path / "s" / "steps.csv")
     small, whole = (steps.filter(pl.col("step") == step) for step in config.fractions)
@@ -179,7 +193,7 @@ def test_differential_by_step(tmp_path: Path) -> None:
         drawn = draw_at(run, words, universe.seeds, step, config.sampling)
         levels = np.rint((np.clip(drawn, -1, 1) + 1) * 127.5)
         assert np.abs(np.moveaxis(levels, 2, -1) - exact).max() <= 1
-    assert study_differential(config, tmp_path / "s", workers=0, quiet=True).equals(table)
+    assert study_differential(config, tmp_path / "s", execution=Execution(workers=0, quiet=True)).equals(table)
 
 
 def test_config_files(tmp_path: Path) -> None:

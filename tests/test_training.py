@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 import ablatable as ab
+from ablatable import Execution, Sampling
 from ablatable._runtime.files import read_json
 from ablatable.errors import CodeError, SettingsError, StoreError
 from ablatable.runs import ensemble_training as training
@@ -35,7 +36,7 @@ from ablatable.diffusion.recipe import recipe_from
 training.CHECKPOINT_SECONDS = 0.0  # one a step: there is always something to tear
 recipe = recipe_from({recipe})
 ab.train(ab.Units.digits(12, size=8), ab.Code.balanced(units=12, components=6, seed=0), recipe,
-         out=sys.argv[1], workers=2, quiet=True)
+         out=sys.argv[1], execution=ab.Execution(workers=2, quiet=True))
 """
 
 PARTS = ["settings.json", "units.parquet", "images.safetensors", "ensemble.json"]
@@ -83,7 +84,7 @@ def written(out: Path) -> set[tuple[str, int]]:
 def test_workers_make_no_difference(
     small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints
 ) -> None:
-    train(small, tmp_path / "run", workers=2)
+    train(small, tmp_path / "run", execution=Execution(workers=2))
     assert fingerprints(tmp_path / "run") == expected
 
 
@@ -156,7 +157,7 @@ def test_a_killed_worker_is_replaced(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    train(small, out, workers=2)
+    train(small, out, execution=Execution(workers=2))
     killer.join()
     assert len(killed) == 1
     assert fingerprints(out) == expected
@@ -197,12 +198,12 @@ def test_tables_are_written_again(
 def test_what_killed_writes_left_does_no_harm(small, tmp_path: Path, fingerprints: Fingerprints) -> None:
     """Killed while its tables were written: no settings yet, so it must not be taken for a folder of others'."""
     whole, out, recipe = tmp_path / "whole", tmp_path / "run", ab.preset("ideal")
-    ab.train(small.units, small.code, recipe, out=whole, workers=0, quiet=True)
+    ab.train(small.units, small.code, recipe, out=whole, execution=Execution(workers=0, quiet=True))
     out.mkdir()
     (out / ".lock").touch()
     (out / ".units.parquet.99.partial").write_bytes(b"half of it")
     shutil.copy(whole / "images.safetensors", out)
-    ab.train(small.units, small.code, recipe, out=out, workers=0, quiet=True)
+    ab.train(small.units, small.code, recipe, out=out, execution=Execution(workers=0, quiet=True))
     assert fingerprints(out) == fingerprints(whole)
     assert not list(out.rglob("*.partial"))
 
@@ -216,12 +217,20 @@ def test_other_settings_are_named(small, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"seed: 0 there, 3 asked for.*--overwrite"):
         train(small, out, seed=3)
     with pytest.raises(SettingsError, match=r"training\.steps: 40 there, 41 asked for"):
-        ab.train(small.units, small.code, small.recipe.replace(steps=41), out=out, workers=0, quiet=True)
+        ab.train(
+            small.units, small.code, small.recipe.replace(steps=41), out=out, execution=Execution(workers=0, quiet=True)
+        )
     with pytest.raises(SettingsError, match=r"code_sha256: \w{64} there, \w{64} asked for"):
-        ab.train(small.units, ab.Code.balanced(12, 6, seed=1), small.recipe, out=out, workers=0, quiet=True)
+        ab.train(
+            small.units,
+            ab.Code.balanced(12, 6, seed=1),
+            small.recipe,
+            out=out,
+            execution=Execution(workers=0, quiet=True),
+        )
     renamed = ab.Units(tuple(f"u{k}" for k in range(12)), small.units.images, small.units.owner)
     with pytest.raises(SettingsError, match=r"units_sha256: \w{64} there, \w{64} asked for"):
-        ab.train(renamed, small.code, small.recipe, out=out, workers=0, quiet=True)
+        ab.train(renamed, small.code, small.recipe, out=out, execution=Execution(workers=0, quiet=True))
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -250,7 +259,9 @@ def test_one_writer_at_a_time(small, tmp_path: Path, holder: subprocess.Popen) -
     holder.kill()  # without a chance to clean up
     holder.wait()
     recipe = ab.preset("ideal")
-    assert ab.train(small.units, small.code, recipe, out=out, workers=0, quiet=True).recipe == recipe
+    assert (
+        ab.train(small.units, small.code, recipe, out=out, execution=Execution(workers=0, quiet=True)).recipe == recipe
+    )
 
 
 def test_nothing_is_overwritten_unasked(small, tmp_path: Path) -> None:
@@ -267,8 +278,8 @@ def test_nothing_is_overwritten_unasked(small, tmp_path: Path) -> None:
 
 def test_overwrite_starts_anew(small, tmp_path: Path, fingerprints: Fingerprints) -> None:
     out, ideal = copied(small, tmp_path / "run"), ab.preset("ideal")
-    ab.train(small.units, small.code, ideal, out=out, workers=0, quiet=True, overwrite=True)
-    run = ab.train(small.units, small.code, ideal, out=tmp_path / "fresh", workers=0, quiet=True)
+    ab.train(small.units, small.code, ideal, out=out, execution=Execution(workers=0, quiet=True), overwrite=True)
+    run = ab.train(small.units, small.code, ideal, out=tmp_path / "fresh", execution=Execution(workers=0, quiet=True))
     assert run.recipe == ideal
     assert fingerprints(out) == fingerprints(run.path)
 
@@ -280,7 +291,7 @@ def test_an_interrupted_overwrite(
 
     def start(out: Path, **options) -> Run:
         recipe = ab.preset("ideal")
-        return ab.train(small.units, small.code, recipe, out=out, workers=0, quiet=True, **options)
+        return ab.train(small.units, small.code, recipe, out=out, execution=Execution(workers=0, quiet=True), **options)
 
     expected = fingerprints(start(tmp_path / "whole").path)
     for stop in range(1, 9):
@@ -312,11 +323,13 @@ def test_an_interrupted_overwrite(
 
 def test_impossible_requests(small, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="12 units but 11 codewords"):
-        ab.train(small.units, small.code.select(range(11)), small.recipe, out=tmp_path / "a", quiet=True)
+        ab.train(
+            small.units, small.code.select(range(11)), small.recipe, out=tmp_path / "a", execution=Execution(quiet=True)
+        )
     lopsided = np.zeros((12, 3), bool)
     lopsided[:, 0] = True
     with pytest.raises(SettingsError, match="component 1 would train on nothing"):
-        ab.train(small.units, ab.Code(lopsided), small.recipe, out=tmp_path / "a", quiet=True)
+        ab.train(small.units, ab.Code(lopsided), small.recipe, out=tmp_path / "a", execution=Execution(quiet=True))
     assert not (tmp_path / "a").exists()
 
 
@@ -398,10 +411,14 @@ def test_a_unit_that_no_component_sees(small, tmp_path: Path) -> None:
     matrix = small.code.matrix.copy()
     matrix[4] = False
     code = ab.Code(matrix, allow_dummy=True)
-    run = ab.train(small.units, code, ab.preset("ideal"), out=tmp_path / "run", workers=0, quiet=True)
+    run = ab.train(
+        small.units, code, ab.preset("ideal"), out=tmp_path / "run", execution=Execution(workers=0, quiet=True)
+    )
     assert run.code == code
     assert run.survivors([small.units.ids[4]]).all()
-    universe = ab.enumerate_universe(run.path, [0], out=tmp_path / "u", steps=3, workers=0, quiet=True)
+    universe = ab.enumerate_universe(
+        run.path, [0], out=tmp_path / "u", sampling=Sampling(steps=3), execution=Execution(workers=0, quiet=True)
+    )
     np.testing.assert_array_equal(universe.counterfactual(small.units.ids[4]), universe.factual)
     assert universe.distances()[4] == 0
 

@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import binomtest
 
 import ablatable as ab
+from ablatable import Execution, Sampling
 from ablatable._runtime.stats import wilson
 from ablatable.analysis.unattributable import unattributable
 from ablatable.data.images import delivered
@@ -26,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     digits = ab.Units.digits(14, size=8).images
     units = ab.Units.from_arrays(np.concatenate([np.repeat(digits[:2], 13, axis=0), digits[2:]]))
     code = ab.Code.balanced(units=38, components=8, seed=0)
-    ab.train(units, code, ab.preset("ideal"), out=out, workers=0, quiet=True)
+    ab.train(units, code, ab.preset("ideal"), out=out, execution=Execution(workers=0, quiet=True))
     return out
 
 
@@ -34,9 +35,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def universes(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Universe, Universe]:
     """The same samples in 256 levels and in two."""
     out = tmp_path_factory.mktemp("universes")
-    grey = ab.enumerate_universe(run, SEEDS, out=out / "grey", steps=8, spares=4, workers=0, quiet=True)
+    grey = ab.enumerate_universe(
+        run, SEEDS, out=out / "grey", sampling=Sampling(steps=8), spares=4, execution=Execution(workers=0, quiet=True)
+    )
     black = ab.enumerate_universe(
-        run, SEEDS, out=out / "black", steps=8, spares=4, threshold=100, workers=0, quiet=True
+        run,
+        SEEDS,
+        out=out / "black",
+        sampling=Sampling(steps=8, threshold=100),
+        spares=4,
+        execution=Execution(workers=0, quiet=True),
     )
     return grey, black
 
@@ -98,7 +106,13 @@ def test_networks_draw_none_in_256_levels(small_universe: Universe) -> None:
 
 def test_black_pictures_are_pictures(run: Path, tmp_path: Path) -> None:
     """A block without one white pixel is stored like any other; read back, it is whole."""
-    made = ab.enumerate_universe(run, [0, 1], out=tmp_path / "u", steps=8, threshold=255, workers=0, quiet=True)
+    made = ab.enumerate_universe(
+        run,
+        [0, 1],
+        out=tmp_path / "u",
+        sampling=Sampling(steps=8, threshold=255),
+        execution=Execution(workers=0, quiet=True),
+    )
     assert not made.factual.any() and not made.landscape(1).any() and check_universe(made.url) == []
     assert unattributable(made).share == 1
 
@@ -106,7 +120,13 @@ def test_black_pictures_are_pictures(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("threshold", [0, 256, -1])
 def test_impossible_threshold(run: Path, tmp_path: Path, threshold: int) -> None:
     with pytest.raises(SettingsError, match="1 to 255"):
-        ab.enumerate_universe(run, [0], out=tmp_path / "u", threshold=threshold, workers=0, quiet=True)
+        ab.enumerate_universe(
+            run,
+            [0],
+            out=tmp_path / "u",
+            sampling=Sampling(threshold=threshold),
+            execution=Execution(workers=0, quiet=True),
+        )
 
 
 def test_threshold_is_inclusive() -> None:

@@ -1,3 +1,4 @@
+from ._runtime.execution import Execution as Execution
 from ._version import __version__ as __version__
 from .codes.code import Code as Code
 from .codes.planning import plan as plan
@@ -8,6 +9,7 @@ from .diffusion.recipe import Recipe as Recipe
 from .diffusion.recipe import preset as preset
 from .diffusion.sampling import noise_trajectory as noise_trajectory
 from .diffusion.sampling import sample as sample
+from .diffusion.sampling_settings import Sampling as Sampling
 from .errors import AblatableError as AblatableError
 from .runs.ensemble_training import train as train
 from .runs.pipeline import AblatablePipeline as AblatablePipeline

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ._runtime.execution import Execution
 from .analysis.nearest import Nearest, nearest_units, summary
 from .codes.code import Code
 from .data.distance import geometric_mean
@@ -91,20 +92,19 @@ class Outcome:
         return {**paths, **self.figures(), "samples": summary(self.universe, self.nearest).to_dicts()}
 
 
-def run_demo(out: Path, *, workers: int | None = None, overwrite: bool = False, quiet: bool = False) -> Outcome:
+def run_demo(out: Path, *, execution: Execution = Execution(), overwrite: bool = False) -> Outcome:
     """Run the demo into `out`; what an earlier call finished is kept."""
     began = time.monotonic()
     units = Units.digits(UNITS, size=SIDE)
     code = Code.balanced(units=UNITS, components=COMPONENTS, seed=0)
-    run = train(units, code, preset("tiny"), out=out / "run", workers=workers, overwrite=overwrite, quiet=quiet)
+    run = train(units, code, preset("tiny"), out=out / "run", execution=execution, overwrite=overwrite)
     universe = enumerate_universe(
         run.path,
         range(SAMPLES),
         out=out / "universe.zarr",
         spares=min(UNITS, code.spare_capacity),
-        workers=workers,
+        execution=execution,
         overwrite=overwrite,
-        quiet=quiet,
     )
     page = write_report(
         universe, out / "report", run=run, overwrite=True

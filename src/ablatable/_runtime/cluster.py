@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import AblatableError, SettingsError, WorkerError
-from .devices import resolve_device
 from .files import json_hash
-from .workers import ATTEMPTS, THREADS, OnEvent, Pool, Workers, default_workers
+from .workers import ATTEMPTS, THREADS, OnEvent
 
 KEPT_SECONDS = 7 * 24 * 3600  # how long a node keeps its copy of a run after the last task on it
 POLL_SECONDS = 0.5  # how often the driver looks for what is finished, and for events

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._runtime.devices import resolve_device
+from .._runtime.execution import Execution
 from .._runtime.files import read_json, write_atomic, write_json
 from .._runtime.lock import exclusive
 from .._runtime.plotting import Axes, figure_png
@@ -29,8 +29,8 @@ from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings
 from .._runtime.rng import generator
 from .._runtime.stats import bootstrap
-from .._runtime.workers import Pool, default_workers
 from ..data.distance import euclidean
+from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError
 from ..runs.run import Run
 from ..universes.enumeration import draw
@@ -112,12 +112,9 @@ def control(
     seeds: list[int],
     *,
     out: str | Path,
-    sampler: str = "ddpm",
-    steps: int = 50,
+    sampling: Sampling = Sampling(),
     seed: int = 0,
-    workers: int | None = None,
-    device: str = "auto",
-    quiet: bool = False,
+    execution: Execution = Execution(),
 ) -> Control:
     """Retrain without each of some random units and compare with the ablations; what an earlier call trained is kept.
 
@@ -133,14 +130,14 @@ def control(
     """
     from ..runs.component_training import train_component
 
-    opened, path, device = Run(run), Path(out), resolve_device(device)
+    opened, path, execution = Run(run), Path(out), execution.resolved()
     rows = choose(opened, units, seed)
     settings = {
         "run_sha256": opened.digest,
         "units": [opened.ids[row] for row in rows],
         "seeds": seeds,
-        "sampler": sampler,
-        "steps": steps,
+        "sampler": sampling.sampler,
+        "steps": sampling.steps,
         "seed": seed,
     }
     with exclusive(path, "control"):
@@ -149,14 +146,16 @@ def control(
             compare_settings(read_json(known), settings, path)
         else:
             write_json(known, settings)
-        tasks = _tasks(opened, rows, path, device)
+        tasks = _tasks(opened, rows, path, execution.device)
         missing = [task for task in tasks if not task.folder.exists()]
         steps_each = opened.recipe.training.steps if opened.recipe.component.kind == "unet" else 1
         title = f"training {len(tasks)} models without a unit"
         done = len(tasks) - len(missing)
-        count = default_workers() if workers is None else workers
         total, before = len(tasks) * steps_each, done * steps_each
-        with Display(title, total, done=before, quiet=quiet) as display, Pool(train_component, count) as pool:
+        with (
+            Display(title, total, done=before, quiet=execution.quiet) as display,
+            execution.pool(train_component) as pool,
+        ):
 
             def on_event(number: int, event: dict) -> None:
                 label = missing[number].folder.relative_to(path).as_posix()
@@ -165,7 +164,9 @@ def control(
             for number, _ in pool.run(missing, on_event):
                 display.finish(number, steps_each)
         found = Control(
-            tuple(settings["units"]), tuple(seeds), _distances(opened, rows, path, seeds, sampler, steps, seed, device)
+            tuple(settings["units"]),
+            tuple(seeds),
+            _distances(opened, rows, path, seeds, sampling, seed, execution.device),
         )
         values = {kind: array.tolist() for kind, array in found.distances.items()}
         write_json(path / "control.json", {**settings, "distances": values})
@@ -210,7 +211,7 @@ def _tasks(run: Run, rows: list[int], path: Path, device: str) -> list[TrainTask
 
 
 def _distances(
-    run: Run, rows: list[int], path: Path, seeds: list[int], sampler: str, steps: int, seed: int, device: str
+    run: Run, rows: list[int], path: Path, seeds: list[int], sampling: Sampling, seed: int, device: str
 ) -> dict[str, np.ndarray]:
     from .._runtime.devices import one_thread
     from ..diffusion.component import load_component
@@ -237,8 +238,7 @@ def _distances(
                 seeds,
                 shape=run.shape,
                 schedule=run.recipe.schedule,
-                sampler=sampler,
-                steps=steps,
+                sampling=sampling,
                 device=device,
             )
 

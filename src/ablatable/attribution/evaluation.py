@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from .._runtime.execution import Execution
 from .._runtime.files import file_hash, json_hash, read_json, sweep, write_atomic, write_json
 from .._runtime.lock import exclusive
 from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings
 from .._runtime.rng import generator
-from .._runtime.workers import Pool, chunks, default_workers
+from .._runtime.workers import chunks
 from ..data.grouping import per_unit
 from ..errors import DataError, SettingsError
 from ..runs.run import Run
@@ -42,9 +43,8 @@ def evaluate(
     out: str | Path,
     run: str | Path | Run | None = None,
     rule: str = "max",
-    workers: int | None = None,
+    execution: Execution = Execution(),
     overwrite: bool = False,
-    quiet: bool = False,
 ) -> Evaluation:
     """Score methods against what removal shows, into the folder `out`.
 
@@ -55,7 +55,7 @@ def evaluate(
         methods: names (see `attribution.find_method`), or methods of your own by name, which run in this process.
         run: the universe's run, for methods and metrics that look into components.
         rule: how scores of images become scores of units: `max`, `sum` or `mean`.
-        workers: processes; None = one per core; 0 = in this process.
+        execution: how to run the work.
         overwrite: start anew over an evaluation that is there.
 
     Raises:
@@ -89,7 +89,7 @@ def evaluate(
             for name in chosen
             for span in chunks(len(universe.seeds), PIECE)
         ]
-        _compute(universe, opened, own, tasks, default_workers() if workers is None else workers, quiet)
+        _compute(universe, opened, own, tasks, execution)
         scored = {labels[name]: _assemble([task for task in tasks if task.method == name]) for name in chosen}
         truth, why = find_truth(universe, opened)
         results = {label: measure(answer, truth, label) for label, answer in scored.items()}
@@ -194,7 +194,7 @@ def _content(piece: Piece) -> dict[str, Any] | None:
 
 
 def _compute(
-    universe: Universe, run: Run | None, own: dict[str, Method], tasks: list[Piece], workers: int, quiet: bool
+    universe: Universe, run: Run | None, own: dict[str, Method], tasks: list[Piece], execution: Execution
 ) -> None:
     """What is missing: by workers, or for methods that only this process knows, here."""
     total = sum(task.samples[1] - task.samples[0] for task in tasks)
@@ -202,7 +202,7 @@ def _compute(
     done = total - sum(task.samples[1] - task.samples[0] for task in todo)
     if not todo:
         return
-    with Display(f"scoring {total} samples", total, done=done, quiet=quiet) as display:
+    with Display(f"scoring {total} samples", total, done=done, quiet=execution.quiet) as display:
 
         def finish(task: Piece) -> None:
             display.finish(0, task.samples[1] - task.samples[0])
@@ -216,7 +216,7 @@ def _compute(
                     _score(universe, attributor, ready, task)
                     finish(task)
         rest = [task for task in todo if task.method not in own]
-        with Pool(compute_piece, min(workers, len(rest))) as pool:
+        with execution.pool(compute_piece) as pool:
             for number, _ in pool.run(rest):
                 finish(rest[number])
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._runtime.execution import Execution
 from ..errors import SettingsError
 from .common import Device, Json, RunPath, Workers, app, print_json, say
 
@@ -46,7 +47,7 @@ def verify(
         write_atomic(proofs, canonical_json({"content_sha256": found.content_sha256, "components": told["proofs"]}))
     repeated = None
     if retrain is not None:
-        repeated = _repeat(run, found, retrain, steps, data, unit_column, workers, device)
+        repeated = _repeat(run, found, retrain, steps, data, unit_column, Execution(workers, device))
         told["retrained"] = repeated.as_dict()
     failed = bool(found.wrong) or (repeated is not None and not repeated.holds)
     if as_json:
@@ -65,8 +66,7 @@ def _repeat(
     steps: int | None,
     data: str | None,
     unit_column: str | None,
-    workers: int | None,
-    device: str,
+    execution: Execution,
 ) -> Repetition:
     from .._runtime.progress import Display
     from ..runs.run import Run
@@ -87,8 +87,7 @@ def _repeat(
             chosen,
             steps=steps,
             units=run_units(opened, data, unit_column),
-            workers=workers,
-            device=device,
+            execution=execution,
             report=lambda number, event: display.update(number, f"training {number}", event["step"], total),
         )
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._version import __version__
-from ..errors import SettingsError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,7 +30,7 @@ Workers = Annotated[int | None, typer.Option(min=0, help="worker processes; one 
 Ray = Annotated[str | None, typer.Option(help="work on a Ray cluster: auto, local or its address")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:k")]
 Seeds = Annotated[str, typer.Option(help="one picture a seed: 0-9 or 1,5,7")]
-Sampler = Annotated[str, typer.Option(help="ddpm, ddim or dpmsolver++")]
+SamplerOption = Annotated[str, typer.Option(help="ddpm, ddim or dpmsolver++")]
 SamplingSteps = Annotated[int, typer.Option("--steps", min=1, help="sampling steps")]
 
 
@@ -48,13 +47,6 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-def workers_or_ray(workers: int | None, ray: str | None) -> int | str | None:
-    """Where the work is done, as the library takes it."""
-    if ray is not None and workers is not None:
-        raise SettingsError("--ray and --workers exclude each other; on a cluster, Ray decides how many work")
-    return workers if ray is None else f"ray:{ray}"
 
 
 def print_json(value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .._runtime.execution import Execution
 from .common import Device, Json, RunPath, UniverseUrl, Workers, app, print_json, print_table, say
 
 
@@ -18,7 +19,7 @@ def differential(
 
     from ..universes.differential import differentiate_universe
 
-    table = differentiate_universe(run, universe_url, workers=workers, device=device).compare()
+    table = differentiate_universe(run, universe_url, execution=Execution(workers, device)).compare()
     if as_json:
         print_json(table.to_dicts())
         return

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .._runtime.execution import Execution
 from .common import Json, Overwrite, UniverseUrl, Workers, app, print_json, print_rows, say
 
 
@@ -40,7 +41,13 @@ def evaluate(
 
     names = [*(attributor or []), *map(str, scores or [])] or ["random", "euclidean", "euclidean-flips"]
     found = evaluate_methods(
-        Universe.open(universe_url), names, out=out, run=run, rule=rule, workers=workers, overwrite=overwrite
+        Universe.open(universe_url),
+        names,
+        out=out,
+        run=run,
+        rule=rule,
+        execution=Execution(workers),
+        overwrite=overwrite,
     )
     if as_json:
         print_json({"out": str(out), "not_measured": found.why, "results": found.table().to_dicts()})

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from .._runtime.execution import Execution
 from ..diffusion.recipe import PRESETS, preset
+from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError
 from .common import (
     Device,
@@ -16,7 +18,7 @@ from .common import (
     Overwrite,
     Ray,
     RunPath,
-    Sampler,
+    SamplerOption,
     SamplingSteps,
     Seeds,
     Workers,
@@ -25,7 +27,6 @@ from .common import (
     print_rows,
     print_table,
     say,
-    workers_or_ray,
 )
 
 Removals = Annotated[int | None, typer.Option(min=1, help="choose a code that bears so many removals of random units")]
@@ -41,7 +42,7 @@ def demo(
     """Train on 48 real digits, draw, enumerate every counterfactual, and show what depends on what. Minutes."""
     from ..demo import run_demo
 
-    outcome = run_demo(out, workers=workers, overwrite=overwrite)
+    outcome = run_demo(out, execution=Execution(workers), overwrite=overwrite)
     if as_json:
         print_json(outcome.as_dict())
         return
@@ -113,8 +114,7 @@ def train(
         recipe,
         out=out,
         seed=seed,
-        workers=workers_or_ray(workers, ray),
-        device=device,
+        execution=Execution(workers, device, ray=ray),
         overwrite=overwrite,
     )
     told = {
@@ -137,7 +137,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="folder for the pictures")],
     seeds: Seeds = "0-7",
     without: Annotated[list[str] | None, typer.Option(help="a unit to remove; may be given several times")] = None,
-    sampler: Sampler = "ddpm",
+    sampler: SamplerOption = "ddpm",
     steps: SamplingSteps = 50,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -185,7 +185,7 @@ def universe(
     unit: Annotated[
         list[str] | None, typer.Option(help="enumerate only this unit; may be given several times; all if not given")
     ] = None,
-    sampler: Sampler = "ddpm",
+    sampler: SamplerOption = "ddpm",
     steps: SamplingSteps = 50,
     spares: Annotated[int, typer.Option(min=0, help="spare codewords to ablate as well")] = 0,
     screen: Annotated[
@@ -215,24 +215,15 @@ def universe(
     asked: dict[str, Any] = {
         "out": out,
         "units": unit,
-        "sampler": sampler,
-        "steps": steps,
+        "sampling": Sampling(sampler, steps, precision, compiled, threshold),
         "spares": spares,
-        "precision": precision,
-        "compiled": compiled,
-        "workers": workers_or_ray(workers, ray),
-        "device": device,
-        "max_resident": max_resident,
+        "execution": Execution(workers, device, max_resident, ray),
         "overwrite": overwrite,
     }
     if screen is not None:
-        if threshold is not None:
-            raise SettingsError(
-                "--screen takes changes to be smooth, which black and white is not; leave one of both out"
-            )
         _screen(run, parse_seeds(seeds), screen, asked, as_json)
         return
-    made = enumerate_universe(run, parse_seeds(seeds), threshold=threshold, **asked)
+    made = enumerate_universe(run, parse_seeds(seeds), **asked)
     told: dict[str, Any] = {
         "universe": out,
         "samples": len(made.seeds),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .._runtime.execution import Execution
+from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError
 from .common import Device, Json, Overwrite, UniverseUrl, app, print_json, print_table, say
 
@@ -103,11 +105,9 @@ def influence(
             out=f"memory://influence-{os.getpid()}",
             share=screen,
             top=top,
-            sampler=sampler,
-            steps=steps,
+            sampling=Sampling(sampler, steps),
             spares=spares,
-            workers=0,
-            device=device,
+            execution=Execution(workers=0, device=device),
             overwrite=True,
         )
     )

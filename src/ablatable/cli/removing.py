@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .._runtime.execution import Execution
 from ..errors import SettingsError
 from .common import Device, Json, Overwrite, RunPath, Workers, app, print_json, print_rows, say
 
@@ -100,8 +101,7 @@ def repair(
         opened,
         plan_repair(opened, run_units(opened, data, unit_column)),
         out,
-        workers,
-        device,
+        Execution(workers, device),
         dry_run,
         overwrite,
         as_json,
@@ -128,15 +128,14 @@ def extend(
     opened = Run(run)
     channels, height, width = opened.shape
     new = load_units(data, unit_column=unit_column, size=(height, width), channels=channels)
-    _complete(opened, plan_extension(opened, new), out, workers, device, dry_run, overwrite, as_json)
+    _complete(opened, plan_extension(opened, new), out, Execution(workers, device), dry_run, overwrite, as_json)
 
 
 def _complete(
     opened: Run,
     work: Work,
     out: Path | None,
-    workers: int | None,
-    device: str,
+    execution: Execution,
     dry_run: bool,
     overwrite: bool,
     as_json: bool,
@@ -147,7 +146,7 @@ def _complete(
     if not as_json:
         say(work.sentence())
     if not dry_run:
-        new = complete(opened, work, out=_needed(out), workers=workers, device=device, overwrite=overwrite)
+        new = complete(opened, work, out=_needed(out), execution=execution, overwrite=overwrite)
         told |= {"run": str(out), "digest": new.digest}
     if as_json:
         print_json(told)

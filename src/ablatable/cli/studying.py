@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Json, RunPath, Sampler, SamplingSteps, Seeds, Workers, app, print_json, print_table, say
+from .._runtime.execution import Execution
+from ..diffusion.sampling_settings import Sampling
+from .common import (
+    Device,
+    Json,
+    RunPath,
+    SamplerOption,
+    SamplingSteps,
+    Seeds,
+    Workers,
+    app,
+    print_json,
+    print_table,
+    say,
+)
 
 study = typer.Typer(help="Studies over many ensembles; a study that was interrupted goes on.", no_args_is_help=True)
 app.add_typer(study, name="study")
@@ -24,7 +38,7 @@ def radius_vs_size(out: Out, config: ConfigFile = None, workers: Workers = None,
     from ..studies.cells import read_config
     from ..studies.size import SizeStudy, study_size
 
-    table = study_size(read_config(config, SizeStudy), out, workers=workers)
+    table = study_size(read_config(config, SizeStudy), out, execution=Execution(workers))
     if as_json:
         print_json(table.to_dicts())
         return
@@ -39,7 +53,7 @@ def code(out: Out, config: ConfigFile = None, workers: Workers = None, as_json: 
     from ..studies.cells import read_config
     from ..studies.weight import CodeStudy, study_code
 
-    table = study_code(read_config(config, CodeStudy), out, workers=workers)
+    table = study_code(read_config(config, CodeStudy), out, execution=Execution(workers))
     if as_json:
         print_json(table.to_dicts())
         return
@@ -54,7 +68,7 @@ def unattributable(out: Out, config: ConfigFile = None, workers: Workers = None,
     from ..studies.cells import read_config
     from ..studies.unattributable import UnattributableStudy, study_unattributable
 
-    table = study_unattributable(read_config(config, UnattributableStudy), out, workers=workers)
+    table = study_unattributable(read_config(config, UnattributableStudy), out, execution=Execution(workers))
     if as_json:
         print_json(table.to_dicts())
         return
@@ -69,7 +83,7 @@ def differential(out: Out, config: ConfigFile = None, workers: Workers = None, a
     from ..studies.cells import read_config
     from ..studies.differential import DifferentialStudy, study_differential
 
-    table = study_differential(read_config(config, DifferentialStudy), out, workers=workers)
+    table = study_differential(read_config(config, DifferentialStudy), out, execution=Execution(workers))
     if as_json:
         print_json(table.to_dicts())
         return
@@ -84,7 +98,7 @@ def control(
     out: Annotated[Path, typer.Option(help="folder for what is retrained; an interrupted call goes on there")],
     units: Annotated[int, typer.Option(min=2, help="how many random units to leave out, one at a time")] = 8,
     seeds: Seeds = "0-7",
-    sampler: Sampler = "ddpm",
+    sampler: SamplerOption = "ddpm",
     steps: SamplingSteps = 50,
     seed: Annotated[int, typer.Option(help="of the choice of units")] = 0,
     workers: Workers = None,
@@ -96,7 +110,13 @@ def control(
     from ..diffusion.sampling import parse_seeds
 
     found = run_control(
-        run, units, parse_seeds(seeds), out=out, sampler=sampler, steps=steps, seed=seed, workers=workers, device=device
+        run,
+        units,
+        parse_seeds(seeds),
+        out=out,
+        sampling=Sampling(sampler, steps),
+        seed=seed,
+        execution=Execution(workers, device),
     )
     table = found.table()
     if as_json:

@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..errors import SettingsError
 from .schedule import Schedule
 
-SamplerName = Literal["ddpm", "ddim", "dpmsolver++"]
-
 
 class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)

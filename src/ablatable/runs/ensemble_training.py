@@ -185,7 +185,9 @@ def _train_components(path: Path, tasks: list[TrainTask], of: int, execution: Ex
 
     recipe = tasks[0].recipe
     steps = recipe.training.steps if recipe.component.kind == "unet" else 1
-    with Display(f"training {of} components", of * steps, done=(of - len(tasks)) * steps, quiet=execution.quiet) as display:
+    with Display(
+        f"training {of} components", of * steps, done=(of - len(tasks)) * steps, quiet=execution.quiet
+    ) as display:
         began, images = time.monotonic(), dict.fromkeys(range(len(tasks)), 0)
 
         def on_event(number: int, event: dict) -> None:

@@ -14,6 +14,7 @@ from ..codes.code import Code
 from ..data.units import to_images
 from ..diffusion.ensemble import Ensemble
 from ..diffusion.sampling import Trajectories, sample
+from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError
 from .run import Run
 
@@ -122,8 +123,7 @@ class AblatablePipeline(DiffusionPipeline):
             self.denoiser(without),
             noise,
             schedule=schedule,
-            sampler=sampler,
-            steps=num_inference_steps,
+            sampling=Sampling(sampler, num_inference_steps),
             on_step=callback,
         )
         if output_type != "pt":

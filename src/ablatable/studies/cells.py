@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .._runtime.execution import Execution
 from .._runtime.files import canonical_json, read_json, write_json
 from .._runtime.provenance import compare_settings
 from ..analysis.calibration import STATISTICS, calibrate
 from ..analysis.nearest import unit_distances
 from ..codes.code import Code
 from ..data.units import Units
-from ..diffusion.recipe import Recipe, SamplerName
+from ..diffusion.recipe import Recipe
+from ..diffusion.sampling_settings import SamplerName, Sampling
 from ..errors import SettingsError
 from ..runs.ensemble_training import train
 from ..universes.enumeration import enumerate_universe
@@ -28,7 +30,7 @@ ALPHA = 0.05  # false-positive rate at which power is stated
 Measured = dict[str, Any]
 
 
-class Sampling(BaseModel):
+class StudySampling(BaseModel):
     """How a study draws: the same seeds in every cell."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,6 +39,11 @@ class Sampling(BaseModel):
     steps: int = Field(default=50, ge=1)
     samples: int = Field(default=8, ge=2)
     spares: int = Field(default=64, ge=1, description="at most; as many as the code has, if fewer")
+
+    @property
+    def drawing(self) -> Sampling:
+        """How each sample is drawn."""
+        return Sampling(self.sampler, self.steps)
 
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -70,13 +77,12 @@ def make_cell(
     units: Units,
     code: Code,
     recipe: Recipe,
-    sampling: Sampling,
+    sampling: StudySampling,
     measure: Callable[[Universe], Measured],
     *,
     seed: int,
     only: Sequence[str] | None = None,
-    workers: int | None = None,
-    quiet: bool = False,
+    execution: Execution = Execution(),
 ) -> Measured:
     """Train, enumerate and measure one cell; what an earlier call finished is kept.
 
@@ -92,18 +98,16 @@ def make_cell(
     if result.exists():
         return read_json(result)
     began = time.monotonic()
-    run = train(units, code, recipe, out=folder / "run", seed=seed, workers=workers, quiet=quiet)
+    run = train(units, code, recipe, out=folder / "run", seed=seed, execution=execution)
     trained = time.monotonic()
     universe = enumerate_universe(
         run.path,
         range(sampling.samples),
         out=folder / "universe.zarr",
         units=only,
-        sampler=sampling.sampler,
-        steps=sampling.steps,
+        sampling=sampling.drawing,
         spares=min(sampling.spares, code.spare_capacity),
-        workers=workers,
-        quiet=quiet,
+        execution=execution,
     )
     drawn = time.monotonic()
     measured = {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from .._runtime.execution import Execution
 from .._runtime.files import write_atomic
 from .._runtime.plotting import Axes, figure_png
 from .._runtime.rng import generator
@@ -22,7 +23,7 @@ from ..diffusion.recipe import preset
 from ..runs.run import Run
 from ..universes.differential import Differential, agreement, differentiate_universe, extrapolate
 from ..universes.universe import Universe
-from .cells import Measured, Sampling, make_cell, open_study
+from .cells import Measured, StudySampling, make_cell, open_study
 from .size import COLOURS, Series
 
 if TYPE_CHECKING:
@@ -40,16 +41,14 @@ class DifferentialStudy(BaseModel):
 
     data: str = "digits:128"
     series: tuple[Series, ...] = (Series(name="ideal", sizes=(32, 128), side=8, recipe=preset("ideal")),)
-    sampling: Sampling = Sampling(samples=8, steps=25, spares=1)
+    sampling: StudySampling = StudySampling(samples=8, steps=25, spares=1)
     drawn: int = Field(default=128, ge=2, description="units whose ablations are drawn at most: random ones beyond")
     fractions: tuple[float, ...] = Field(default=(1 / 256, 1 / 64, 1 / 16, 1 / 4, 1 / 2, 1), description="step sizes")
     step_units: int = Field(default=32, ge=2, description="of those drawn, how many are taken at every step size")
     seed: int = 0
 
 
-def study_differential(
-    config: DifferentialStudy, out: Path, *, workers: int | None = None, quiet: bool = False
-) -> pl.DataFrame:
+def study_differential(config: DifferentialStudy, out: Path, *, execution: Execution = Execution()) -> pl.DataFrame:
     """Make every cell, then `table.csv` (whole ablations), `steps.csv` (parts) and `figure.png`; it can be interrupted.
 
     Raises:
@@ -71,11 +70,10 @@ def study_differential(
                 Code.balanced(size, components, config.seed),
                 series.recipe,
                 config.sampling,
-                lambda universe, folder=folder: _measure(universe, folder / "run", config, workers, quiet),
+                lambda universe, folder=folder: _measure(universe, folder / "run", config, execution),
                 seed=config.seed,
                 only=[units.ids[row] for row in sorted(picked)],
-                workers=workers,
-                quiet=quiet,
+                execution=execution,
             )
             about = {"series": series.name, "units": size, "components": components}
             whole.append({**about, "drawn": len(picked), **_summary(cell["whole"])})
@@ -89,9 +87,9 @@ def study_differential(
     return table
 
 
-def _measure(universe: Universe, run: Path, config: DifferentialStudy, workers: int | None, quiet: bool) -> Measured:
+def _measure(universe: Universe, run: Path, config: DifferentialStudy, execution: Execution) -> Measured:
     """For each sample the quantities: of whole ablations as delivered, and of some at every step size, not rounded."""
-    found = differentiate_universe(run, universe.url, workers=workers, quiet=quiet)
+    found = differentiate_universe(run, universe.url, execution=execution)
     whole = found.compare().select(*QUANTITIES).to_dicts()
     return {"whole": whole, "parts": [[step, _part(found, Run(run), step, config)] for step in config.fractions]}
 
@@ -111,7 +109,7 @@ def _part(found: Differential, run: Run, step: float, config: DifferentialStudy)
     return result
 
 
-def draw_at(run: Run, words: np.ndarray, seeds: tuple[int, ...], step: float, sampling: Sampling) -> np.ndarray:
+def draw_at(run: Run, words: np.ndarray, seeds: tuple[int, ...], step: float, sampling: StudySampling) -> np.ndarray:
     """Pictures drawn with weights a part of the way to those of ablations: float32 (ablations, samples, C, H, W).
 
     Args:
@@ -138,7 +136,7 @@ def draw_at(run: Run, words: np.ndarray, seeds: tuple[int, ...], step: float, sa
 
     with one_thread(), torch.inference_mode():
         noise = Trajectories(seeds, run.shape, repeat=len(words))
-        x = sample(denoiser, noise, schedule=run.recipe.schedule, sampler=sampling.sampler, steps=sampling.steps)
+        x = sample(denoiser, noise, schedule=run.recipe.schedule, sampling=sampling.drawing)
     return x.numpy().reshape(len(words), len(seeds), *run.shape)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from .._runtime.execution import Execution
 from .._runtime.files import write_atomic
 from .._runtime.plotting import Axes, figure_png
 from .._runtime.rng import generator
@@ -23,7 +24,7 @@ from ..data.units import Units, load_units
 from ..diffusion.recipe import Recipe, preset
 from ..errors import SettingsError
 from ..universes.universe import Universe
-from .cells import ALPHA, Measured, Sampling, make_cell, nearest_p_values, open_study, radii
+from .cells import ALPHA, Measured, StudySampling, make_cell, nearest_p_values, open_study, radii
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,14 +64,14 @@ class SizeStudy(BaseModel):
 
     data: str = "digits:128"
     series: tuple[Series, ...] = (Series(name="ideal", sizes=(16, 32, 64, 128), side=14),)
-    sampling: Sampling = Sampling()
+    sampling: StudySampling = StudySampling()
     seed: int = 0
     drawn: int = Field(default=2048, ge=2, description="units whose ablations are drawn at most: random ones beyond")
     landscape: int = Field(default=16, ge=2, description="fixed landscape size for the controlled comparison")
     features: str | None = Field(default=None, description="a feature space to measure in as well, see load_features")
 
 
-def study_size(config: SizeStudy, out: Path, *, workers: int | None = None, quiet: bool = False) -> pl.DataFrame:
+def study_size(config: SizeStudy, out: Path, *, execution: Execution = Execution()) -> pl.DataFrame:
     """Make every cell, then `table.csv` and `figure.png`; a study that was interrupted goes on.
 
     Raises:
@@ -93,8 +94,7 @@ def study_size(config: SizeStudy, out: Path, *, workers: int | None = None, quie
                 lambda universe: _measure(universe, config.landscape, features),
                 seed=config.seed,
                 only=_drawn(units, size, config),
-                workers=workers,
-                quiet=quiet,
+                execution=execution,
             )
     table = _table(measured)
     write_atomic(out / "table.csv", table.write_csv().encode())

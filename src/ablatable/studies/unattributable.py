@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from .._runtime.execution import Execution
 from .._runtime.files import read_json, write_atomic, write_json
 from .._runtime.plotting import Axes, figure_png
 from .._runtime.progress import Display
@@ -24,7 +25,7 @@ from ..codes.code import Code, components_for
 from ..data.distance import pairwise
 from ..data.images import delivered
 from ..data.units import Units
-from ..diffusion.recipe import SamplerName
+from ..diffusion.sampling_settings import SamplerName, Sampling
 from ..report.pictures import difference
 from ..runs.ensemble_training import train
 from ..runs.run import Run
@@ -67,12 +68,11 @@ class UnattributableStudy(BaseModel):
     seed: int = 0
 
 
-def study_unattributable(
-    config: UnattributableStudy, out: Path, *, workers: int | None = None, quiet: bool = False
-) -> pl.DataFrame:
+def study_unattributable(config: UnattributableStudy, out: Path, *, execution: Execution = Execution()) -> pl.DataFrame:
     """Make every cell, then `table.csv`, `figure.png`, `pictures.png`; a study that was interrupted goes on.
 
-    The pictures are of the first series at its largest size. Training has `workers`; samples are drawn in this process.
+    The pictures are of the first series at its largest size. `execution` applies to training; samples are drawn in
+    this process.
 
     Raises:
         SettingsError: `out` holds a study with another configuration, or there are too few units.
@@ -88,7 +88,7 @@ def study_unattributable(
             cells = []
             for number in range(series.ensembles):
                 folder = out / series.name / f"{size:05d}-{number}"
-                cells.append(_cell(folder, units, size, number, series, config, workers, quiet))
+                cells.append(_cell(folder, units, size, number, series, config, execution))
                 if series == config.series[0] and size == max(series.sizes):
                     shown.append((Run(folder / "run"), cells[-1]))
             rows.append(_row(series, size, cells))
@@ -107,8 +107,7 @@ def _cell(
     number: int,
     series: BinarySeries,
     config: UnattributableStudy,
-    workers: int | None,
-    quiet: bool,
+    execution: Execution,
 ) -> Measured:
     """One ensemble: which of its seeds no unit moves.
 
@@ -126,15 +125,16 @@ def _cell(
         series.recipe,
         out=folder / "run",
         seed=config.seed + number,
-        workers=workers,
-        quiet=quiet,
+        execution=execution,
     )
     trained, drawn = time.monotonic(), _drawing(run, config)
     seeds = list(range(number * config.samples, (number + 1) * config.samples))
     factual = dict(zip(seeds, drawn(np.zeros((1, components), bool), seeds)[0], strict=True))
     progress = folder / "progress.json"
     state = read_json(progress) if progress.exists() else {"removed": 0, "seeds": seeds, "left": []}
-    with Display(f"{series.name}, {size} units: removing", size, done=state["removed"], quiet=quiet) as display:
+    with Display(
+        f"{series.name}, {size} units: removing", size, done=state["removed"], quiet=execution.quiet
+    ) as display:
         while state["seeds"] and state["removed"] < size:
             first, alive = state["removed"], state["seeds"]
             words = run.code.matrix[first : first + max(4, ROWS // len(alive))]
@@ -175,8 +175,7 @@ def _drawing(run: Run, config: UnattributableStudy) -> Callable[[np.ndarray, lis
                 seeds,
                 shape=run.shape,
                 schedule=run.recipe.schedule,
-                sampler=config.sampler,
-                steps=config.steps,
+                sampling=Sampling(config.sampler, config.steps),
             )
         return delivered(pictures, config.threshold)
 

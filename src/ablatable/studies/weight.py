@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from .._runtime.execution import Execution
 from .._runtime.files import write_atomic
 from .._runtime.plotting import Axes, figure_png
 from .._runtime.stats import bootstrap, wilson
@@ -24,7 +25,7 @@ from ..data.units import Units, load_units
 from ..diffusion.recipe import Recipe, preset
 from ..errors import SettingsError
 from ..universes.universe import Universe
-from .cells import ALPHA, Measured, Sampling, make_cell, nearest_p_values, open_study, radii
+from .cells import ALPHA, Measured, StudySampling, make_cell, nearest_p_values, open_study, radii
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,12 +46,12 @@ class CodeStudy(BaseModel):
     total_steps: int | None = Field(
         default=None, description="training steps over all components; None = the recipe's each"
     )
-    sampling: Sampling = Sampling(samples=16)
+    sampling: StudySampling = StudySampling(samples=16)
     landscape: int = Field(default=16, ge=2)
     seed: int = 0
 
 
-def study_code(config: CodeStudy, out: Path, *, workers: int | None = None, quiet: bool = False) -> pl.DataFrame:
+def study_code(config: CodeStudy, out: Path, *, execution: Execution = Execution()) -> pl.DataFrame:
     """Make every cell, then `table.csv` and `figure.png`; a study that was interrupted goes on.
 
     Raises:
@@ -79,8 +80,7 @@ def study_code(config: CodeStudy, out: Path, *, workers: int | None = None, quie
             config.sampling,
             lambda universe: _measure(universe, held_out, config.landscape),
             seed=config.seed,
-            workers=workers,
-            quiet=quiet,
+            execution=execution,
         )
         rows.append(_row(n, weight, cell, config))
     table = pl.DataFrame(rows)

@@ -23,14 +23,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._runtime.devices import resolve_device
+from .._runtime.execution import Execution
 from .._runtime.files import writing
 from .._runtime.lock import exclusive
 from .._runtime.progress import Display
-from .._runtime.workers import Pool, chunks, default_workers
+from .._runtime.workers import chunks
 from ..codes.code import weight_change
 from ..data.distance import euclidean
 from ..data.images import delivered
+from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError, StoreError
 from ..runs.run import Run
 from .store import read, seal, unseal
@@ -52,8 +53,7 @@ def differentiate(
     noise: Noise,
     *,
     schedule: Schedule,
-    sampler: str = "ddpm",
-    steps: int = 50,
+    sampling: Sampling = Sampling(),
     on_step: Callable[[int], None] = lambda step: None,
 ) -> tuple[Tensor, Tensor]:
     """One sample and its derivatives by the weights of the components.
@@ -61,7 +61,7 @@ def differentiate(
     Args:
         components: n >= 2 denoisers, in evaluation mode.
         noise: one noise trajectory, `noise[k]` of (1, C, H, W); its dtype is that of the arithmetic.
-        schedule, sampler, steps, on_step: as `sampling.sample` takes them.
+        schedule, sampling, on_step: as `sample` takes them.
 
     Returns:
         The factual sample (C, H, W), about [-1, 1], not clipped; and J (n, C, H, W), with J_i the derivative along
@@ -74,8 +74,8 @@ def differentiate(
     from ..diffusion.tangent_unet import push
 
     n = len(components)
-    timesteps, step_from = make_sampler(sampler, schedule, steps)
-    _, step_along = make_sampler(sampler, schedule, steps)  # some samplers remember steps: the directions' own memory
+    timesteps, step_from = make_sampler(sampling, schedule)
+    _, step_along = make_sampler(sampling, schedule)  # some samplers remember steps: the directions' own memory
     with torch.no_grad():
         x = noise[0]
         dx = x.new_zeros(n - 1, *x.shape[1:])
@@ -87,7 +87,7 @@ def differentiate(
                 along += torch.cat([moved for _, moved in parts]) / n
             mean = torch.stack(predictions).mean(0)
             along += torch.stack(predictions[:-1]) - mean
-            z = noise[number] if sampler == "ddpm" else x
+            z = noise[number] if sampling.sampler == "ddpm" else x
             x = step_from(mean[None], t, x, z)
             dx = step_along(along, t, dx, torch.zeros_like(dx))
             on_step(number)
@@ -256,8 +256,7 @@ def compute_sample(task: DifferentialTask, report: Callable[[dict], None]) -> No
             ensemble.components,
             Trajectories([task.seed], run.shape, device=task.device),
             schedule=run.recipe.schedule,
-            sampler=universe.settings.sampler,
-            steps=universe.settings.steps,
+            sampling=universe.settings.sampling,
             on_step=lambda step: report({"step": step}),
         )
     Differential(universe).write(task.seed, factual.cpu().numpy(), jacobian.cpu().numpy())
@@ -267,24 +266,20 @@ def differentiate_universe(
     run: str | Path,
     url: str | Path,
     *,
-    workers: int | None = None,
-    device: str = "auto",
-    quiet: bool = False,
+    execution: Execution = Execution(),
 ) -> Differential:
     """Take the Jacobian of every sample of a universe and store it beside it; what is there already is kept.
 
     Args:
         run: the run that the universe was made from.
         url: the universe.
-        workers: processes (each single-threaded); None = one per core; 0 = in this process.
-        device: `auto`, `cpu`, `cuda` or `cuda:k`.
-        quiet: no progress display.
+        execution: how to run the work.
 
     Raises:
         SettingsError: the universe is another run's.
         StoreError: not a run, or no universe.
     """
-    opened, universe, device = Run(run), Universe.open(url), resolve_device(device)
+    opened, universe, execution = Run(run), Universe.open(url), execution.resolved()
     if universe.settings.run_sha256 != opened.digest:
         raise SettingsError(f"{url} was not made from the run {run} as it is now; name the run it was made from")
     found = Differential(universe)
@@ -293,12 +288,13 @@ def differentiate_universe(
         if not missing:
             return found
         path, steps = str(Path(run).resolve()), universe.settings.steps
-        tasks = [DifferentialTask(path, opened.digest, str(url), seed, device) for seed in missing]
+        tasks = [DifferentialTask(path, opened.digest, str(url), seed, execution.device) for seed in missing]
         title = f"differentiating {len(universe.seeds)} samples by {opened.code.components} weights"
-        count = default_workers() if workers is None else workers
         with (
-            Display(title, len(universe.seeds), done=len(universe.seeds) - len(tasks), quiet=quiet) as display,
-            Pool(compute_sample, count) as pool,
+            Display(
+                title, len(universe.seeds), done=len(universe.seeds) - len(tasks), quiet=execution.quiet
+            ) as display,
+            execution.pool(compute_sample) as pool,
         ):
 
             def on_event(number: int, event: dict) -> None:

@@ -20,7 +20,8 @@ from .._runtime.execution import Execution
 from .._runtime.lock import exclusive
 from .._runtime.progress import Display
 from ..codes.code import Code
-from ..data.images import check_threshold, delivered
+from ..data.images import delivered
+from ..diffusion.sampling_settings import Sampling
 from ..errors import CodeError, SettingsError
 from ..runs.run import Run
 from .compiling import did_not_pay, has_compiler, would_pay
@@ -183,7 +184,7 @@ def enumerate_universe(
         CodeError: more spares than there are.
         StoreError: not a run; or another process is writing `out`; or the disk refuses.
     """
-    from ..diffusion.sampling import check_sampler, parse_seeds
+    from ..diffusion.sampling import parse_seeds
 
     opened, execution = Run(run), execution.resolved()
     settings = plan_universe(
@@ -199,7 +200,10 @@ def enumerate_universe(
         if todo:
             folder = str(Path(run).resolve())
             place = str(out) if "://" in str(out) else str(Path(out).resolve())
-            tasks = [BlockTask(folder, opened.digest, place, block, execution.device, execution.max_resident) for block in todo]
+            tasks = [
+                BlockTask(folder, opened.digest, place, block, execution.device, execution.max_resident)
+                for block in todo
+            ]
             compilable = opened.recipe.component.kind == "unet" and execution.device == "cpu"
             _compute(universe, tasks, execution, compilable=compilable)
     return Universe.open(out)

@@ -61,8 +61,7 @@ def precision_error(universe: Universe, run: str | Path, *, max_resident: int | 
             universe.seeds[:samples],
             shape=settings.shape,
             schedule=opened.recipe.schedule,
-            sampler=settings.sampler,
-            steps=settings.steps,
+            sampling=settings.sampling,
         )
     exact = delivered(exact, settings.threshold)
     stored = np.stack([universe.landscape(s)[:ablations] for s in range(samples)], axis=1)

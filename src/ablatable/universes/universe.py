@@ -27,6 +27,7 @@ from .._runtime.provenance import compare_settings, environment
 from .._runtime.workers import chunks
 from ..data.distance import native_to_scaled, radius
 from ..data.units import Units
+from ..diffusion.sampling_settings import Sampling
 from ..errors import DataError, SettingsError, StoreError
 from .store import NothingAssumed, clear, delete, object_hash, open_store, paths, read, state_of, sweep
 

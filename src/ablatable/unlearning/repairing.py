@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from math import comb
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from .._runtime.execution import Execution
 from ..codes.code import Code
 from ..data.units import Units, load_units
 from ..diffusion.recipe import Recipe
@@ -88,10 +88,8 @@ def complete(
     work: Work,
     *,
     out: str | Path,
-    workers: int | None = None,
-    device: str = "auto",
+    execution: Execution = Execution(),
     overwrite: bool = False,
-    quiet: bool = False,
 ) -> Run:
     """Do the work into a new run, resumably; the old run is only read."""
     if Path(out).resolve() == run.path.resolve():
@@ -103,24 +101,39 @@ def complete(
         present=work.present,
         out=out,
         seed=run.seed,
-        workers=workers,
-        device=device,
+        execution=execution,
         overwrite=overwrite,
-        quiet=quiet,
         reuse=run,
     )
 
 
-def repair(run: str | Path, *, out: str | Path, **options: Any) -> Run:
-    """Bring a run back to all its components; `options` as in `complete`."""
+def repair(run: str | Path, *, out: str | Path, execution: Execution = Execution(), overwrite: bool = False) -> Run:
+    """Bring a run that forgot units back to all its components: only those it lacks are trained, from scratch.
+
+    Args:
+        run: a complete run, which is only read.
+        out: the new run's folder; if it holds the same work unfinished, it is resumed.
+        execution: how to run the work.
+        overwrite: replace the run at `out`.
+    """
     opened = Run(run)
-    return complete(opened, plan_repair(opened), out=out, **options)
+    return complete(opened, plan_repair(opened), out=out, execution=execution, overwrite=overwrite)
 
 
-def extend(run: str | Path, new: Units, *, out: str | Path, **options: Any) -> Run:
-    """Train new units into a run; `options` as in `complete`."""
+def extend(
+    run: str | Path, new: Units, *, out: str | Path, execution: Execution = Execution(), overwrite: bool = False
+) -> Run:
+    """Train new units into a run: they get unused codewords, and the components these name are trained from scratch.
+
+    Args:
+        run: a complete run, which is only read.
+        new: the units to add.
+        out: the new run's folder; if it holds the same work unfinished, it is resumed.
+        execution: how to run the work.
+        overwrite: replace the run at `out`.
+    """
     opened = Run(run)
-    return complete(opened, plan_extension(opened, new), out=out, **options)
+    return complete(opened, plan_extension(opened, new), out=out, execution=execution, overwrite=overwrite)
 
 
 def run_units(run: Run, data: str | Path | None, unit_column: str | None = None) -> Units:

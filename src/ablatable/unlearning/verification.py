@@ -16,11 +16,10 @@ from typing import Any, Literal
 import numpy as np
 
 from .._runtime import merkle
-from .._runtime.devices import resolve_device
+from .._runtime.execution import Execution
 from .._runtime.files import read_json
 from .._runtime.provenance import environment
 from .._runtime.rng import generator
-from .._runtime.workers import Pool, default_workers
 from ..data.images import fit, read_picture, recolour
 from ..data.units import Units
 from ..errors import SettingsError
@@ -198,8 +197,7 @@ def repeat(
     *,
     steps: int | None = None,
     units: Units | None = None,
-    workers: int | None = None,
-    device: str = "auto",
+    execution: Execution = Execution(),
     report: Callable[[int, dict], None] = lambda number, event: None,
 ) -> Repetition:
     """Train components again that did not see the units `without`, twice: without these units, and with noise for them.
@@ -210,8 +208,7 @@ def repeat(
         components: numbers of components.
         steps: only so many first steps, compared with the hashes recorded on the way; None = all.
         units: the training data; None = as stored in the run.
-        workers: processes; None = one per core; 0 = in this process.
-        device: where to train: bits are comparable with those of the same kind of device alone.
+        execution: how to run the work. Bits are comparable only between devices of the same kind.
         report: called with (task number, event) as training goes on.
 
     Raises:
@@ -229,22 +226,25 @@ def repeat(
     variants = {"absent": (units.without(without), design.select(kept))}
     if gone:
         variants["noise"] = (_noised(units, gone), design)
-    device = resolve_device(device)
+    execution = execution.resolved()
     if run.recipe.component.kind == "ideal":
         steps = None
     with tempfile.TemporaryDirectory() as scratch:
         what = [(number, variant) for number in components for variant in variants]
         jobs = [
-            (task_of(*variants[variant], run.recipe, run.seed, number, Path(scratch) / variant, device), steps)
+            (
+                task_of(*variants[variant], run.recipe, run.seed, number, Path(scratch) / variant, execution.device),
+                steps,
+            )
             for number, variant in what
         ]
-        with Pool(_again, default_workers() if workers is None else workers) as pool:
+        with execution.pool(_again) as pool:
             results = dict(pool.run(jobs, report))
     records = {number: read_json(component_folder(run.path, number) / "training.json") for number in components}
     repeated = [
         _compared(records[number], results[place], number, variant) for place, (number, variant) in enumerate(what)
     ]
-    return Repetition(tuple(repeated), tuple(_elsewhere(run, records, device)))
+    return Repetition(tuple(repeated), tuple(_elsewhere(run, records, execution.device)))
 
 
 def _again(job: tuple[TrainTask, int | None], report: Callable[[dict], None]) -> tuple[str | None, list]:

@@ -17,6 +17,7 @@ from ..._runtime.lock import exclusive
 from ..._runtime.progress import Display
 from ..._runtime.workers import chunks
 from ...codes.code import Code
+from ...diffusion.sampling_settings import Sampling
 from ...errors import SettingsError
 from ...runs.run import Run
 from ..enumeration import draw, loaded, plan_universe
@@ -92,8 +93,7 @@ def _pictures(
             [task.seed],
             shape=settings.shape,
             schedule=run.recipe.schedule,
-            sampler=settings.sampler,
-            steps=settings.steps,
+            sampling=settings.sampling,
             device=task.device,
         )[:, 0]
         for first, last in chunks(len(ablations), DRAWN_AT_ONCE)
@@ -133,11 +133,13 @@ def screen_universe(
         CodeError: more spares than there are.
         StoreError: not a run; or another process is writing `out`; or the disk refuses.
     """
-    from ...diffusion.sampling import check_sampler, parse_seeds
+    from ...diffusion.sampling import parse_seeds
 
     opened, execution = Run(run), execution.resolved()
     if sampling.threshold is not None:
-        raise SettingsError("screening takes changes to be smooth, which black and white is not; leave the threshold out")
+        raise SettingsError(
+            "screening takes changes to be smooth, which black and white is not; leave the threshold out"
+        )
     if top < 1 or not 0 < sure <= 1:
         raise SettingsError(f"top {top}, sure {sure:g}: look for 1 unit or more, with a chance above 0 and up to 1")
     universe = plan_universe(
@@ -155,7 +157,10 @@ def screen_universe(
         if missing:
             place = str(out) if "://" in str(out) else str(Path(out).resolve())
             folder = str(Path(run).resolve())
-            tasks = [ScreenTask(folder, opened.digest, place, seed, execution.device, execution.max_resident) for seed in missing]
+            tasks = [
+                ScreenTask(folder, opened.digest, place, seed, execution.device, execution.max_resident)
+                for seed in missing
+            ]
             _compute(found, tasks, execution)
     return Screen.open(out)
 

@@ -1,0 +1,72 @@
+"""How long work is executed: with how many processes, on which device, and whether progress is shown.
+
+Results never depend on an `Execution`, except that a device of another kind rounds differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import SettingsError
+from .devices import resolve_device
+from .workers import Pool, default_workers
+
+if TYPE_CHECKING:
+    from .cluster import RayPool
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How to run long work.
+
+    Attributes:
+        workers: local processes, each with one thread; None = one per core, 0 = this process.
+        device: `auto`, `cpu`, `cuda` or `cuda:k`.
+        max_resident: how many components a worker keeps in memory; None = all of them. The others are read again
+            whenever they are needed, once per sampling step.
+        ray: the address of a Ray cluster (`auto`, `local` or its address), which then takes the place of `workers`.
+            All nodes must be able to reach the files that the work reads and writes.
+        quiet: show no progress.
+
+    Raises:
+        SettingsError: the values exclude each other, or are out of range.
+    """
+
+    workers: int | None = None
+    device: str = "auto"
+    max_resident: int | None = None
+    ray: str | None = None
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ray is not None and self.workers is not None:
+            raise SettingsError(
+                "ray and workers exclude each other: on a cluster, Ray decides how many workers there are"
+            )
+        if self.workers is not None and self.workers < 0:
+            raise SettingsError(f"workers is {self.workers}; give 0 (this process), a number of processes, or None")
+        if self.max_resident is not None and self.max_resident < 1:
+            raise SettingsError(f"max_resident is {self.max_resident}; a worker needs at least 1 component in memory")
+
+    def resolved(self) -> Execution:
+        """The same with a device that is there; a cluster chooses its own.
+
+        Raises:
+            SettingsError: there is no such device. Call this before anything is written.
+        """
+        return self if self.ray is not None else replace(self, device=resolve_device(self.device))
+
+    def pool(self, function: Callable, *, run: Path | None = None) -> Pool | RayPool:
+        """Workers for one function; a cluster copies `run` to each of its nodes, once."""
+        if self.ray is None:
+            return Pool(function, default_workers() if self.workers is None else self.workers)
+        from .cluster import RayPool
+
+        return RayPool(function, self.ray, run=run, device=self.device)
+
+
+HERE = Execution(workers=0, device="cpu", quiet=True)
+"""In this process, on the CPU, without a progress display."""

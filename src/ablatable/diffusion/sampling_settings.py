@@ -1,0 +1,54 @@
+"""How samples are drawn, as one value that travels from the command line to the denoiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..data.images import check_threshold
+from ..errors import SettingsError
+from .schedule import Schedule
+
+SamplerName = Literal["ddpm", "ddim", "dpmsolver++"]
+PrecisionName = Literal["fp32", "bf16"]
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn: everything but the model and the noise.
+
+    Attributes:
+        sampler: `ddpm` (ancestral, fixed-small variance, no clipping of x_0; with fewer steps than the schedule, its
+            strided form t = k T/steps), `ddim` (deterministic), or `dpmsolver++` (second order, multistep).
+        steps: sampling steps; each is one forward pass of every component.
+        precision: `fp32`, or `bf16` for forward passes in bfloat16 (sums and samplers stay in float32).
+        compiled: let `torch.compile` fuse the forward passes; needs a C++ compiler.
+        threshold: deliver images in pure black and white: 8-bit levels from this one (1 to 255) up become white.
+
+    Raises:
+        SettingsError: there is no such sampler or precision, or a number is out of range.
+    """
+
+    sampler: str = "ddpm"
+    steps: int = 50
+    precision: str = "fp32"
+    compiled: bool = False
+    threshold: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise SettingsError(f"no sampler '{self.sampler}'; there are {', '.join(SAMPLERS)}")
+        if self.precision not in PRECISIONS:
+            raise SettingsError(f"no precision '{self.precision}'; there are {', '.join(PRECISIONS)}")
+        if self.steps < 1:
+            raise SettingsError(f"{self.steps} sampling steps; give 1 or more")
+        check_threshold(self.threshold)
+
+    def check(self, schedule: Schedule) -> None:
+        """Raise `SettingsError` unless the sampler can take so many steps with this noise schedule."""
+        # dpmsolver++ spreads its steps over 0 .. T-1 with both ends, so T of them would visit a timestep twice
+        most = max(1, schedule.train_steps - 1) if self.sampler == "dpmsolver++" else schedule.train_steps
+        if self.steps > most:
+            raise SettingsError(f"{self.steps} sampling steps; with this schedule {self.sampler} takes 1 to {most}")
