@@ -34,7 +34,8 @@ MEASURED = """
 import json, resource, sys, time
 began = time.perf_counter()
 import ablatable as ab
-ab.enumerate_universe(sys.argv[1], range(int(sys.argv[2])), out=sys.argv[3], sampling=ab.Sampling(steps=int(sys.argv[4])),
+ab.enumerate_universe(sys.argv[1], range(int(sys.argv[2])), out=sys.argv[3],
+                      sampling=ab.Sampling(steps=int(sys.argv[4])),
                       execution=ab.Execution(quiet=True))
 peak = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 print(json.dumps({"seconds": time.perf_counter() - began, "parent_mib": peak[0], "worker_mib": peak[1]}))

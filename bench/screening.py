@@ -203,9 +203,12 @@ def main() -> None:
     }
     for steps in args.coarse:
         coarse = ab.enumerate_universe(
-            args.run, universe.seeds, out=f"{args.universe}-{steps}", sampling=Sampling(sampler=settings.sampler, steps=steps),
-            execution=Execution(workers=args.workers),
-        )  # fmt: skip
+            args.run,
+            universe.seeds,
+            out=f"{args.universe}-{steps}",
+            sampling=Sampling(settings.sampler, steps),
+            execution=Execution(args.workers),
+        )
         distances = np.zeros((len(words), len(samples)))
         distances[list(settings.ablation)] = coarse.distances()
         ways[f"{steps} of {settings.steps} steps"] = by_guess(

@@ -15,3 +15,10 @@ def how(**options: Any) -> dict[str, Any]:
     sampling = {name: options.pop(name) for name in SAMPLING if name in options}
     execution = {name: options.pop(name) for name in EXECUTION if name in options}
     return {**options, "sampling": ab.Sampling(**sampling), "execution": ab.Execution(**execution)}
+
+
+def train_how(**options: Any) -> dict[str, Any]:
+    """The same for `train`, which does not sample."""
+    gathered = how(**options)
+    del gathered["sampling"]
+    return gathered

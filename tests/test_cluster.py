@@ -45,17 +45,16 @@ def cluster() -> Iterator[Any]:
 
 
 def test_a_universe_and_a_run(cluster: Any, small, small_universe, tmp_path: Path, fingerprints: Fingerprints) -> None:
-    where = f"ray:{cluster.address}"
-    options: dict[str, Any] = {"workers": where, "quiet": True}
-    ab.train(small.units, small.code, small.recipe, out=tmp_path / "run", **options)
+    there = Execution(ray=cluster.address, quiet=True)
+    ab.train(small.units, small.code, small.recipe, out=tmp_path / "run", execution=there)
     assert fingerprints(tmp_path / "run") == fingerprints(small.run.path)
     ab.enumerate_universe(
-        tmp_path / "run", SEEDS, out=tmp_path / "u", sampling=Sampling(steps=STEPS), spares=SPARES, **options
+        tmp_path / "run", SEEDS, out=tmp_path / "u", sampling=Sampling(steps=STEPS), spares=SPARES, execution=there
     )
     assert fingerprints(tmp_path / "u") == fingerprints(Path(small_universe.url))
-    for name, workers in {"s": where, "local": 0}.items():
-        options = {"share": 0.75, "steps": STEPS, "spares": SPARES, "workers": workers, "quiet": True}
-        screen_universe(tmp_path / "run", SEEDS, out=tmp_path / name, **options)
+    for name, execution in {"s": there, "local": Execution(workers=0, quiet=True)}.items():
+        options: dict[str, Any] = {"share": 0.75, "sampling": Sampling(steps=STEPS), "spares": SPARES}
+        screen_universe(tmp_path / "run", SEEDS, out=tmp_path / name, execution=execution, **options)
     assert fingerprints(tmp_path / "s") == fingerprints(tmp_path / "local")
 
 
@@ -92,10 +91,6 @@ def test_each_node_unpacks_a_run_once(small, tmp_path: Path, monkeypatch, finger
 def test_no_cluster_there(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
         RayPool(worker_tasks.patient_square, "127.0.0.1:1")
-    with pytest.raises(SettingsError, match="workers are a number"):
-        units, code, out = ab.Units.digits(8, size=8), ab.Code.balanced(8, 6), tmp_path / "run"
-        ab.train(units, code, ab.preset("ideal"), out=out, execution=Execution(ray="a"))
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from ablatable import Execution, Sampling
 from ablatable.runs.run import check_run
 from ablatable.universes import enumeration as landscape
 from ablatable.universes.universe import Universe, check_universe
+from calls import how
 
 SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
 KILLS = 50
@@ -161,14 +162,14 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_an_object_store(small, small_universe: Universe, s3: str, monkeypatch) -> None:
     """Workers write to it directly; it resumes and grows there."""
     url = f"{s3}/small.zarr"
-    options = {"out": url, "steps": STEPS, "spares": SPARES, "quiet": True}
+    options = {"out": url, "steps": STEPS, "spares": SPARES, "quiet": True}  # written flat, see `how`
     monkeypatch.setattr(landscape, "BLOCK_ROWS", (4, 4))
-    ab.enumerate_universe(small.run.path, SEEDS[:2], execution=Execution(workers=0), **options)
+    ab.enumerate_universe(small.run.path, SEEDS[:2], **how(workers=0, **options))
     opened = Universe.open(url)
     victim = next(path for path in opened.blocks() if path.ablations)
     opened.store.delete(f"done/{victim.name}.json")
     assert check_universe(url)
-    made = ab.enumerate_universe(small.run.path, SEEDS, execution=Execution(workers=1), **options)
+    made = ab.enumerate_universe(small.run.path, SEEDS, **how(workers=1, **options))
     assert check_universe(url) == []
     assert np.array_equal(made.factual, small_universe.factual)
     assert np.array_equal(made.distances(), small_universe.distances())

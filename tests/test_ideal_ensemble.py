@@ -11,7 +11,7 @@ import ablatable as ab
 import oracles
 from ablatable import Execution, Sampling
 from ablatable.diffusion.recipe import IdealConfig, Recipe
-from ablatable.diffusion.sampling import SAMPLERS
+from ablatable.diffusion.sampling_settings import SAMPLERS
 
 UNITS, CODE = ab.Units.digits(8, size=8), ab.Code.balanced(units=8, components=5, seed=3)
 SEEDS = [0, 6]

@@ -18,7 +18,7 @@ import zarr
 from diffusers import DDIMScheduler, UNet2DModel
 
 import ablatable as ab
-from ablatable import Execution
+from ablatable import Execution, Sampling
 from ablatable.analysis.nearest import nearest_units, unit_distances
 from ablatable.diffusion.component import UNetDenoiser
 from ablatable.errors import AblatableError, SettingsError, StoreError
@@ -136,7 +136,7 @@ def test_order_of_units_and_of_components(small, small_universe: Universe, tmp_p
 
     components = small.run.ensemble().components
     columns = np.random.default_rng(1).permutation(6)
-    options = {"shape": (1, 8, 8), "schedule": small.recipe.schedule, "sampler": "ddpm", "steps": STEPS}
+    options = {"shape": (1, 8, 8), "schedule": small.recipe.schedule, "sampling": Sampling(steps=STEPS)}
     drawn = landscape.draw(Ensemble([components[k] for k in columns]), small.code.matrix[:, columns], SEEDS, **options)
     kept = np.stack([small_universe.counterfactual(unit) for unit in small.units.ids])
     assert (np.abs(np.moveaxis(drawn, -3, -1).astype(int) - kept.astype(int)) <= 1).mean() >= 0.999

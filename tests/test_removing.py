@@ -255,9 +255,10 @@ what, run, out = sys.argv[1:4]
 if what == "forget":
     forget(run, ["digit-0003", "digit-0007"], out=out)
 elif what == "repair":
-    repair(run, out=out, execution=Execution(workers=0, quiet=True))
+    repair(run, out=out, execution=ab.Execution(workers=0, quiet=True))
 else:
-    extend(run, ab.Units.digits(13, size=8).select(["digit-0012"]), out=out, execution=Execution(workers=0, quiet=True))
+    new = ab.Units.digits(13, size=8).select(["digit-0012"])
+    extend(run, new, out=out, execution=ab.Execution(workers=0, quiet=True))
 """
 
 

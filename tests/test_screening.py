@@ -20,6 +20,7 @@ from ablatable.universes.screening.screening_run import screen_universe
 from ablatable.universes.screening.search import Found, most_drawn, search
 from ablatable.universes.screening.surrogate import JITTER, Surrogate, beyond
 from ablatable.universes.universe import Universe
+from calls import how
 
 SMALL = {"steps": 6, "spares": 3, "workers": 0, "quiet": True}
 
@@ -245,7 +246,7 @@ def test_shares_that_teach_nothing(share: float) -> None:
 def screened(small, tmp_path_factory: pytest.TempPathFactory) -> Screen:
     """Three samples of which at most 9 of 12 units are drawn; copy its folder before changing it."""
     out = tmp_path_factory.mktemp("screen") / "s"
-    return screen_universe(small.run.path, [5, 0, 9], out=out, share=0.75, sure=1, **SMALL)
+    return screen_universe(small.run.path, [5, 0, 9], **how(out=out, share=0.75, sure=1, **SMALL))
 
 
 def test_what_is_drawn_is_what_enumerating_draws(screened: Screen, small_universe: Universe) -> None:
@@ -288,7 +289,7 @@ def test_p_values_are_those_of_the_universe(screened: Screen, small_universe: Un
 
 
 def test_all_of_it_is_the_universe(small, small_universe: Universe, tmp_path: Path) -> None:
-    whole = screen_universe(small.run.path, [5, 0, 9], out=tmp_path / "s", share=1, top=12, sure=1, **SMALL)
+    whole = screen_universe(small.run.path, [5, 0, 9], **how(out=tmp_path / "s", share=1, top=12, sure=1, **SMALL))
     assert whole.drawn().all() and (whole.chance(top=12) == 1).all()
     np.testing.assert_array_equal(whole.distances(), small_universe.distances())
     np.testing.assert_array_equal(whole.radius(), small_universe.radius())
@@ -305,10 +306,10 @@ def test_same_bytes_however_it_is_made(
 ) -> None:
     expected = fingerprints(Path(screened.url))
     options = {"share": 0.75, "sure": 1, **SMALL}
-    screen_universe(small.run.path, [5, 0, 9], out=tmp_path / "two", **{**options, "workers": 2})
-    screen_universe(small.run.path, [5], out=tmp_path / "grown", **options)
-    screen_universe(small.run.path, [9, 0], out=tmp_path / "grown", **options)
-    screen_universe(small.run.path, [5, 0, 9], out=tmp_path / "grown", **options)
+    screen_universe(small.run.path, [5, 0, 9], **how(out=tmp_path / "two", **{**options, "workers": 2}))
+    screen_universe(small.run.path, [5], **how(out=tmp_path / "grown", **options))
+    screen_universe(small.run.path, [9, 0], **how(out=tmp_path / "grown", **options))
+    screen_universe(small.run.path, [5, 0, 9], **how(out=tmp_path / "grown", **options))
     for name in ("two", "grown"):
         found = fingerprints(tmp_path / name)
         if name == "grown":  # in another order, which only the description tells
@@ -330,10 +331,10 @@ def test_it_goes_on_after_an_interruption(
 
     monkeypatch.setattr(screening, "search", stop)
     with pytest.raises(KeyboardInterrupt):
-        screen_universe(small.run.path, [5, 0, 9], out=out, **options)
+        screen_universe(small.run.path, [5, 0, 9], **how(out=out, **options))
     with pytest.raises(StoreError, match=r"2 of 3 samples.*same 'ablatable universe'"):
         Screen.open(out)
-    screen_universe(small.run.path, [5, 0, 9], out=out, **options)
+    screen_universe(small.run.path, [5, 0, 9], **how(out=out, **options))
     assert searched == [5, 0, 0, 9]
     assert fingerprints(out) == fingerprints(Path(screened.url))
 
@@ -364,7 +365,7 @@ def test_damage_is_found_and_mended(
     shutil.copytree(folder, tmp_path / "s")
     (tmp_path / "s/samples/0.safetensors").unlink()
     (tmp_path / "s/training.safetensors").write_bytes(b"")
-    screen_universe(small.run.path, [5, 0, 9], out=tmp_path / "s", share=0.75, sure=1, **SMALL)
+    screen_universe(small.run.path, [5, 0, 9], **how(out=tmp_path / "s", share=0.75, sure=1, **SMALL))
     assert fingerprints(tmp_path / "s") == fingerprints(folder)
 
 
@@ -372,7 +373,7 @@ def test_another_screens_sample_is_not_taken_for_its_own(small, screened: Screen
     shutil.copytree(screened.url, tmp_path / "s")
     for name, change in {"steps": {"steps": 5}, "sampler": {"sampler": "ddim"}, "share": {"share": 0.8}}.items():
         options = {"share": 0.75, "sure": 1, **SMALL, **change}
-        other = screen_universe(small.run.path, [0], out=tmp_path / name, **options)
+        other = screen_universe(small.run.path, [0], **how(out=tmp_path / name, **options))
         shutil.copy(Path(other.url, "samples/0.safetensors"), tmp_path / "s/samples/0.safetensors")
         assert check_screen(tmp_path / "s") == [f"{tmp_path / 's'}: seed 0 is missing or damaged"]
 
@@ -391,16 +392,16 @@ def test_other_settings_stop(small, screened: Screen, tmp_path: Path, change: di
     shutil.copytree(screened.url, tmp_path / "s")
     options = {"share": 0.75, "sure": 1, **SMALL}
     with pytest.raises(SettingsError, match=named):
-        screen_universe(small.run.path, [5, 0, 9], out=tmp_path / "s", **{**options, **change})
-    again = screen_universe(small.run.path, [5], out=tmp_path / "s", **{**options, **change}, overwrite=True)
+        screen_universe(small.run.path, [5, 0, 9], **how(out=tmp_path / "s", **{**options, **change}))
+    again = screen_universe(small.run.path, [5], **how(out=tmp_path / "s", **{**options, **change}, overwrite=True))
     assert again.seeds == (5,) and check_screen(again.url) == []
 
 
 def test_neither_takes_the_others_place(small, screened: Screen, small_universe: Universe, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="something else"):
-        screen_universe(small.run.path, [5], out=small_universe.url, share=1, **SMALL)
+        screen_universe(small.run.path, [5], **how(out=small_universe.url, share=1, **SMALL))
     with pytest.raises(SettingsError, match="holds a screened universe"):
-        ab.enumerate_universe(small.run.path, [5], out=screened.url, **SMALL)
+        ab.enumerate_universe(small.run.path, [5], out=screened.url, **how(**SMALL))
     with pytest.raises(StoreError, match=r"is a screened universe.*without --screen"):
         Universe.open(screened.url)
     with pytest.raises(StoreError, match="no readable screened universe"):
@@ -409,7 +410,7 @@ def test_neither_takes_the_others_place(small, screened: Screen, small_universe:
         screened.sample(3)
     for bad in ({"top": 0}, {"sure": 0.0}, {"sure": 1.5}):
         with pytest.raises(SettingsError, match="look for"):
-            screen_universe(small.run.path, [5], out=tmp_path / "s", share=1, **bad, **SMALL)
+            screen_universe(small.run.path, [5], **how(out=tmp_path / "s", share=1, **bad, **SMALL))
     assert not (tmp_path / "s").exists()
 
 
@@ -431,7 +432,7 @@ def test_commands(small, tmp_path: Path, call, monkeypatch) -> None:
     code, out, err = call("report", tmp_path / "s", "--out", tmp_path / "page")
     assert code == 1 and "is a screened universe" in err.replace("\n", " ")
     code, out, err = call(*made, "--spares", 3, "--screen", 0.75, "--threshold", 128)
-    assert code == 2 and "leave one of both out" in err
+    assert code == 2 and "threshold" in err
     code, out, err = call(*made, "--screen", 0.1, "--overwrite")
     assert code == 2 and "draw a share of 0.67" in err
     (tmp_path / "s/samples/0.safetensors").write_bytes(b"x")

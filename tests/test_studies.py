@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from ablatable import Execution
+from ablatable import Execution, Sampling
 from ablatable._runtime.files import read_json
 from ablatable._runtime.stats import bootstrap, wilson
 from ablatable.analysis.unattributable import unattributable
@@ -18,7 +18,7 @@ from ablatable.data.units import Units
 from ablatable.errors import SettingsError
 from ablatable.runs.run import Run
 from ablatable.studies import size as size_module
-from ablatable.studies.cells import Sampling, largest_of, read_config
+from ablatable.studies.cells import StudySampling, largest_of, read_config
 from ablatable.studies.differential import DifferentialStudy, draw_at, study_differential
 from ablatable.studies.size import Series, SizeStudy, slope, study_size
 from ablatable.studies.unattributable import BinarySeries, UnattributableStudy, study_unattributable
@@ -26,7 +26,7 @@ from ablatable.studies.weight import CodeStudy, study_code
 from ablatable.universes.enumeration import enumerate_universe
 from ablatable.universes.universe import Universe
 
-SAMPLING = Sampling(samples=3, steps=5, spares=25)
+SAMPLING = StudySampling(samples=3, steps=5, spares=25)
 
 
 @pytest.mark.parametrize("count", range(1, 7))
@@ -56,7 +56,7 @@ def test_radius_against_size(tmp_path: Path) -> None:
     config = SizeStudy(
         data="digits:24",
         series=(Series(name="ideal", sizes=(8, 24), side=8, components=7),),
-        sampling=Sampling(samples=3, steps=5, spares=10),
+        sampling=StudySampling(samples=3, steps=5, spares=10),
         drawn=12,
         landscape=4,
     )
@@ -87,7 +87,7 @@ def test_radius_in_a_feature_space(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     config = SizeStudy(
         data="digits:24",
         series=(Series(name="ideal", sizes=(8, 24), side=8, components=7),),
-        sampling=Sampling(samples=3, steps=5, spares=10),
+        sampling=StudySampling(samples=3, steps=5, spares=10),
         landscape=4,
         features="pixels",
     )
@@ -172,7 +172,7 @@ def test_differential_by_step(tmp_path: Path) -> None:
     config = DifferentialStudy(
         data="digits:24",
         series=(Series(name="ideal", sizes=(8, 24), side=8, components=7),),
-        sampling=Sampling(samples=3, steps=5, spares=1),
+        sampling=StudySampling(samples=3, steps=5, spares=1),
         drawn=12,
         fractions=(2**-10, 1),
         step_units=6,

@@ -24,6 +24,7 @@ from ablatable._runtime.files import read_json
 from ablatable.errors import CodeError, SettingsError, StoreError
 from ablatable.runs import ensemble_training as training
 from ablatable.runs.run import Run, check_run
+from calls import train_how
 
 Fingerprints = Callable[[Path], dict[str, str]]
 
@@ -55,7 +56,9 @@ def expected(small, fingerprints: Fingerprints) -> dict[str, str]:
 
 
 def train(small, out: Path, **options) -> Run:
-    return ab.train(small.units, small.code, small.recipe, out=out, **{"workers": 0, "quiet": True, **options})
+    return ab.train(
+        small.units, small.code, small.recipe, out=out, **train_how(**{"workers": 0, "quiet": True, **options})
+    )
 
 
 def copied(small, to: Path) -> Path:
@@ -84,7 +87,7 @@ def written(out: Path) -> set[tuple[str, int]]:
 def test_workers_make_no_difference(
     small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints
 ) -> None:
-    train(small, tmp_path / "run", execution=Execution(workers=2))
+    train(small, tmp_path / "run", workers=2)
     assert fingerprints(tmp_path / "run") == expected
 
 
@@ -157,7 +160,7 @@ def test_a_killed_worker_is_replaced(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    train(small, out, execution=Execution(workers=2))
+    train(small, out, workers=2)
     killer.join()
     assert len(killed) == 1
     assert fingerprints(out) == expected
