@@ -32,7 +32,7 @@ def test_false_attribution_as_published() -> None:
 def test_rank_correlation() -> None:
     truth = arr([1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4], [5, 5, 5, 5], [1, 2, 3, 4])
     scores = arr([10, 20, 30, 99], [4, 3, 2, 1], [7, 7, 7, 7], [1, 2, 3, 4], [2, 1, 4, 3])
-    found = metrics.rank_correlation(scores, truth)
+    found = metrics.informed_correlation(scores, truth)
     np.testing.assert_allclose(found[[0, 1, 2, 4]], [1, -1, 0, 0.6])  # 1 - 6 * 4 / (4 * 15)
     assert np.isnan(found[3])
 
@@ -41,7 +41,7 @@ def test_rank_correlation_as_scipy_with_ties() -> None:
     rng = np.random.default_rng(0)
     scores, truth = rng.integers(0, 6, (20, 15)).astype(float), rng.normal(size=(20, 15)).round(1)
     expected = [stats.spearmanr(a, b).statistic for a, b in zip(scores, truth, strict=True)]
-    np.testing.assert_allclose(metrics.rank_correlation(scores, truth), expected)
+    np.testing.assert_allclose(metrics.informed_correlation(scores, truth), expected)
 
 
 def test_precision() -> None:
@@ -125,7 +125,7 @@ def test_scores_that_know_nothing_get_the_chance_level() -> None:
     effect, scores = rng.exponential(size=(2000, 12)), rng.random((2000, 12))
     relevant = effect > 1.5
     checks = [
-        (metrics.rank_correlation(scores, effect), 0.0),
+        (metrics.informed_correlation(scores, effect), 0.0),
         (metrics.precision(scores, relevant, 4), relevant.mean(axis=1)),
         metrics.discounted_gain(scores, effect),
         metrics.removal_area(scores, effect),

@@ -1,10 +1,8 @@
-"""How sure a share or a mean is: confidence intervals."""
+"""Statistics that several rooms share, all from scipy: intervals, rank correlations, false discovery rates."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from statistics import NormalDist
 
 import numpy as np
 
@@ -14,27 +12,55 @@ RESAMPLINGS = 2000
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share: the shares p that `successes` in `trials` do not reject.
+    """Wilson's score interval of a share (1927): (0, 1) if there are no trials.
 
-    They are the roots of (p - s)^2 = z^2 p (1 - p) / n, with s the observed share (Wilson 1927). Unlike s +- z sigma it
-    stays within [0, 1] and says something when s is 0 or 1. Of no trials: (0, 1).
+    Unlike share +- z sigma it stays within [0, 1], and its width is above zero when the share is 0 or 1.
     """
     if trials == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share, spread = successes / trials, z * z / trials
-    centre = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
-    # at the ends one root is exactly 0 or 1, which rounding would miss
-    return (0.0 if successes == 0 else centre - half), (1.0 if successes == trials else centre + half)
+    from scipy.stats import binomtest
+
+    interval = binomtest(int(successes), int(trials)).proportion_ci(confidence_level=level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
-def bootstrap(statistic: Callable[[np.ndarray], float], count: int, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of `statistic(rows)`, rows, int (count,), drawn with replacement of 0 .. count - 1.
+def bootstrap(
+    statistic: Callable[[np.ndarray], float], count: int, level: float = 0.95, *, name: str = ""
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (Efron 1979) of a statistic of `count` samples.
 
-    The same draws for the same count, so the same interval each time.
+    Args:
+        statistic: maps rows, int (count,), drawn with replacement from 0 .. count - 1, to a number; NaN = undefined,
+            and left out.
+        name: with `count`, it decides the draws, so that the interval is the same each time.
     """
-    draws = generator("bootstrap", count).integers(count, size=(RESAMPLINGS, count))
-    values = [statistic(rows) for rows in draws]
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    draws = generator("bootstrap", name, count).integers(count, size=(RESAMPLINGS, count))
+    values = np.array([statistic(rows) for rows in draws])
+    if np.isnan(values).all():
+        return float("nan"), float("nan")
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Spearman's rank correlation along an axis, float64, equal values sharing their mean rank.
+
+    NaN where all values of `a` or all values of `b` are equal.
+    """
+    from scipy.stats import rankdata
+
+    x, y = (rankdata(values, axis=axis) for values in (a, b))
+    x, y = (values - values.mean(axis=axis, keepdims=True) for values in (x, y))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (x * y).sum(axis=axis) / np.sqrt(np.square(x).sum(axis=axis) * np.square(y).sum(axis=axis))
+
+
+def q_values(p: np.ndarray) -> np.ndarray:
+    """Adjusted p-values of Benjamini and Hochberg (1995) along the first axis: q <= a marks at false discovery rate a.
+
+    They hold for p-values that share their null sample (Bates et al. 2023, theorem 2, for one score; with a score of
+    its own for each unit it is an approximation).
+    """
+    from scipy.stats import false_discovery_control
+
+    return false_discovery_control(p, axis=0, method="bh")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from .._runtime.stats import q_values
 from ..codes.code import Code
 from ..data.distance import native_to_scaled
 from ..errors import SettingsError
@@ -165,21 +166,6 @@ def radius_p_values(distances: np.ndarray, spares: np.ndarray) -> np.ndarray:
     below = (np.concatenate([distances, spares]) < distances.max(axis=0)).sum(axis=0)  # (samples,)
     draw = np.arange(count)[:, None]  # none of them reaches it: C(below, count) / C(total, count)
     return 1 - np.prod((below - draw).clip(min=0) / (total - draw), axis=0)
-
-
-def q_values(p: np.ndarray) -> np.ndarray:
-    """Benjamini and Hochberg's adjusted p-values (1995) along the first axis: q <= a marks at false discovery rate a.
-
-    It holds for p-values that share their null sample, as these do (Bates et al. 2023, theorem 2, for one score; with
-    scores of their own for each unit it is an approximation).
-    """
-    order = np.argsort(p, axis=0, kind="stable")
-    ranks = np.arange(1, len(p) + 1).reshape(-1, *[1] * (p.ndim - 1))
-    raw = np.take_along_axis(p, order, 0) * len(p) / ranks
-    adjusted = np.minimum.accumulate(raw[::-1], axis=0)[::-1].clip(max=1)
-    q = np.empty_like(adjusted)
-    np.put_along_axis(q, order, adjusted, 0)
-    return q
 
 
 def spares_to_mark_one(units: int, level: float = LEVEL) -> int:

@@ -28,7 +28,7 @@ from .._runtime.plotting import Axes, figure_png
 from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings
 from .._runtime.rng import generator
-from .._runtime.stats import bootstrap
+from .._runtime.stats import bootstrap, rank_correlation
 from ..data.distance import euclidean
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError
@@ -83,27 +83,12 @@ class Control:
             row |= dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
         row |= dict.fromkeys(("correlation", "correlation_low", "correlation_high"))
         if kind in RETRAINED:
-            each = rank_correlations(ours, theirs)
+            each = rank_correlation(ours, theirs, axis=0)
             each = each[~np.isnan(each)]  # a sample that nothing moves ranks nothing
             if len(each):
                 row["correlation"] = float(each.mean())
                 row["correlation_low"], row["correlation_high"] = bootstrap(lambda rows: each[rows].mean(), len(each))
         return row
-
-
-def rank_correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's correlation over the rows in each column, (units, samples) twice -> (samples,); ties share ranks."""
-    ranks = [_ranks(values) for values in (a, b)]
-    x, y = (values - values.mean(axis=0) for values in ranks)
-    with np.errstate(invalid="ignore"):
-        return (x * y).sum(axis=0) / np.sqrt(np.square(x).sum(axis=0) * np.square(y).sum(axis=0))
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Mean ranks down each column: how many are smaller, and half of those that are equal."""
-    smaller = (values[None] < values[:, None]).sum(axis=1)
-    equal = (values[None] == values[:, None]).sum(axis=1)
-    return smaller + (equal - 1) / 2
 
 
 def control(

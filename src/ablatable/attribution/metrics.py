@@ -6,16 +6,12 @@ an order takes the mean over all the orders that the scores allow, so that no me
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .._runtime.rng import generator
-
-RESAMPLES = 2000
-LEVEL = 0.95
+from .._runtime.stats import bootstrap, rank_correlation
 
 
 @dataclass(frozen=True)
@@ -41,36 +37,19 @@ class Estimate:
 
 
 def estimate(values: np.ndarray, chance: float | np.ndarray, *, name: str = "") -> Estimate:
-    """Mean of one value a sample, float (samples,), NaN left out, with its bootstrap interval.
+    """Mean of one value per sample, float (samples,), NaN left out, with its bootstrap interval.
 
     Args:
         values: the metric of every sample.
-        chance: its expectation for uninformed scores, one number or one a sample.
+        chance: its expectation for uninformed scores, one number or one per sample.
         name: with the number of samples, it decides the resamples.
     """
     known = ~np.isnan(values)
     kept, expected = values[known], np.broadcast_to(chance, values.shape)[known]
-    return bootstrap(kept, lambda drawn: drawn.mean(axis=-1), float(expected.mean()) if len(kept) else np.nan, name)
-
-
-def bootstrap(
-    values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], chance: float, name: str = ""
-) -> Estimate:
-    """Percentile bootstrap (Efron 1979) over samples.
-
-    Args:
-        values: (..., samples).
-        statistic: maps (..., resamples, samples) to (resamples,), and (..., samples) to a number; NaN = undefined.
-    """
-    count = values.shape[-1]
-    if count == 0:
-        return Estimate(np.nan, np.nan, np.nan, chance, 0)
-    rows = generator("bootstrap", name, count).integers(count, size=(RESAMPLES, count))
-    drawn = statistic(values[..., rows])
-    defined = drawn[~np.isnan(drawn)]
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (np.nan, np.nan)
-    return Estimate(float(statistic(values)), float(low), float(high), chance, count)
+    if not len(kept):
+        return Estimate(np.nan, np.nan, np.nan, np.nan, 0)
+    low, high = bootstrap(lambda rows: kept[rows].mean(), len(kept), name=name)
+    return Estimate(float(kept.mean()), low, high, float(expected.mean()), len(kept))
 
 
 # --- false attribution -------------------------------------------------------------------------------------------
@@ -98,40 +77,27 @@ class FalseAttribution:
 
         Chance: 1, what a method gets that names units without regard to what was removed.
         """
-        both = np.stack([self.without_named, self.without_random]).astype(np.float64)
-        return bootstrap(both, _ratio, 1.0, "far")
+        count = len(self.without_named)
+        if count == 0:
+            return Estimate(np.nan, np.nan, np.nan, 1.0, 0)
+        low, high = bootstrap(self._ratio, count, name="far")
+        return Estimate(self._ratio(np.arange(count)), low, high, 1.0, count)
 
-
-def _ratio(both: np.ndarray) -> np.ndarray:
-    p, q = both.mean(axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(q > 0, np.minimum(1.0, p / q), np.nan)
+    def _ratio(self, rows: np.ndarray) -> float:
+        p, q = self.without_named[rows].mean(), self.without_random[rows].mean()
+        return min(1.0, float(p / q)) if q > 0 else np.nan
 
 
 # --- agreement of orders -----------------------------------------------------------------------------------------
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks along the last axis, from 0, those of equal values averaged: float64, same shape."""
-    values = np.asarray(values)
-    if values.ndim > 1:
-        return np.stack([ranks(row) for row in values])
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    return ((last - count + last - 1) / 2)[place]
-
-
-def rank_correlation(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def informed_correlation(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation of every row: float64 (samples,). Chance: 0.
 
     0 where the scores are all the same (they say nothing), NaN where the truth is.
     """
-    a, b = (ranks(values) for values in (scores, truth))
-    a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
-    product = np.sqrt(np.square(a).sum(axis=-1) * np.square(b).sum(axis=-1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        correlation = (a * b).sum(axis=-1) / product
-    flat = (np.square(a).sum(axis=-1) == 0) & (np.square(b).sum(axis=-1) > 0)
+    correlation = rank_correlation(scores, truth)
+    flat = (np.ptp(scores, axis=-1) == 0) & (np.ptp(truth, axis=-1) > 0)
     return np.where(flat, 0.0, correlation)
 
 
@@ -210,4 +176,4 @@ def linear_datamodelling(scores: np.ndarray, presence: np.ndarray, outcome: np.n
     Returns:
         float64 (samples,). Chance: 0.
     """
-    return rank_correlation(scores @ presence.T.astype(np.float64), outcome)
+    return informed_correlation(scores @ presence.T.astype(np.float64), outcome)

@@ -13,9 +13,9 @@ from .metrics import (
     FalseAttribution,
     discounted_gain,
     estimate,
+    informed_correlation,
     linear_datamodelling,
     precision,
-    rank_correlation,
     removal_area,
 )
 from .truth import Truth
@@ -90,11 +90,11 @@ def measure(answer: Scored, truth: Truth, name: str) -> dict[str, Estimate | Non
     scores, found = answer.scores, dict.fromkeys(METRICS)
     results: dict[str, Estimate | None] = {**found}
     results["far"] = answer.far.rate() if answer.far else None
-    results["rank_distance"] = estimate(rank_correlation(scores, truth.distance), 0.0, name=name)
+    results["rank_distance"] = estimate(informed_correlation(scores, truth.distance), 0.0, name=name)
     results["removal"] = estimate(*removal_area(scores, truth.distance), name=name)
     if truth.p is not None:
         significant = truth.p <= SIGNIFICANT
-        results["rank_significance"] = estimate(rank_correlation(scores, -truth.p), 0.0, name=name)
+        results["rank_significance"] = estimate(informed_correlation(scores, -truth.p), 0.0, name=name)
         results["precision"] = estimate(precision(scores, significant, TOP), significant.mean(axis=1), name=name)
         results["ndcg"] = estimate(*discounted_gain(scores, -np.log10(truth.p)), name=name)
     if truth.presence is not None and truth.spare_distance is not None:
