@@ -105,4 +105,4 @@ def test_rank_correlations() -> None:
     random = np.random.default_rng(0)
     a, b = random.integers(0, 5, (7, 4)), random.integers(0, 5, (7, 4))
     wanted = [spearmanr(a[:, k], b[:, k]).statistic for k in range(4)]
-    np.testing.assert_allclose(rank_correlation(a, b), wanted, axis=0)
+    np.testing.assert_allclose(rank_correlation(a, b, axis=0), wanted)
