@@ -75,7 +75,7 @@ def surrogate_once(sample: Sample, rows: np.ndarray, budget: int) -> np.ndarray:
 
 
 def active(sample: Sample, rows: np.ndarray, budget: int) -> np.ndarray:
-    """What `ablatable universe --screen` does, without stopping early."""
+    """What `ablatable universe screen` does, without stopping early."""
     return rows[_search(sample, rows, budget, sure=2.0).drawn[rows]]
 
 

@@ -139,28 +139,28 @@ def test_the_command_line(
 
     path, two, three = small.run.path, tmp_path / "two", tmp_path / "three"
     unit = ("--unit", "digit-0004")
-    code, text = call("verify", path, *unit, "--retrain", "2", "--steps", "2", "--workers", "0",
+    code, text = call("audit", "verify", path, *unit, "--retrain", "2", "--steps", "2", "--workers", "0",
                       "--proofs", tmp_path / "p.json")  # fmt: skip
     assert code == 0 and "every hash holds" in text and text.count("the same bits") == 4
     proofs = json.loads((tmp_path / "p.json").read_text())
     for number, shown in proofs["components"].items():
         seen = bool(small.code.matrix[4, int(number)])
         assert merkle.check(shown["commitment"], proofs["content_sha256"], shown["proof"]) is seen
-    assert call("verify", path)[0] == 2
-    assert call("verify", path, *unit, "--retrain", "5")[0] == 2
-    code, text = call("forget", path, *unit, "--dry-run")
+    assert call("audit", "verify", path)[0] == 2
+    assert call("audit", "verify", path, *unit, "--retrain", "5")[0] == 2
+    code, text = call("run", "forget", path, *unit, "--dry-run")
     assert code == 0 and "would lose 3 components" in text and not two.exists()
-    assert call("forget", path, *unit)[0] == 2
-    code, text = call("forget", path, *unit, "--out", two)
+    assert call("run", "forget", path, *unit)[0] == 2
+    code, text = call("run", "forget", path, *unit, "--out", two)
     assert code == 0 and "certificate" in text
-    code, text = call("certificate", "check", two / "certificate.json", two)
+    code, text = call("audit", "certificate", "check", two / "certificate.json", two)
     assert code == 0 and "holds" in text and "not signed" in text
-    assert "digit-0004" in call("certificate", "show", two / "certificate.json")[1]
-    assert call("certificate", "check", two / "certificate.json", path)[0] == 1
-    assert "3 of 6 components are left" in call("budget", two)[1]
-    code, text = call("repair", two, "--dry-run")
+    assert "digit-0004" in call("audit", "certificate", "show", two / "certificate.json")[1]
+    assert call("audit", "certificate", "check", two / "certificate.json", path)[0] == 1
+    assert "3 of 6 components are left" in call("run", "budget", two)[1]
+    code, text = call("run", "repair", two, "--dry-run")
     assert code == 0 and "3 of 6 components to train" in text and "50%" in text
     new = ab.Units.digits(13, size=8).select(["digit-0012"])
     np.savez(tmp_path / "new.npz", images=new.images, ids=list(new.ids))
-    code, text = call("extend", path, "--data", tmp_path / "new.npz", "--dry-run")
+    code, text = call("run", "extend", path, "--data", tmp_path / "new.npz", "--dry-run")
     assert code == 0 and "3 of 6 components to train" in text and not three.exists()

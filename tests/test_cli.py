@@ -11,11 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
+from ablatable.cli.common import app
 from ablatable.universes.universe import Universe
 
 Call = Callable[..., tuple[int, str, str]]
@@ -47,23 +50,23 @@ def test_the_whole_job(call: Call, tmp_path: Path) -> None:
     code, text, _ = call(*train, "--json")
     assert code == 0 and json.loads(text)["units"] == 6
     code, text, _ = call(
-        "universe", run, "--seeds", "0-1,7", "--steps", "3", "--out", universe, "--workers", "0", "--json"
+        "universe", "create", run, "--seeds", "0-1,7", "--steps", "3", "--out", universe, "--workers", "0", "--json"
     )
     assert code == 0 and json.loads(text) == {"universe": str(universe), "samples": 3, "units": 6, "ablations": 6}
 
-    code, text, _ = call("radius", universe, "--json")
+    code, text, _ = call("universe", "radius", universe, "--json")
     radii = json.loads(text)
     assert code == 0 and [row["seed"] for row in radii] == [0, 1, 7]
-    code, text, _ = call("influence", universe, "--sample", "2", "--json")
+    code, text, _ = call("universe", "influence", universe, "--sample", "2", "--json")
     table = json.loads(text)
     assert [row["rank"] for row in table] == [1, 2, 3, 4, 5, 6]
     assert table[0]["distance"] == pytest.approx(radii[2]["radius"]) and table[0]["unit"] == radii[2]["top_unit"]
     assert table[0]["p"] is None
-    code, text, _ = call("influence", universe, "--sample", "2", "--top", "1")
+    code, text, _ = call("universe", "influence", universe, "--sample", "2", "--top", "1")
     assert code == 0 and table[0]["unit"] in text and "--spares 59" in " ".join(text.split())
 
     code, text, _ = call(
-        "sample", run, "--seeds", "0,7", "--steps", "3", "--without", "digit-0003", "--out", out, "--json"
+        "run", "sample", run, "--seeds", "0,7", "--steps", "3", "--without", "digit-0003", "--out", out, "--json"
     )
     assert code == 0 and json.loads(text)["survivors"] == 2
     from ablatable import Universe
@@ -72,26 +75,28 @@ def test_the_whole_job(call: Call, tmp_path: Path) -> None:
     for path, row in zip(json.loads(text)["pictures"], (0, 2), strict=True):
         drawn = np.asarray(Image.open(path)).astype(int)
         assert np.abs(drawn - expected[row, ..., 0]).max() <= 1
-    one_line(call("sample", run, "--seeds", "7", "--steps", "3", "--out", out), 2, "exists", "--overwrite")
+    one_line(call("run", "sample", run, "--seeds", "7", "--steps", "3", "--out", out), 2, "exists", "--overwrite")
 
     code, text, _ = call("report", universe, "--out", tmp_path / "report", "--run", run, "--json")
     assert code == 0 and Path(json.loads(text)["report"]).read_text().startswith("<!")
     for path in (run, universe):
-        assert call("check", path)[0] == 0
+        assert call("audit", "check", path)[0] == 0
 
 
 def test_influence_against_spares(call: Call, small_universe: Universe) -> None:
-    code, text, _ = call("influence", small_universe.url, "--sample", "1", "--json")
+    code, text, _ = call("universe", "influence", small_universe.url, "--sample", "1", "--json")
     table = json.loads(text)
     assert code == 0 and len(table) == 12 and all(row["p"] in {0.25, 0.5, 0.75, 1} for row in table)
-    code, text, _ = call("influence", small_universe.url, "--statistic", "plain", "--native")
+    code, text, _ = call("universe", "influence", small_universe.url, "--statistic", "plain", "--native")
     told = " ".join(text.split())
     assert code == 0 and "no unit stands out from the shrinkage of the ensemble" in told and "--spares 119" in told
-    code, text, _ = call("radius", small_universe.url, "--json")
+    code, text, _ = call("universe", "radius", small_universe.url, "--json")
     rows = json.loads(text)
     assert code == 0 and all(0.7999 < row["radius_p"] <= 1 for row in rows)
-    one_line(call("influence", small_universe.url, "--statistic", "x"), 2, "no statistic 'x'", "likeness")
-    one_line(call("influence", small_universe.url, "--features", "x"), 2, "no features 'x'", "efficientnet-lite0")
+    one_line(call("universe", "influence", small_universe.url, "--statistic", "x"), 2, "'x'", "likeness")
+    one_line(
+        call("universe", "influence", small_universe.url, "--features", "x"), 2, "no features 'x'", "efficientnet-lite0"
+    )
 
 
 def test_plan(call: Call) -> None:
@@ -110,8 +115,68 @@ def test_help_does_not_load_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout
-    for command in ("demo", "plan", "train", "sample", "universe", "radius", "influence", "report", "check"):
+    for command in ("demo", "plan", "train", "evaluate", "report", "universe", "run", "audit", "study"):
         assert command in done.stdout
+
+
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Every command of the command line by its words."""
+    group = typer.main.get_command(app) if group is None else group
+    found = {}
+    for name, command in group.commands.items():
+        found |= commands(command, (*path, name)) if hasattr(command, "commands") else {(*path, name): command}
+    return found
+
+
+@pytest.mark.parametrize("words", sorted(commands()), ids=" ".join)
+def test_help(words: tuple[str, ...], call: Call) -> None:
+    """One sentence, an example of this very command whose options exist; every option is explained."""
+    command = commands()[words]
+    assert command.help and "\n" not in command.help.strip() and command.help.strip().endswith(".")
+    options = {name: option for option in command.params for name in option.opts}
+    assert all(option.help for name, option in options.items() if name.startswith("--") and name != "--help"), words
+    lines = [line.strip() for line in command.epilog.splitlines() if line.strip()]
+    assert lines[0] == "Example:" and len(lines) > 1
+    for line in lines[1:]:
+        given = line.split()
+        assert given[: 1 + len(words)] == ["ablatable", *words]
+        assert {word for word in given if word.startswith("--")} <= options.keys()
+    assert call(*words, "--help")[0] == 0
+
+
+def test_choices_are_the_librarys() -> None:
+    from ablatable.analysis.calibration import STATISTICS
+    from ablatable.attribution import methods
+    from ablatable.cli import choices
+    from ablatable.diffusion.recipe import PRESETS
+    from ablatable.diffusion.sampling_settings import PRECISIONS, SAMPLERS
+
+    assert get_args(choices.Sampler) == SAMPLERS and get_args(choices.Precision) == PRECISIONS
+    assert get_args(choices.Preset) == tuple(PRESETS) and get_args(choices.Statistic) == STATISTICS
+    assert set(choices.Attributors) == set(methods.METHODS)
+
+
+def test_completion() -> None:
+    """The shell is offered the choices of an option."""
+    asked = {"_ABLATABLE_COMPLETE": "complete_bash", "COMP_WORDS": "ablatable universe create r --sampler d"}
+    environment = {**os.environ, **asked, "COMP_CWORD": "5", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    program = "from ablatable.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["ddpm", "ddim", "dpmsolver++"], done
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("universe creat", "create"),
+        ("universe create r --sampler ddpn --out u", "ddpm"),
+        ("universe create r --stpes 3 --out u", "--steps"),
+        ("universe influence u --statistic likenes", "likeness"),
+        ("audit certificate chek", "check"),
+    ],
+)
+def test_a_typing_mistake_gets_the_nearest_match(given: str, meant: str, call: Call) -> None:
+    one_line(call(*given.split()), 2, meant, "--help")
 
 
 def test_ctrl_c(tmp_path: Path) -> None:
@@ -134,24 +199,25 @@ def test_ctrl_c(tmp_path: Path) -> None:
 def test_exchange_and_evaluation(call: Call, tmp_path: Path) -> None:
     run, universe, back = tmp_path / "run", tmp_path / "u.zarr", tmp_path / "back.zarr"
     call("train", "digits:6", "--size", "8", "--components", "4", "--preset", "ideal", "--out", run, "--workers", "0")
-    call("universe", run, "--seeds", "0-1", "--steps", "3", "--out", universe, "--workers", "0")
+    call("universe", "create", run, "--seeds", "0-1", "--steps", "3", "--out", universe, "--workers", "0")
     scores = tmp_path / "distance.parquet"
-    code, text, _ = call("export", universe, "--ctf", tmp_path / "u.ctf", "--scores", scores, "--json")
+    code, text, _ = call("universe", "export", universe, "--ctf", tmp_path / "u.ctf", "--scores", scores, "--json")
     assert code == 0 and json.loads(text)["written"] == [str(tmp_path / "u.ctf"), str(scores)]
-    one_line(call("export", universe), 2, "--ctf", "--scores")
-    one_line(call("export", universe, "--ctf", tmp_path / "u.ctf"), 2, "exists", "--overwrite")
-    code, text, _ = call("import", tmp_path / "u.ctf", "--out", back, "--json")
+    one_line(call("universe", "export", universe), 2, "--ctf", "--scores")
+    one_line(call("universe", "export", universe, "--ctf", tmp_path / "u.ctf"), 2, "exists", "--overwrite")
+    code, text, _ = call("universe", "import", tmp_path / "u.ctf", "--out", back, "--json")
     assert code == 0 and json.loads(text)["units"] == 6
-    one_line(call("import", scores, "--out", back), 2, "refused")
-    assert call("radius", back, "--json")[1] == call("radius", universe, "--json")[1]
-    assert call("influence", back)[0] == call("check", back)[0] == 0
+    one_line(call("universe", "import", scores, "--out", back), 2, "refused")
+    assert call("universe", "radius", back, "--json")[1] == call("universe", "radius", universe, "--json")[1]
+    assert call("universe", "influence", back)[0] == call("audit", "check", back)[0] == 0
 
     evaluate = ("evaluate", universe, "--attributor", "euclidean", "--scores", scores, "--workers", "0")
     code, text, _ = call(*evaluate, "--out", tmp_path / "e", "--json")
     rows = {(row["method"], row["metric"]): row["value"] for row in json.loads(text)["results"]}
     assert code == 0 and rows["distance", "rank_distance"] == pytest.approx(1)
     code, text, _ = call(*evaluate, "--out", tmp_path / "e")
-    assert code == 0 and "euclidean" in text and "no run is given" in text and max(map(len, text.splitlines())) <= 80
+    assert code == 0 and "euclidean" in text and "no run is given" in text
+    assert max(len(line) for line in text.splitlines() if not line.startswith("next:")) <= 80
     one_line(call(*evaluate, "--out", tmp_path / "f", "--attributor", "trak"), 2, "trak", "--run")
     one_line(call(*evaluate, "--out", tmp_path / "f", "--attributor", "neares"), 2, "neares", "euclidean")
 
@@ -202,6 +268,7 @@ def test_setting_mistakes(call: Call, tmp_path: Path) -> None:
     one_line(train("--components", "3"), 2, "3 components", "4 components")
     one_line(train("--components", "4", "--weight", "4"), 2, "weight 4")
     one_line(train("--preset", "huge"), 2, "huge", "tiny")
+    one_line(train("--preset", "idael"), 2, "did you mean 'ideal'?")
     one_line(train("--steps", "0"), 2, "steps")
     one_line(train("--precision", "fp8"), 2, "precision")
     one_line(train("--device", "tpu"), 2, "tpu")
@@ -221,35 +288,35 @@ def test_other_settings_and_other_folders(call: Call, small, tmp_path: Path) -> 
     other.mkdir()
     (other / "thesis.txt").write_text("precious")
     one_line(call("train", "digits:6", "--out", other, "--overwrite"), 2, "mine")
-    one_line(call("universe", run, "--out", other, "--overwrite", "--workers", "0"), 2, "mine")
+    one_line(call("universe", "create", run, "--out", other, "--overwrite", "--workers", "0"), 2, "mine")
     assert (other / "thesis.txt").read_text() == "precious"
-    one_line(call("universe", tmp_path / "norun", "--out", tmp_path / "u.zarr"), 1, "norun")
-    one_line(call("universe", run, "--seeds", "4-", "--out", tmp_path / "u.zarr"), 2, "4-")
-    one_line(call("universe", run, "--seeds", "1,1", "--out", tmp_path / "u.zarr"), 2, "twice")
-    one_line(call("universe", run, "--sampler", "euler", "--out", tmp_path / "u.zarr"), 2, "euler", "ddim")
-    one_line(call("universe", run, "--steps", "1001", "--out", tmp_path / "u.zarr"), 2, "1001")
-    one_line(call("universe", run, "--spares", "100", "--out", tmp_path / "u.zarr"), 2, "100")
-    one_line(call("sample", run, "--without", "digit-00003", "--out", tmp_path / "p"), 2, "digit-0003")
+    one_line(call("universe", "create", tmp_path / "norun", "--out", tmp_path / "u.zarr"), 1, "norun")
+    one_line(call("universe", "create", run, "--seeds", "4-", "--out", tmp_path / "u.zarr"), 2, "4-")
+    one_line(call("universe", "create", run, "--seeds", "1,1", "--out", tmp_path / "u.zarr"), 2, "twice")
+    one_line(call("universe", "create", run, "--sampler", "euler", "--out", tmp_path / "u.zarr"), 2, "euler", "ddim")
+    one_line(call("universe", "create", run, "--steps", "1001", "--out", tmp_path / "u.zarr"), 2, "1001")
+    one_line(call("universe", "create", run, "--spares", "100", "--out", tmp_path / "u.zarr"), 2, "100")
+    one_line(call("run", "sample", run, "--without", "digit-00003", "--out", tmp_path / "p"), 2, "digit-0003")
     everything = [part for unit in small.units.ids for part in ("--without", unit)]
-    one_line(call("sample", run, *everything, "--out", tmp_path / "p"), 2, "no component survives")
-    one_line(call("radius", tmp_path / "nothing.zarr"), 1, "nothing.zarr")
-    one_line(call("check", tmp_path / "nothing"), 2, "nothing")
-    one_line(call("check", other), 2, "neither")
+    one_line(call("run", "sample", run, *everything, "--out", tmp_path / "p"), 2, "no component survives")
+    one_line(call("universe", "radius", tmp_path / "nothing.zarr"), 1, "nothing.zarr")
+    one_line(call("audit", "check", tmp_path / "nothing"), 2, "nothing")
+    one_line(call("audit", "check", other), 2, "neither")
 
 
 def test_damage(call: Call, small, small_universe, tmp_path: Path) -> None:
     run, universe = tmp_path / "run", tmp_path / "u.zarr"
     shutil.copytree(small.run.path, run)
     shutil.copytree(small_universe.url, universe)
-    one_line(call("influence", universe, "--sample", "3"), 2, "sample 3", "0 to 2")
+    one_line(call("universe", "influence", universe, "--sample", "3"), 2, "sample 3", "0 to 2")
     weights = run / "components" / "02" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5])
-    code, text, _ = call("check", run, "--json")
+    code, text, _ = call("audit", "check", run, "--json")
     assert code == 1 and any(str(weights) in line for line in json.loads(text)["wrong"])
-    one_line(call("sample", run, "--out", tmp_path / "p"), 1, "02", "damaged")
+    one_line(call("run", "sample", run, "--out", tmp_path / "p"), 1, "02", "damaged")
     block = next(path for path in (universe / "counterfactual" / "c").rglob("*") if path.is_file())
     block.write_bytes(block.read_bytes()[:-5])
-    code, text, _ = call("check", universe)
+    code, text, _ = call("audit", "check", universe)
     assert code == 1 and "block" in text
     (universe / "done" / "factual.0000000.json").unlink()
-    one_line(call("radius", universe), 1, "unfinished")
+    one_line(call("universe", "radius", universe), 1, "unfinished")

@@ -265,5 +265,5 @@ def test_damaged_files_are_told(small, tmp_path: Path) -> None:
                 (folder / name).unlink()
             else:
                 (folder / name).write_bytes((folder / name).read_bytes()[:-50])
-            with pytest.raises(StoreError, match=r"component 03: cannot read .*ablatable check"):
+            with pytest.raises(StoreError, match=r"component 03: cannot read .*ablatable audit check"):
                 load_component(folder, config, small.recipe.schedule)

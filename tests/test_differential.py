@@ -187,9 +187,9 @@ def test_beside_a_universe(small, universe: Universe, call) -> None:
 
     table = found.compare()
     assert table["seed"].to_list() == list(universe.seeds)
-    code, text, _ = call("differential", small.run.path, universe.url, "--workers", "0", "--json")
+    code, text, _ = call("universe", "differential", small.run.path, universe.url, "--workers", "0", "--json")
     assert code == 0 and '"rank_correlation"' in text
-    code, text, _ = call("differential", small.run.path, universe.url, "--workers", "0")
+    code, text, _ = call("universe", "differential", small.run.path, universe.url, "--workers", "0")
     assert code == 0 and "rank correlation" in text
 
 

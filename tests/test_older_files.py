@@ -50,7 +50,7 @@ def test_a_changed_byte_is_noticed(before: Path) -> None:
 
 
 def test_the_certificate_still_fits(before: Path, call) -> None:
-    result = call("certificate", "check", before / "forgotten" / "certificate.json", before / "forgotten")
+    result = call("audit", "certificate", "check", before / "forgotten" / "certificate.json", before / "forgotten")
     assert result[0] == 0, result
 
 

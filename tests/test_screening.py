@@ -332,7 +332,7 @@ def test_it_goes_on_after_an_interruption(
     monkeypatch.setattr(screening, "search", stop)
     with pytest.raises(KeyboardInterrupt):
         screen_universe(small.run.path, [5, 0, 9], **how(out=out, **options))
-    with pytest.raises(StoreError, match=r"2 of 3 samples.*same 'ablatable universe'"):
+    with pytest.raises(StoreError, match=r"2 of 3 samples.*same 'ablatable universe screen'"):
         Screen.open(out)
     screen_universe(small.run.path, [5, 0, 9], **how(out=out, **options))
     assert searched == [5, 0, 0, 9]
@@ -419,39 +419,36 @@ def test_neither_takes_the_others_place(small, screened: Screen, small_universe:
 
 def test_commands(small, tmp_path: Path, call, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    made = ("universe", small.run.path, "--seeds", "5,0,9", "--steps", 6, "--out", tmp_path / "s", "--workers", 0)
-    code, out, err = call(*made, "--spares", 3, "--screen", 0.75)
+    screen = ("universe", "screen", small.run.path, "--steps", 6, "--workers", 0)
+    made = (*screen, "--seeds", "5,0,9", "--out", tmp_path / "s")
+    code, out, err = call(*made, "--spares", 3, "--share", 0.75)
     assert code == 0, err
     assert "3 samples, 12 units, of which 9 to 9 were drawn" in out.replace("\n", " ")
-    code, out, err = call("radius", tmp_path / "s")
+    code, out, err = call("universe", "radius", tmp_path / "s")
     assert code == 0 and "chance" in out and "spare radius" in out, err
-    code, out, err = call("influence", tmp_path / "s", "--sample", 1, "--top", 3)
+    code, out, err = call("universe", "influence", tmp_path / "s", "--sample", 1, "--top", 3)
     assert code == 0 and "drawn" in out and "likeness" in out, err
-    code, out, err = call("check", tmp_path / "s")
+    code, out, err = call("audit", "check", tmp_path / "s")
     assert code == 0 and "intact" in out
     code, out, err = call("report", tmp_path / "s", "--out", tmp_path / "page")
     assert code == 1 and "is a screened universe" in err.replace("\n", " ")
-    code, out, err = call(*made, "--spares", 3, "--screen", 0.75, "--threshold", 128)
-    assert code == 2 and "threshold" in err
-    code, out, err = call(*made, "--screen", 0.1, "--overwrite")
+    code, out, err = call(*made, "--spares", 3, "--threshold", 128)
+    assert code == 2 and "--threshold" in err
+    code, out, err = call(*made, "--share", 0.1, "--overwrite")
     assert code == 2 and "draw a share of 0.67" in err
     (tmp_path / "s/samples/0.safetensors").write_bytes(b"x")
-    code, out, err = call("check", tmp_path / "s")
+    code, out, err = call("audit", "check", tmp_path / "s")
     assert code == 1 and "seed 0 is missing or damaged" in out
 
 
-def test_influence_without_a_universe(small, small_universe: Universe, call, monkeypatch) -> None:
+def test_a_screen_that_is_not_kept(small, small_universe: Universe, call, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    run = small.run.path
-    code, out, err = call("influence", run, "--seed", 9, "--top", 3, "--steps", 6, "--screen", 1, "--json")
+    screen = ("universe", "screen", small.run.path, "--seeds", 9, "--steps", 6, "--share", 1)
+    code, out, err = call(*screen, "--top", 3, "--json")
     assert code == 0, err
-    table = json.loads(out)
+    table = json.loads(out)["top"]["9"]
     exact = small_universe.influence(2).head(3)
     assert [row["unit"] for row in table] == exact["unit"].to_list()
     assert [row["distance"] for row in table] == pytest.approx(exact["distance"].to_list())
-    code, out, err = call("influence", run, "--seed", 9, "--top", 2, "--steps", 6, "--screen", 1, "--spares", 3)
-    assert code == 0 and "counterfactuals were drawn" in out and "p, q: likeness" in out, err
-    code, out, err = call("influence", run, "--top", 3)
-    assert code == 2 and "name one seed to draw" in err
-    code, out, err = call("influence", small_universe.url, "--seed", 5)
-    assert code == 2 and "--sample" in err
+    code, out, err = call(*screen, "--top", 2, "--spares", 3)
+    assert code == 0 and " p " in out and "drawn" in out and "--out" in out, err

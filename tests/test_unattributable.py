@@ -136,14 +136,28 @@ def test_threshold_is_inclusive() -> None:
 def test_command(call, run: Path, universes: tuple[Universe, Universe], small_universe: Universe) -> None:
     _, black = universes
     found = unattributable(black)
-    code, text, _ = call("unattributable", black.url, "--json")
+    code, text, _ = call("universe", "unattributable", black.url, "--json")
     told = json.loads(text)
     assert code == 0 and told["samples"] == found.samples.tolist() and told["interval"] == list(found.interval())
-    code, text, _ = call("unattributable", black.url, "--top", "3")
+    code, text, _ = call("universe", "unattributable", black.url, "--top", "3")
     assert code == 0 and f"{len(found.samples)} of {len(SEEDS)}" in text
-    code, text, _ = call("unattributable", small_universe.url)
+    code, text, _ = call("universe", "unattributable", small_universe.url)
     assert code == 0 and "0 of 3" in text and "--threshold" in text
-    again = ("universe", run, "--seeds", "0-15", "--steps", "8", "--spares", "4", "--out", black.url, "--workers", "0")
+    again = (
+        "universe",
+        "create",
+        run,
+        "--seeds",
+        "0-15",
+        "--steps",
+        "8",
+        "--spares",
+        "4",
+        "--out",
+        black.url,
+        "--workers",
+        "0",
+    )
     assert call(*again, "--threshold", "100")[0] == 0
     code, _, err = call(*again)
     assert code == 2 and "threshold: 100 there, None asked for" in err

@@ -292,7 +292,7 @@ def without_spares(universe: Universe | Screen) -> str:
     """What to do about a universe that has no spares."""
     return (
         f"{universe.url} has no spare ablations, so nothing tells a unit's influence from that of a smaller ensemble; "
-        f"make it again with 'ablatable universe RUN --spares {spares_to_mark_one(len(universe.units))}', "
+        f"make it again with 'ablatable universe create RUN --spares {spares_to_mark_one(len(universe.units))}', "
         "or as many spares as the code has"
     )
 

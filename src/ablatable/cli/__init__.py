@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+from . import audit, common, results, run, start, study, universe, universe_reading  # noqa: F401  (commands register)
+from .running import run_command_line
 
-from ..errors import AblatableError
-from . import (  # noqa: F401  (their commands register themselves)
-    auditing,
-    discrete,
-    estimating,
-    evaluating,
-    exchange,
-    making,
-    reading,
-    removing,
-    studying,
-)
-from .common import app
+common.app.registered_commands.sort(key=lambda known: common.TOP_LEVEL.index(getattr(known.callback, "__name__", "")))
 
 
 def main() -> None:
     """Run the command line. Exit codes: 0 fine, 1 something was found wrong, 2 wrong usage, 130 Ctrl-C."""
-    try:
-        app(standalone_mode=True)
-    except AblatableError as error:
-        _fail(str(error), error.exit_code)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}; what is finished is kept, mend this and give the command again", 1)
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+    run_command_line(common.app)

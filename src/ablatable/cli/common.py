@@ -1,91 +1,159 @@
-"""What all commands share: the application, the arguments that several take, and printing."""
+"""What commands share: the application, its groups, and the options that several commands have."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from .._version import __version__
+from . import choices
 
-if TYPE_CHECKING:
-    import polars as pl
+
+def group(name: str, about: str) -> typer.Typer:
+    """A group of commands."""
+    made = typer.Typer(name=name, help=about, no_args_is_help=True)
+    app.add_typer(made, rich_help_panel="Groups of commands")
+    return made
+
 
 app = typer.Typer(
     name="ablatable",
-    help="Train an ensemble whose training data can be removed exactly, and see what it would have drawn without it.",
+    help="Train a diffusion ensemble whose training data can be removed exactly, and see what it would have drawn "
+    "without it.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+universes = group("universe", "Draw counterfactual samples, and see which units matter.")
+runs = group("run", "Look into a trained run, draw samples with it, remove units from it.")
+audits = group("audit", "Check runs, universes and certificates, trusting nobody.")
+studies = group("study", "Run studies over many ensembles; an interrupted study resumes.")
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a trained run's folder")]
-UniverseUrl = Annotated[str, typer.Argument(metavar="U.zarr", help="a universe: a folder or an object-store URL")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="start anew over what is there")]
-Workers = Annotated[int | None, typer.Option(min=0, help="worker processes; one per core if not given, 0 for none")]
-Ray = Annotated[str | None, typer.Option(help="work on a Ray cluster: auto, local or its address")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:k")]
-Seeds = Annotated[str, typer.Option(help="one picture a seed: 0-9 or 1,5,7")]
-SamplerOption = Annotated[str, typer.Option(help="ddpm, ddim or dpmsolver++")]
-SamplingSteps = Annotated[int, typer.Option("--steps", min=1, help="sampling steps")]
+
+TOP_LEVEL = ("demo", "plan", "train", "witness", "evaluate", "report", "explore", "doctor")  # as `--help` lists them
+VERSIONS = ("ablatable", "torch", "diffusers")
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(__version__)
+        from importlib.metadata import version
+
+        print(", ".join(f"{package} {version(package)}" for package in VERSIONS))
         raise typer.Exit
 
 
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions and exit.")
     ] = False,
 ) -> None:
     pass
 
 
-def print_json(value: Any) -> None:
-    """One value, for programs."""
-    print(json.dumps(value, indent=2, default=float))
+def example(*commands: str) -> str:
+    """A command's examples, as shown below its help."""
+    return "\n\n".join(["Example:", *(f"  {command}" for command in commands)])
 
 
-def say(text: str) -> None:
-    """One line of plain text, wrapped to the terminal."""
-    from rich.console import Console
+# --- arguments ---
 
-    Console(highlight=False, markup=False).print(text)
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")]
+UniverseUrl = Annotated[str, typer.Argument(metavar="U.zarr", help="A universe: a folder or an object-store URL.")]
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="A folder of images, an IDX, .npz or .npy file, or digits:48.")
+]
 
+# --- output ---
 
-def print_table(table: pl.DataFrame, title: str) -> None:
-    """A data frame under a title; a column's name is its heading."""
-    print_rows([name.replace("_", " ") for name in table.columns], table.rows(), title)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.", rich_help_panel="Output")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel="Output")]
 
+# --- execution ---
 
-def print_rows(columns: list[str], rows: list[tuple], title: str) -> None:
-    """Rows under a title; without `columns`, no headings."""
-    from rich.console import Console
-    from rich.table import Table
+_WORK = "Execution"
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Worker processes; 0 works in this process.", show_default="one per core", rich_help_panel=_WORK
+    ),
+]
+Ray = Annotated[
+    str | None, typer.Option(help="Work on a Ray cluster: auto, local, or its address.", rich_help_panel=_WORK)
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:0, cuda:1, ...", rich_help_panel=_WORK)]
+MaxResident = Annotated[
+    int | None,
+    typer.Option(min=1, help="Components a worker keeps in memory.", show_default="all", rich_help_panel=_WORK),
+]
 
-    table = Table(*columns, show_header=bool(columns), box=None, padding=(0, 2, 0, 0))
-    for row in rows:
-        table.add_row(*map(_cell, row))
-    if rows:
-        for column, value in zip(table.columns, rows[0], strict=True):
-            column.justify = "right" if isinstance(value, (int, float)) and not isinstance(value, bool) else "left"
-    console = Console(highlight=False, markup=False)
-    console.print(f"\n{title}\n")
-    console.print(table)
-    console.print()
+# --- sampling ---
 
+_SAMPLING = "Sampling"
+Seeds = Annotated[str, typer.Option(help="One sample per seed: 0-9, or 1,5,7.", rich_help_panel=_SAMPLING)]
+Sampler = Annotated[choices.Sampler, typer.Option(help="How samples are drawn.", rich_help_panel=_SAMPLING)]
+SamplingSteps = Annotated[int, typer.Option("--steps", min=1, help="Sampling steps.", rich_help_panel=_SAMPLING)]
+Precision = Annotated[
+    choices.Precision,
+    typer.Option(help="bf16 is faster, and about one grey level off.", rich_help_panel=_SAMPLING),
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the forward passes; pays when drawing takes over ten minutes.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+Threshold = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=255,
+        help="Draw in black and white: grey levels from this one on become white.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+Spares = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Spare codewords to ablate as well; they remove no unit, so influence is tested against them.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+OnlyUnits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--unit", help="Remove only this unit; repeat for more.", show_default="every unit", rich_help_panel=_SAMPLING
+    ),
+]
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+# --- data ---
+
+UnitColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of metadata.csv whose values are the units, for example artist.", rich_help_panel="Data"),
+]
+Source = Annotated[
+    str | None,
+    typer.Option("--data", metavar="DATA", help="Read the units from here, not from the run.", rich_help_panel="Data"),
+]
+
+# --- the code ---
+
+_CODE = "Code"
+Components = Annotated[
+    int | None, typer.Option(help="Components.", show_default="what 'ablatable plan' recommends", rich_help_panel=_CODE)
+]
+Weight = Annotated[
+    int | None,
+    typer.Option(help="Components that train on each unit.", show_default="half of them", rich_help_panel=_CODE),
+]
+Removals = Annotated[
+    int | None,
+    typer.Option(min=1, help="Choose a code that survives this many removals of random units.", rich_help_panel=_CODE),
+]

@@ -154,7 +154,7 @@ def load_component(folder: Path, config: UNetConfig | IdealConfig, schedule: Sch
         unet.load_state_dict(state)
     except Exception as error:  # safetensors and diffusers raise many kinds
         raise StoreError(
-            f"component {folder.name}: cannot read {path} ({error}); run 'ablatable check' on the run, "
+            f"component {folder.name}: cannot read {path} ({error}); run 'ablatable audit check' on the run, "
             "and the same 'ablatable train' command again to rebuild what is missing"
         ) from error
     return UNetDenoiser(unet, config.multiple).eval()

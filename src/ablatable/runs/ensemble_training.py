@@ -162,7 +162,7 @@ def _take_over(task: TrainTask, reuse: Run) -> None:
         if file.parent == source:
             shutil.copyfile(file, partial / file.name)
             if file_hash(partial / file.name) != digest:
-                raise StoreError(f"{file} is damaged; run 'ablatable check {reuse.path}'")
+                raise StoreError(f"{file} is damaged; run 'ablatable audit check {reuse.path}'")
     move_folder_into_place(partial, task.folder)
 
 

@@ -75,7 +75,7 @@ class Run:
         if self.design.digest() != settings["code_sha256"]:
             raise StoreError(
                 f"{self.path / 'units.parquet'} does not hold the code that the run was trained with; "
-                f"run 'ablatable check {self.path}'"
+                f"run 'ablatable audit check {self.path}'"
             )
 
     @property

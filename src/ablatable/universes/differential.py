@@ -156,7 +156,7 @@ class Differential:
         except Exception as error:  # object stores and safetensors have many kinds
             raise StoreError(
                 f"{self.universe.url}: no readable differential ablation of seed {seed} (missing, damaged, another's: "
-                f"{type(error).__name__}); make it with 'ablatable differential RUN {self.universe.url}'"
+                f"{type(error).__name__}); make it with 'ablatable universe differential RUN {self.universe.url}'"
             ) from error
         return tensors["factual"], tensors["jacobian"]
 

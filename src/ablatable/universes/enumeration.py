@@ -230,7 +230,7 @@ def plan_universe(
     if stuck := [run.ids[row] for row in rows if run.code.matrix[row].all()]:
         raise CodeError(
             f"every component that is left saw {len(stuck)} of the units, {stuck[0]} among them, so nothing draws what "
-            f"would be without it; repair the run first: ablatable repair {run.path} --out RUN3"
+            f"would be without it; repair the run first: ablatable run repair {run.path} --out RUN3"
         )
     if spares:
         words = np.concatenate([words, run.code.spares(spares, seed=run.seed)])

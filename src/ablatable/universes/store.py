@@ -44,7 +44,7 @@ def open_store(url: str | Path, *, create: bool = True) -> Any:
         return stores.from_url(text)
     path = Path(text).resolve()
     if not create and not path.is_dir():
-        raise StoreError(f"there is no universe at {url}; make one with 'ablatable universe RUN --out {url}'")
+        raise StoreError(f"there is no universe at {url}; make one with 'ablatable universe create RUN --out {url}'")
     try:
         return stores.LocalStore(path, mkdir=create)
     except Exception as error:

@@ -226,25 +226,25 @@ class Universe:
         except (KeyError, TypeError, FileNotFoundError, ValidationError, ValueError) as error:
             if state_of(url) == "screen":
                 raise StoreError(
-                    f"{url} is a screened universe: 'ablatable radius', 'influence' and 'check' read it; for anything "
-                    "else enumerate every unit: 'ablatable universe' without --screen, and another --out"
+                    f"{url} is a screened universe: 'ablatable universe radius' and 'influence' read it; for anything "
+                    "else draw every unit's counterfactual: 'ablatable universe create' with another --out"
                 ) from error
             raise StoreError(
                 f"there is no readable universe at {url} ({type(error).__name__}); "
-                f"make one with 'ablatable universe RUN --out {url}'"
+                f"make one with 'ablatable universe create RUN --out {url}'"
             ) from error
         universe = cls(url, settings, store)
         if not partial:
             if not universe.fits():
                 raise StoreError(
-                    f"{url} was being extended when that stopped; give that 'ablatable universe' command again"
+                    f"{url} was being extended when that stopped; give that 'ablatable universe create' command again"
                 )
             blocks = list(universe.blocks())
             missing = [block for block in blocks if not universe.has(block, verify=False)]
             if missing:
                 raise StoreError(
                     f"{url} is unfinished: {len(blocks) - len(missing)} of {len(blocks)} blocks are there; "
-                    "give the same 'ablatable universe' command again"
+                    "give the same 'ablatable universe create' command again"
                 )
         return universe
 
@@ -323,8 +323,8 @@ class Universe:
             return np.asarray(_array_of(self.reading, name)[where])
         except Exception as error:  # codecs raise many kinds for damaged bytes
             raise StoreError(
-                f"{self.url}: '{name}' cannot be read ({error}); run 'ablatable check {self.url}', "
-                "then the same 'ablatable universe' command again"
+                f"{self.url}: '{name}' cannot be read ({error}); run 'ablatable audit check {self.url}', "
+                "then the same 'ablatable universe create' command again"
             ) from error
 
     def _set(self, name: str, where: Any, values: np.ndarray) -> None:

@@ -261,10 +261,10 @@ def _signed(certificate: Certificate, path: Path) -> Certificate:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
         raise SettingsError(
-            f"cannot read a private key from {path} ({error}); make one with 'ablatable certificate key'"
+            f"cannot read a private key from {path} ({error}); make one with 'ablatable audit certificate key'"
         ) from None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise SettingsError(f"the key in {path} is not an Ed25519 key; make one with 'ablatable certificate key'")
+        raise SettingsError(f"the key in {path} is not an Ed25519 key; make one with 'ablatable audit certificate key'")
     signature = key.sign(_signed_bytes(certificate)).hex()
     public = key.public_key().public_bytes_raw().hex()
     return certificate.model_copy(update={"signature": Signature(public_key=public, signature=signature)})

@@ -69,7 +69,7 @@ def plan_extension(run: Run, new: Units) -> Work:
         CodeError: too few codewords are left.
     """
     if len(run.present) < run.design.components and (run.design.split_sizes() > 0).sum() > len(run.present):
-        raise SettingsError(f"{run.path} lacks components; repair it first: ablatable repair {run.path} --out RUN3")
+        raise SettingsError(f"{run.path} lacks components; repair it first: ablatable run repair {run.path} --out RUN3")
     if new.shape != run.shape:
         raise SettingsError(f"the new units' pictures are {new.shape} (C, H, W), the run's are {run.shape}")
     if taken := sorted(set(new.ids) & set(run.ids)):

@@ -120,7 +120,7 @@ class Screen:
         except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
             raise StoreError(
                 f"there is no readable screened universe at {url} ({type(error).__name__}); "
-                f"make one with 'ablatable universe RUN --screen 0.1 --out {url}'"
+                f"make one with 'ablatable universe screen RUN --share 0.1 --out {url}'"
             ) from error
         if json_hash(values) != digest:
             raise StoreError(f"{url}: {SCREEN} is damaged (hash does not match); restore it or make it again")
@@ -128,7 +128,7 @@ class Screen:
         if not partial and (missing := [seed for seed in screen.seeds if not screen.has(seed)]):
             raise StoreError(
                 f"{url} is unfinished: {len(missing)} of {len(screen.seeds)} samples are missing or damaged; "
-                "give the same 'ablatable universe' command again"
+                "give the same 'ablatable universe screen' command again"
             )
         return screen
 
@@ -166,7 +166,7 @@ class Screen:
         except Exception as error:  # object stores and safetensors have many kinds
             raise StoreError(
                 f"{self.url}: {key} is missing or damaged ({type(error).__name__}); "
-                "give the same 'ablatable universe' command again"
+                "give the same 'ablatable universe screen' command again"
             ) from error
 
     # --- reading, as from a universe ----------------------------------------------------------------------------

@@ -9,32 +9,18 @@ import typer
 
 from .._runtime.execution import Execution
 from ..diffusion.sampling_settings import Sampling
-from .common import (
-    Device,
-    Json,
-    RunPath,
-    SamplerOption,
-    SamplingSteps,
-    Seeds,
-    Workers,
-    app,
-    print_json,
-    print_table,
-    say,
-)
-
-study = typer.Typer(help="Studies over many ensembles; a study that was interrupted goes on.", no_args_is_help=True)
-app.add_typer(study, name="study")
+from .common import Device, Json, RunPath, Sampler, SamplingSteps, Seeds, Workers, example, studies
+from .output import next_step, print_json, print_table, say
 
 ConfigFile = Annotated[
-    Path | None, typer.Argument(metavar="[CONFIG.json]", help="the study's settings; small ones if not given")
+    Path | None, typer.Argument(metavar="[CONFIG.json]", help="The study's settings.", show_default="small ones")
 ]
-Out = Annotated[Path, typer.Option(help="the study's folder; if it holds this study unfinished, work goes on")]
+Out = Annotated[Path, typer.Option(help="The study's folder; an unfinished study in it is resumed.")]
 
 
-@study.command("radius-vs-size")
+@studies.command("radius-vs-size", epilog=example("ablatable study radius-vs-size --out study"))
 def radius_vs_size(out: Out, config: ConfigFile = None, workers: Workers = None, as_json: Json = False) -> None:
-    """The counterfactual radius against the number of units, beside spares and the published curve."""
+    """Measure the counterfactual radius against the number of units, beside spares and the published curve."""
     from ..studies.cells import read_config
     from ..studies.size import SizeStudy, study_size
 
@@ -45,11 +31,12 @@ def radius_vs_size(out: Out, config: ConfigFile = None, workers: Workers = None,
     shown = ["series", "units", "radius", "spare_radius", "radius_fixed", "spare_radius_fixed", "nearest_likeness"]
     print_table(table.select(shown), title="Geometric means of the counterfactual radius")
     say(f"{out / 'table.csv'}, {out / 'slopes.csv'}, {out / 'figure.png'}")
+    next_step(f"open {out / 'figure.png'}")
 
 
-@study.command("code")
+@studies.command("code", epilog=example("ablatable study code --out study"))
 def code(out: Out, config: ConfigFile = None, workers: Workers = None, as_json: Json = False) -> None:
-    """Every weight at several numbers of components: power, quality, radius, cost, survivors."""
+    """Compare codes of several sizes and weights: power, quality, radius, cost, survivors."""
     from ..studies.cells import read_config
     from ..studies.weight import CodeStudy, study_code
 
@@ -60,11 +47,12 @@ def code(out: Out, config: ConfigFile = None, workers: Workers = None, as_json: 
     shown = ["components", "weight", "real_distance", "power_plain", "power_likeness", "excess_fixed", "survivors_2"]
     print_table(table.select(shown), title="Codes at equal total training cost")
     say(f"{out / 'table.csv'}, {out / 'figure.png'}")
+    next_step(f"open {out / 'figure.png'}")
 
 
-@study.command("unattributable")
+@studies.command("unattributable", epilog=example("ablatable study unattributable --out study"))
 def unattributable(out: Out, config: ConfigFile = None, workers: Workers = None, as_json: Json = False) -> None:
-    """How many samples no unit moves, in black and white, against the number of units."""
+    """Measure how many black-and-white samples no unit moves, against the number of units."""
     from ..studies.cells import read_config
     from ..studies.unattributable import UnattributableStudy, study_unattributable
 
@@ -75,11 +63,12 @@ def unattributable(out: Out, config: ConfigFile = None, workers: Workers = None,
     shown = ["series", "units", "samples", "unattributable", "share", "low", "high"]
     print_table(table.select(shown), title="Unattributable samples, with 95 % intervals of their share")
     say(f"{out / 'table.csv'}, {out / 'figure.png'}, {out / 'pictures.png'}")
+    next_step(f"open {out / 'figure.png'}")
 
 
-@study.command("differential")
+@studies.command("differential", epilog=example("ablatable study differential --out study"))
 def differential(out: Out, config: ConfigFile = None, workers: Workers = None, as_json: Json = False) -> None:
-    """First-order counterfactuals against exact ones, by the size of the step and the number of units."""
+    """Compare first-order counterfactuals with exact ones, by step size and number of units."""
     from ..studies.cells import read_config
     from ..studies.differential import DifferentialStudy, study_differential
 
@@ -90,22 +79,23 @@ def differential(out: Out, config: ConfigFile = None, workers: Workers = None, a
     shown = ["series", "units", "error", "rank_correlation", "top_found", "top_tenth", "radius_ratio"]
     print_table(table.select(shown), title="Whole ablations: means over samples")
     say(f"{out / 'table.csv'}, {out / 'steps.csv'}, {out / 'figure.png'}")
+    next_step(f"open {out / 'figure.png'}")
 
 
-@app.command()
-def control(
+@studies.command("retraining", epilog=example("ablatable study retraining runs/digits --units 8 --out retraining"))
+def retraining(
     run: RunPath,
-    out: Annotated[Path, typer.Option(help="folder for what is retrained; an interrupted call goes on there")],
-    units: Annotated[int, typer.Option(min=2, help="how many random units to leave out, one at a time")] = 8,
+    out: Annotated[Path, typer.Option(help="Folder for the retrained models; an interrupted study resumes.")],
+    units: Annotated[int, typer.Option(min=2, help="How many random units to leave out, one at a time.")] = 8,
     seeds: Seeds = "0-7",
-    sampler: SamplerOption = "ddpm",
+    sampler: Sampler = "ddpm",
     steps: SamplingSteps = 50,
-    seed: Annotated[int, typer.Option(help="of the choice of units")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of units.")] = 0,
     workers: Workers = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train from scratch without some units, and compare with what their ablations show."""
+    """Train from scratch without some units, and compare with what ablating them shows."""
     from ..analysis.retraining import control as run_control
     from ..diffusion.sampling import parse_seeds
 
@@ -124,3 +114,4 @@ def control(
         return
     print_table(table, title=f"{len(found.units)} units, {len(found.seeds)} samples: largest distances")
     say("ratio: the ablation's radius to that row's; correlation: over units, with the ablation's distances")
+    next_step(f"open {out / 'figure.png'}")

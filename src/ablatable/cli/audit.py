@@ -1,0 +1,242 @@
+"""The commands that check and trust nobody: audit verify, check, certificate."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .._runtime.execution import Execution
+from ..errors import SettingsError
+from .common import Device, Json, RunPath, Source, UnitColumn, Workers, audits, example
+from .output import next_step, print_json, say
+
+if TYPE_CHECKING:
+    from ..unlearning.verification import Audit, Repetition
+
+
+certificates = typer.Typer(name="certificate", help="Certificates of removal: check, show, make a key.")
+audits.add_typer(certificates, no_args_is_help=True)
+
+
+@audits.command(epilog=example("ablatable audit verify runs/digits --unit digit-0017 --retrain 1"))
+def verify(
+    run: RunPath,
+    unit: Annotated[str | None, typer.Option(help="A unit of the run.")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image file; the run's units are searched for it.")] = None,
+    retrain: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="K", help="Train K components that did not see it once more, and compare."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Repeat only this many first steps of each.")] = None,
+    data: Source = None,
+    unit_column: UnitColumn = None,
+    proofs: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the Merkle proofs to this file.")] = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Check which components never saw a unit or image; exit code 1 if anything is wrong."""
+    from .._runtime.files import canonical_json, write_atomic
+    from ..unlearning.verification import audit_image, audit_unit
+
+    if (unit is None) == (image is None):
+        raise SettingsError("give either --unit X or --image FILE")
+    found = audit_unit(run, unit) if unit is not None else audit_image(run, image or "")
+    told: dict[str, Any] = found.as_dict()
+    if proofs is not None:
+        if proofs.exists():
+            raise SettingsError(f"{proofs} exists; choose another file")
+        write_atomic(proofs, canonical_json({"content_sha256": found.content_sha256, "components": told["proofs"]}))
+    repeated = None
+    if retrain is not None:
+        repeated = _repeat(run, found, retrain, steps, data, unit_column, Execution(workers, device))
+        told["retrained"] = repeated.as_dict()
+    failed = bool(found.wrong) or (repeated is not None and not repeated.holds)
+    if as_json:
+        print_json(told)
+    else:
+        for line in [*_found(found), *(_repeated(repeated) if repeated is not None else [])]:
+            say(line)
+        next_step(
+            f"ablatable audit check {run}"
+            if failed or not found.units
+            else f"ablatable run forget {run} --unit {found.units[0]} --dry-run"
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+def _repeat(
+    run: Path,
+    found: Audit,
+    count: int,
+    steps: int | None,
+    data: str | None,
+    unit_column: str | None,
+    execution: Execution,
+) -> Repetition:
+    from .._runtime.progress import Display
+    from ..runs.run import Run
+    from ..unlearning.repairing import run_units
+    from ..unlearning.verification import repeat
+
+    if count > len(found.clean):
+        raise SettingsError(f"only {len(found.clean)} components did not see it; give --retrain {len(found.clean)}")
+    opened = Run(run)
+    # which ones must be nobody's guess, so this one choice is not a function of any seed
+    chosen = sorted(random.SystemRandom().sample(found.clean, count))
+    total = min(steps or opened.recipe.training.steps, opened.recipe.training.steps)
+    trainings = count * (2 if found.units else 1)  # with the data absent; with noise in its place, if there is data
+    with Display(f"training {count} components again", trainings * total) as display:
+        return repeat(
+            opened,
+            found.units,
+            chosen,
+            steps=steps,
+            units=run_units(opened, data, unit_column),
+            execution=execution,
+            report=lambda number, event: display.update(number, f"training {number}", event["step"], total),
+        )
+
+
+def _found(found: Audit) -> list[str]:
+    said = [f"{found.subject}: content {found.content_sha256}"]
+    said += [f"- the chain does not hold: {line}" for line in found.wrong]
+    if not found.wrong:
+        said.append("- every hash holds: units, code, splits, training records, weights")
+    if found.units:
+        said.append(f"- held by {', '.join(found.units)}; seen by components {_listed(found.saw)}")
+    else:
+        said.append("- no unit of the run holds it")
+    said.append(f"- never seen, bit for bit, by components {_listed(found.clean)}")
+    for unit, like, saw in found.near[:10]:
+        said.append(
+            f"- {unit} is a near-duplicate (likeness {like:.3f}), seen by {_listed(saw)}: its influence is its own"
+        )
+    if not found.near and found.closest is not None:
+        said.append(f"- no near-duplicate; the most alike is {found.closest[0]} (likeness {found.closest[1]:.3f})")
+    said.append("  Likeness is of coarse brightness alone: a crop, a rotation or a repainting is not found by it.")
+    return said
+
+
+def _repeated(repetition: Repetition) -> list[str]:
+    said = []
+    for each in repetition.repeated:
+        what = "without its data" if each.variant == "absent" else "with noise for its data"
+        verdict = "the same bits" if each.exact else "OTHER BITS"
+        if not each.exact and each.difference is not None:
+            verdict += f", losses within {each.difference:.2g}"
+        said.append(f"- component {each.component:02d}, {each.steps or 'all'} steps {what}: {verdict}")
+    if repetition.elsewhere:
+        said.append(
+            f"- this machine is not the run's ({'; '.join(repetition.elsewhere)}): equal bits cannot be expected"
+        )
+        if not all(each.exact for each in repetition.repeated):
+            said.append(
+                "  What is shown is numerical likeness, which is weaker and no proof: repeat it on such a machine."
+            )
+    return said
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(f"{number:02d}" for number in numbers) or "none"
+
+
+@audits.command(epilog=example("ablatable audit check runs/digits", "ablatable audit check u.zarr"))
+def check(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A run or a universe.")],
+    as_json: Json = False,
+) -> None:
+    """Compare every hash and checksum of a run or universe with what is on disk; exit code 1 if anything is wrong."""
+    from ..codes.removal_budget import counted
+    from ..runs.run import check_run
+    from ..universes.screening.screen import check_screen
+    from ..universes.store import state_of
+    from ..universes.universe import check_universe
+
+    folder = Path(path)
+    if "://" not in path and not folder.exists():
+        raise SettingsError(f"there is nothing at {path}")
+    if _is_run(folder):
+        kind, wrong = "run", check_run(folder)
+    elif "://" not in path and state_of(path) in ("other", "nothing"):
+        raise SettingsError(f"{path} is neither a run (ensemble.json) nor a universe (zarr.json)")
+    elif state_of(path) == "screen":
+        kind, wrong = "screened universe", check_screen(path)
+    else:
+        kind, wrong = "universe", check_universe(path)
+    if as_json:
+        print_json({"path": path, "kind": kind, "wrong": wrong})
+    else:
+        for line in wrong:
+            say(line)
+        say(f"{path}: {counted(len(wrong), 'problem')}" if wrong else f"{path}: intact")
+        again = "train" if kind == "run" else f"universe {'screen' if kind == 'screened universe' else 'create'}"
+        if wrong:
+            next_step(f"delete what is damaged, then give the same 'ablatable {again}' command again")
+        elif kind == "run":
+            next_step(f"ablatable audit verify {path} --unit UNIT")
+        else:
+            next_step(f"ablatable universe radius {path}")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "ensemble.json").exists() or (folder / "settings.json").exists()
+
+
+@certificates.command(
+    "check", epilog=example("ablatable audit certificate check runs/without/certificate.json runs/without")
+)
+def check_certificate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The certificate.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN2", help="The run it is about.")],
+    public_key: Annotated[str | None, typer.Option(metavar="HEX", help="It must be signed with this key.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a certificate, offline, against the run it is about; exit code 1 if anything is wrong."""
+    from ..codes.removal_budget import counted
+    from ..unlearning.certificate import check, read
+
+    certificate = read(file)
+    wrong = check(certificate, run, public_key=public_key)
+    signer = certificate.signature.public_key if certificate.signature else None
+    if as_json:
+        print_json({"certificate": str(file), "run": str(run), "signed_with": signer, "wrong": wrong})
+    else:
+        for line in wrong:
+            say(f"- {line}")
+        say(f"{file}: {counted(len(wrong), 'problem')}" if wrong else f"{file}: holds for {run}")
+        if not wrong and signer is None:
+            say("It is not signed: who issued it, when and at whose request, is not proven.")
+        elif not wrong and public_key is None:
+            say(f"It is signed with key {signer}. If you know whose key that is, give it as --public-key.")
+        next_step(f"ablatable audit check {run}" if wrong else f"ablatable audit certificate show {file}")
+    if wrong:
+        raise typer.Exit(1)
+
+
+@certificates.command("show", epilog=example("ablatable audit certificate show runs/without/certificate.json"))
+def show_certificate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The certificate.")],
+) -> None:
+    """Print a certificate in a form that people can read."""
+    from ..unlearning.certificate import read, render
+
+    print(render(read(file)))
+    next_step(f"ablatable audit certificate check {file} RUN2")
+
+
+@certificates.command("key", epilog=example("ablatable audit certificate key --out key.pem"))
+def make_key(
+    out: Annotated[Path, typer.Option(metavar="KEY.pem", help="File for the private key; keep it secret.")],
+) -> None:
+    """Make an Ed25519 key to sign certificates with, and print its public half."""
+    from ..unlearning.certificate import new_key
+
+    print(new_key(out))
+    next_step(f"ablatable run forget RUN --unit UNIT --sign {out} --out WITHOUT")

@@ -1,0 +1,17 @@
+"""The named choices of the command line's options, so that they complete and a typing mistake gets the nearest one.
+
+They are repeated here because reading them from the library would import all of it for `--help`; a test holds them
+equal to the library's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Sampler = Literal["ddpm", "ddim", "dpmsolver++"]
+Precision = Literal["fp32", "bf16"]
+Preset = Literal["tiny", "small", "paper", "ideal"]
+Statistic = Literal["plain", "directional", "likeness", "residual", "both"]
+Rule = Literal["max", "sum", "mean"]
+Orientation = Literal["quanda", "dattri"]
+Attributors = ("random", "euclidean", "euclidean-flips", "tracin", "grad-cos", "trak", "d-trak")

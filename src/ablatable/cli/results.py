@@ -1,0 +1,84 @@
+"""The commands at the top level that show results: evaluate, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .._runtime.execution import Execution
+from . import choices
+from .common import Json, Overwrite, UniverseUrl, Workers, app, example
+from .output import next_step, print_json, print_rows, say
+
+
+def _complete_attributor(incomplete: str) -> list[str]:
+    return [name for name in choices.Attributors if name.startswith(incomplete)]
+
+
+@app.command(epilog=example("ablatable evaluate u.zarr --attributor euclidean --attributor random --out scores"))
+def evaluate(
+    universe_url: UniverseUrl,
+    out: Annotated[Path, typer.Option(help="Folder for the results; an interrupted evaluation resumes.")],
+    attributor: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"A method: {', '.join(choices.Attributors)} or features:NAME; repeat for more.",
+            autocompletion=_complete_attributor,
+        ),
+    ] = None,
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option(help="Scores of another method: .parquet, .csv, .npy or .safetensors; repeat for more."),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="The run of the universe, for methods that look into components.")
+    ] = None,
+    rule: Annotated[choices.Rule, typer.Option(help="How scores of images become scores of units.")] = "max",
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Compare attribution methods with what removing units shows."""
+    from ..attribution.evaluation import evaluate as evaluate_methods
+    from ..attribution.scoreboard import METRICS, terminal_rows
+    from ..universes.universe import Universe
+
+    names = [*(attributor or []), *map(str, scores or [])] or ["random", "euclidean", "euclidean-flips"]
+    universe, execution = Universe.open(universe_url), Execution(workers)
+    found = evaluate_methods(universe, names, out=out, run=run, rule=rule, execution=execution, overwrite=overwrite)
+    if as_json:
+        print_json({"out": str(out), "not_measured": found.why, "results": found.table().to_dicts()})
+        return
+    print_rows(*terminal_rows(found), title=f"Attribution methods, {found.samples} samples, {found.units} units")
+    for metric, (heading, about) in METRICS.items():
+        say(f"{heading:>9}  {about}" + (f": not measured, {found.why[metric]}" if metric in found.why else ""))
+    for method, answer in found.scored.items():
+        if answer.far:
+            p, q, count = answer.far.counts
+            say(f"{method}: names the same unit again in {p} of {count} without it, in {q} without another")
+    say(f"\n{out}: results.csv, results.json, results.tex, results.png, scores/")
+    next_step(f"open {out / 'results.png'}")
+
+
+@app.command(epilog=example("ablatable report u.zarr --run runs/digits --out report"))
+def report(
+    universe_url: UniverseUrl,
+    out: Annotated[Path, typer.Option(help="Folder for the page and its images.")],
+    run: Annotated[
+        Path | None, typer.Option(help="The run of the universe, to show how its components were trained.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write a page that shows every sample, the units it depends on, and its whole landscape."""
+    from ..report import write_report
+    from ..universes.universe import Universe
+
+    page = write_report(Universe.open(universe_url), out, run=run, overwrite=overwrite)
+    if as_json:
+        print_json({"report": str(page)})
+        return
+    say(f"{out}: the report and its images")
+    next_step(f"open {page} in a browser")

@@ -1,0 +1,132 @@
+"""The commands at the top level that make something: demo, plan, train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .._runtime.execution import Execution
+from . import choices
+from .common import (
+    Components,
+    Data,
+    Device,
+    Json,
+    Overwrite,
+    Ray,
+    Removals,
+    UnitColumn,
+    Weight,
+    Workers,
+    app,
+    example,
+)
+from .output import next_step, print_json, print_rows, print_table, say
+
+_TRAINING = "Training"
+
+
+@app.command(epilog=example("ablatable demo --out demo"))
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the run, the universe and the report.")] = Path("demo"),
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Train on 48 handwritten digits, draw every counterfactual, and report what depends on what; takes minutes."""
+    from ..demo import run_demo
+
+    outcome = run_demo(out, execution=Execution(workers), overwrite=overwrite)
+    if as_json:
+        print_json(outcome.as_dict())
+        return
+    print_table(outcome.table, title="What was drawn, and what it depends on")
+    for line in outcome.sentences():
+        say(line)
+    next_step(f"ablatable universe influence {outcome.universe.url} --sample 0")
+
+
+@app.command(epilog=example("ablatable plan --units 48", "ablatable plan --units 256 --removals 10"))
+def plan(
+    units: Annotated[int, typer.Option(help="How many units there are.")],
+    components: Components = None,
+    weight: Weight = None,
+    removals: Removals = None,
+    seed: Annotated[int, typer.Option(help="The code's seed.", rich_help_panel="Code")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Show what a code gives and costs before anything is trained, and recommend one."""
+    from ..codes.planning import plan as make_plan
+
+    made = make_plan(units, components, weight, seed=seed, bear=removals)
+    if as_json:
+        print_json(made.as_dict())
+        return
+    print_rows([], made.rows(), title=f"{made.units} units, {made.components} components, weight {made.weight}")
+    print_rows(["removed", "survivors, mean", "worst", "none left"], made.survivor_rows(), title="After removals")
+    for sentence in made.recommendation:
+        say(f"- {sentence}")
+    code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
+    next_step(f"ablatable train DATA {code} --out RUN")
+
+
+@app.command(
+    epilog=example(
+        "ablatable train digits:48 --size 14 --out runs/digits",
+        "ablatable train paintings/ --unit-column artist --size 32 --out runs/artists",
+    )
+)
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it is resumed.")],
+    components: Components = None,
+    weight: Weight = None,
+    removals: Removals = None,
+    preset_name: Annotated[
+        choices.Preset, typer.Option("--preset", help="Architecture and training.", rich_help_panel=_TRAINING)
+    ] = "tiny",
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps of each component.", rich_help_panel=_TRAINING)
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per training step.", rich_help_panel=_TRAINING)] = None,
+    precision: Annotated[
+        choices.Precision | None, typer.Option(help="Precision of training (autocast).", rich_help_panel=_TRAINING)
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="The ensemble's seed; all randomness follows from it.", rich_help_panel=_TRAINING)
+    ] = 0,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Resize the images: 28, or 28x32 (height x width).", rich_help_panel="Data"),
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(help="1 for grey, 3 for colour.", show_default="as the images", rich_help_panel="Data")
+    ] = None,
+    unit_column: UnitColumn = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    ray: Ray = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Train an ensemble in which every component sees its own part of the units."""
+    from ..codes.planning import designed
+    from ..data.units import load_units
+    from ..diffusion.recipe import preset
+    from ..runs.ensemble_training import train as train_ensemble
+
+    recipe = preset(preset_name, steps=steps, batch=batch, precision=precision)
+    units = load_units(data, unit_column=unit_column, size=size, channels=channels)
+    code = designed(len(units), components, weight, seed=seed, bear=removals)
+    execution = Execution(workers, device, ray=ray)
+    run = train_ensemble(units, code, recipe, out=out, seed=seed, execution=execution, overwrite=overwrite)
+    if as_json:
+        told = {"run": str(out), "units": len(units), "components": code.components}
+        print_json({**told, "weight": code.weight, "digest": run.digest})
+        return
+    say(f"{out}: {code.components} components trained on {len(units)} units; {code.weight} of them saw each unit")
+    spares = min(len(units), code.spare_capacity)
+    asked = f" --spares {spares}" if spares else ""
+    next_step(f"ablatable universe create {out} --seeds 0-7{asked} --out {out}.zarr")

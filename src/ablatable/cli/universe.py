@@ -1,0 +1,236 @@
+"""The commands that make universes or pass them on: universe create, screen, export, import."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .._runtime.execution import Execution
+from ..diffusion.sampling_settings import Sampling
+from ..errors import SettingsError
+from . import choices
+from .common import (
+    Compile,
+    Device,
+    Json,
+    MaxResident,
+    OnlyUnits,
+    Overwrite,
+    Precision,
+    Ray,
+    RunPath,
+    Sampler,
+    SamplingSteps,
+    Seeds,
+    Spares,
+    Threshold,
+    UniverseUrl,
+    Workers,
+    example,
+    universes,
+)
+from .output import next_step, print_json, print_table, say
+
+
+@universes.command(epilog=example("ablatable universe create runs/digits --seeds 0-7 --spares 22 --out u.zarr"))
+def create(
+    run: RunPath,
+    out: Annotated[str, typer.Option(help="Where it goes; an unfinished universe there is resumed or extended.")],
+    seeds: Seeds = "0-7",
+    unit: OnlyUnits = None,
+    spares: Spares = 0,
+    sampler: Sampler = "ddpm",
+    steps: SamplingSteps = 50,
+    precision: Precision = "fp32",
+    compiled: Compile = False,
+    threshold: Threshold = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    max_resident: MaxResident = None,
+    ray: Ray = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Draw factual samples and the counterfactual sample without each unit."""
+    from ..diffusion.sampling import parse_seeds
+    from ..universes.enumeration import enumerate_universe
+
+    made = enumerate_universe(
+        run,
+        parse_seeds(seeds),
+        out=out,
+        units=unit,
+        sampling=Sampling(sampler, steps, precision, compiled, threshold),
+        spares=spares,
+        execution=Execution(workers, device, max_resident, ray),
+        overwrite=overwrite,
+    )
+    told: dict[str, Any] = {
+        "universe": out,
+        "samples": len(made.seeds),
+        "units": len(made.units),
+        "ablations": len(made.settings.words),
+    }
+    error = None
+    if precision != "fp32":
+        from ..universes.precision import precision_error
+
+        error = precision_error(made, run, max_resident=max_resident)
+        told["error"] = asdict(error)
+    if as_json:
+        print_json(told)
+        return
+    say(f"{out}: {told['samples']} samples, {told['units']} units, {told['ablations']} distinct ablations")
+    if error is not None:
+        say(f"{precision} {error.sentence()}")
+    next_step(f"ablatable report {out} --run {run} --out report")
+
+
+@universes.command(
+    epilog=example(
+        "ablatable universe screen runs/digits --seeds 0-7 --share 0.1 --out s.zarr",
+        "ablatable universe screen runs/digits --seeds 7 --top 10",
+    )
+)
+def screen(
+    run: RunPath,
+    out: Annotated[
+        str | None, typer.Option(help="Where it goes; an unfinished screen there is resumed.", show_default="not kept")
+    ] = None,
+    seeds: Seeds = "0",
+    unit: OnlyUnits = None,
+    share: Annotated[float, typer.Option(help="Draw at most this share of the counterfactuals.")] = 0.1,
+    top: Annotated[int, typer.Option(min=1, help="How many of the units that move a sample most to look for.")] = 1,
+    spares: Spares = 0,
+    sampler: Sampler = "ddpm",
+    steps: SamplingSteps = 50,
+    precision: Precision = "fp32",
+    compiled: Compile = False,
+    workers: Workers = None,
+    device: Device = "auto",
+    max_resident: MaxResident = None,
+    ray: Ray = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Find the units that move samples most without drawing every counterfactual."""
+    from ..analysis.calibration import calibrate, influence
+    from ..diffusion.sampling import parse_seeds
+    from ..universes.screening.screening_run import screen_universe
+
+    made = screen_universe(
+        run,
+        parse_seeds(seeds),
+        out=out or f"memory://screen-{os.getpid()}",
+        share=share,
+        top=top,
+        units=unit,
+        sampling=Sampling(sampler, steps, precision, compiled),
+        spares=spares,
+        # a screen that is not kept lives in this process's memory, which no worker can reach
+        execution=Execution(workers, device, max_resident, ray) if out else Execution(0, device, max_resident),
+        overwrite=overwrite or out is None,
+    )
+    (passes, all_passes), chance = made.passes(), made.chance()
+    told: dict[str, Any] = {
+        "universe": out,
+        "samples": len(made.seeds),
+        "units": len(made.units),
+        "drawn": made.drawn().sum(axis=0).tolist(),
+        "chance": chance.tolist(),
+        "passes": passes,
+        "passes_of_all": all_passes,
+    }
+    tables = [
+        influence(made, sample, calibrate(made, samples=[sample]) if spares else None).head(top)
+        for sample in range(len(made.seeds))
+    ]
+    if as_json:
+        print_json({**told, "top": {str(made.seeds[k]): table.to_dicts() for k, table in enumerate(tables)}})
+        return
+    if out is None:
+        for seed, table in zip(made.seeds, tables, strict=True):
+            shown = ["rank", "unit", "distance", "drawn", *(["p", "q"] if spares else [])]
+            print_table(table.select(shown), title=f"Seed {seed}: the units that move it most")
+    say(
+        f"{out or 'screened'}: {told['samples']} samples, {told['units']} units, of which {min(told['drawn'])} to "
+        f"{max(told['drawn'])} were drawn, with {passes / all_passes:.1%} of the forward passes of a whole universe"
+    )
+    if unsure := int((chance < made.made_with.sure).sum()):
+        say(
+            f"In {unsure} samples the chance that no other unit is farther is below {made.made_with.sure:.0%}; "
+            "draw more with a larger --share (and --overwrite)."
+        )
+    target = f"screen {run} --seeds {seeds} --out SCREEN" if out is None else f"radius {out}"
+    next_step(f"ablatable universe {target}")
+
+
+@universes.command(epilog=example("ablatable universe export u.zarr --ctf u.tar --scores distances.parquet"))
+def export(
+    universe_url: UniverseUrl,
+    ctf: Annotated[
+        Path | None, typer.Option(help="Archive to write: all samples, in the CTF format of the paper's authors.")
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write: how far each unit's removal moves each sample; .npy, .safetensors, .parquet."
+        ),
+    ] = None,
+    orientation: Annotated[
+        choices.Orientation,
+        typer.Option(help="Of the scores: quanda is samples x units, dattri is units x samples."),
+    ] = "quanda",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write a universe for other programs: its samples, or how far each removal moves them."""
+    from ..attribution.scores import write_scores
+    from ..universes.ctf import export_ctf
+    from ..universes.universe import Universe
+
+    if ctf is None and scores is None:
+        raise SettingsError("there is nothing to export; give --ctf FILE, --scores FILE, or both")
+    opened = Universe.open(universe_url)
+    written = []
+    if ctf is not None:
+        written.append(export_ctf(opened, ctf, overwrite=overwrite))
+    if scores is not None:
+        matrix = opened.distances().T
+        written.append(write_scores(scores, matrix, units=opened.units, orientation=orientation, overwrite=overwrite))
+    if as_json:
+        print_json({"written": list(map(str, written)), "units": len(opened.units), "samples": len(opened.seeds)})
+        return
+    for path in written:
+        say(f"{path}: {len(opened.units)} units, {len(opened.seeds)} samples, {path.stat().st_size / 2**20:.1f} MiB")
+    next_step(
+        f"ablatable universe import {ctf} --out COPY.zarr"
+        if ctf is not None
+        else f"ablatable evaluate {universe_url} --scores {scores} --out scores"
+    )
+
+
+@universes.command("import", epilog=example("ablatable universe import mnist.tar --out mnist.zarr"))
+def import_(
+    archive: Annotated[Path, typer.Argument(metavar="FILE", help="A CTF archive.")],
+    out: Annotated[str, typer.Option(help="Where the universe goes; an interrupted import resumes.")],
+    most_gib: Annotated[
+        float, typer.Option(help="Refuse an archive whose images take more than this many GiB.")
+    ] = 16.0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Read a CTF archive into a universe, to measure, report and evaluate it."""
+    from ..universes.ctf import import_ctf
+
+    made = import_ctf(archive, out, most_gib=most_gib, overwrite=overwrite)
+    told = {"universe": out, "units": len(made.units), "samples": len(made.seeds)}
+    if as_json:
+        print_json(told)
+        return
+    say(f"{out}: {told['units']} units, {told['samples']} samples")
+    next_step(f"ablatable report {out} --out report")

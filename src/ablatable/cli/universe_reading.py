@@ -1,0 +1,182 @@
+"""The commands that read a universe: universe radius, influence, unattributable, differential."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .._runtime.execution import Execution
+from . import choices
+from .common import Device, Json, RunPath, UniverseUrl, Workers, example, universes
+from .output import next_step, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from ..universes.screening.screen import Screen
+    from ..universes.universe import Universe
+
+Native = Annotated[bool, typer.Option("--native", help="Distances of the images as they are, not scaled to 256 x 256.")]
+
+
+@universes.command(epilog=example("ablatable universe radius u.zarr"))
+def radius(universe_url: UniverseUrl, native: Native = False, as_json: Json = False) -> None:
+    """Print how far removing one unit moves each sample at most, beside the same for spare ablations."""
+    import polars as pl
+
+    from ..analysis.calibration import radius_p_values, without_spares
+    from ..data.distance import geometric_mean
+    from ..universes.screening.screen import Screen
+
+    opened = open_universe(universe_url)
+    distances, spares = opened.distances(scaled=not native), opened.spare_distances(scaled=not native)
+    none = [None] * len(opened.seeds)
+    table = pl.DataFrame(
+        {
+            "sample": range(len(opened.seeds)),
+            "seed": list(opened.seeds),
+            "radius": distances.max(axis=0),
+            "spare_radius": spares.max(axis=0) if len(spares) else none,
+            "radius_p": radius_p_values(distances, spares) if len(spares) else none,
+            "top_unit": [opened.units[k] for k in distances.argmax(axis=0)],
+        }
+    )
+    if isinstance(opened, Screen):
+        table = table.with_columns(
+            drawn=pl.Series(opened.drawn().sum(axis=0)), chance=pl.Series(opened.chance(), dtype=pl.Float64)
+        )
+    if as_json:
+        print_json(table.to_dicts())
+        return
+    unit = "native" if native else "scaled to 256 x 256 x 3"
+    print_table(table, title=f"Counterfactual radius, Euclidean, {unit}")
+    say(f"geometric mean of the radius: {geometric_mean(opened.radius(scaled=not native)):.2f}")
+    if isinstance(opened, Screen):
+        say("drawn: how many units' counterfactuals were drawn; chance: that none of the others is farther")
+    if len(spares):
+        mean = geometric_mean(spares.max(axis=0))
+        say(f"geometric mean of the largest distance under {len(spares)} spares: {mean:.2f}")
+        say("radius p: the chance that the largest of as many ablations, units' and spares' mixed, is as large")
+    else:
+        say(without_spares(opened))
+    next_step(f"ablatable universe influence {universe_url} --sample 0")
+
+
+@universes.command(epilog=example("ablatable universe influence u.zarr --sample 2 --top 5"))
+def influence(
+    universe_url: UniverseUrl,
+    sample_number: Annotated[int, typer.Option("--sample", min=0, help="Which sample, counted from 0.")] = 0,
+    top: Annotated[int, typer.Option(min=1, help="How many units to print.")] = 20,
+    statistic: Annotated[choices.Statistic, typer.Option(help="What is compared with the spares.")] = "likeness",
+    features: Annotated[
+        str | None,
+        typer.Option(help="Compare in a feature space, for example efficientnet-lite0.", show_default="pixels"),
+    ] = None,
+    native: Native = False,
+    as_json: Json = False,
+) -> None:
+    """Print the units that one sample depends on, tested against spare ablations."""
+    from ..analysis import calibration
+    from ..analysis.features import load_features
+    from ..universes.screening.screen import Screen
+
+    opened, tested = open_universe(universe_url), None
+    if opened.settings.spares:
+        compare = load_features(features) if features else None
+        tested = calibration.calibrate(opened, samples=[sample_number], statistic=statistic, features=compare)
+    table = calibration.influence(opened, sample_number, tested, scaled=not native).head(top)
+    if as_json:
+        print_json(table.to_dicts())
+        return
+    extra = [*(["drawn"] if isinstance(opened, Screen) else []), *(["p", "q", "marked"] if tested else [])]
+    shown = table.select("rank", "unit", "distance", *extra)
+    print_table(shown, title=f"Sample {sample_number} (seed {opened.seeds[sample_number]}): units by influence")
+    if isinstance(opened, Screen):
+        _tell_screened(opened, sample_number, top)
+    if tested:
+        say(tested.verdict(0, opened.units))
+        say(f"p, q: {tested.statistic} statistic against {tested.spares} spare ablations, which remove no unit")
+    else:
+        say(calibration.without_spares(opened))
+    next_step(
+        f"ablatable run sample RUN --seeds {opened.seeds[sample_number]} --without {table['unit'][0]} --out images"
+    )
+
+
+def _tell_screened(opened: Screen, sample_number: int, top: int) -> None:
+    drawn, chance = int(opened.drawn()[:, sample_number].sum()), opened.chance(top=top)[sample_number]
+    say(
+        f"{drawn} of {len(opened.units)} units' counterfactuals were drawn; other distances are estimates. "
+        f"Chance that no other unit is among the {top} farthest: {chance:.1%}"
+    )
+    if top > opened.made_with.top and chance < opened.made_with.sure:
+        say(f"for more: ablatable universe screen RUN --seeds {opened.seeds[sample_number]} --top {top}")
+
+
+@universes.command(epilog=example("ablatable universe unattributable u.zarr --top 5"))
+def unattributable(
+    universe_url: UniverseUrl,
+    top: Annotated[
+        int, typer.Option(min=1, help="How many samples to print, those that fewest units move first.")
+    ] = 20,
+    as_json: Json = False,
+) -> None:
+    """List the samples that stay the same, pixel for pixel, whichever unit is removed."""
+    from ..analysis.unattributable import unattributable as find
+    from ..universes.universe import Universe
+
+    found = find(Universe.open(universe_url))
+    low, high = found.interval()
+    if as_json:
+        print_json(
+            {
+                "samples": found.samples.tolist(),
+                "seeds": [found.seeds[k] for k in found.samples],
+                "share": found.share,
+                "interval": [low, high],
+                "table": found.table().to_dicts(),
+            }
+        )
+        return
+    print_table(found.table().head(top), title="Samples, those that fewest units move first")
+    say(
+        f"unattributable: {len(found.samples)} of {len(found.seeds)} samples "
+        f"({100 * found.share:.1f} %, 95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+    )
+    if found.pixels is None:
+        say("These images have 256 grey levels, and a change of one level counts. To draw in black and white:")
+        next_step("ablatable universe create RUN --threshold 128 --out BLACK_AND_WHITE.zarr")
+    else:
+        next_step(f"ablatable report {universe_url} --out report")
+
+
+@universes.command(epilog=example("ablatable universe differential runs/digits u.zarr"))
+def differential(
+    run: RunPath, universe_url: UniverseUrl, workers: Workers = None, device: Device = "auto", as_json: Json = False
+) -> None:
+    """Estimate counterfactuals from derivatives, and compare them with the exact ones."""
+    import polars as pl
+
+    from ..universes.differential import differentiate_universe
+
+    table = differentiate_universe(run, universe_url, execution=Execution(workers, device)).compare()
+    if as_json:
+        print_json(table.to_dicts())
+        return
+    print_table(table, title="First-order counterfactuals beside the exact ones")
+    means = table.select(pl.col("error", "rank_correlation", "top_found", "top_tenth", "radius_ratio").mean()).row(0)
+    say(
+        "mean over samples: relative error {:.2f}, rank correlation {:.2f}, top unit found {:.0%}, "
+        "in the estimates' top tenth {:.0%}, radius estimated at {:.2f} times the exact one".format(*means)
+    )
+    next_step(f"ablatable universe influence {universe_url}")
+
+
+def open_universe(url: str) -> Universe | Screen:
+    """A universe, enumerated or screened."""
+    from ..universes.screening.screen import Screen
+    from ..universes.store import state_of
+    from ..universes.universe import Universe
+
+    exists = "://" in url or Path(url).exists()
+    return Screen.open(url) if exists and state_of(url) == "screen" else Universe.open(url)
