@@ -402,7 +402,7 @@ def test_neither_takes_the_others_place(small, screened: Screen, small_universe:
         screen_universe(small.run.path, [5], **how(out=small_universe.url, share=1, **SMALL))
     with pytest.raises(SettingsError, match="holds a screened universe"):
         ab.enumerate_universe(small.run.path, [5], out=screened.url, **how(**SMALL))
-    with pytest.raises(StoreError, match=r"is a screened universe.*without --screen"):
+    with pytest.raises(StoreError, match=r"is a screened universe.*another --out"):
         Universe.open(screened.url)
     with pytest.raises(StoreError, match="no readable screened universe"):
         Screen.open(small_universe.url)
