@@ -25,7 +25,7 @@ from ablatable import Execution, Sampling
 from ablatable.analysis.calibration import calibrate
 from ablatable.data.units import Units
 from ablatable.errors import SettingsError, StoreError
-from ablatable.report import charts, content, figures, pictures, write_report
+from ablatable.report import charts, content, figures, layout, pictures, wording, write_report
 from ablatable.report import page as page_module
 from ablatable.universes.universe import Universe, UniverseSettings
 
@@ -506,8 +506,8 @@ def test_a_sample_that_nothing_changes(tmp_path: Path) -> None:
 
 def test_as_many_as_the_caps_allow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "REPORT_SAMPLES", 2)
-    monkeypatch.setattr(page_module, "REPORT_SAMPLES", 2)
-    for module in (content, page_module):
+    monkeypatch.setattr(layout, "REPORT_SAMPLES", 2)
+    for module in (content, layout, page_module):
         monkeypatch.setattr(module, "SHEET_UNITS", 25)
         monkeypatch.setattr(module, "SHEET_SPARES", 3)
     made = make([f"unit {k}" for k in range(60)], samples=3, spares=10, components=8)
@@ -530,7 +530,7 @@ def test_as_many_as_the_caps_allow(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make([f"unit {k}" for k in range(90)], samples=6, spares=60, components=10, side=(16, 16), channels=3)
     whole = write_report(made.universe, tmp_path / "whole").stat().st_size
-    monkeypatch.setattr(page_module, "PAGE_BYTES", whole // 2)
+    monkeypatch.setattr(layout, "PAGE_BYTES", whole // 2)
     path = write_report(made.universe, tmp_path / "half")
     assert 0.5 * whole // 2 < path.stat().st_size < whole // 2
     card = read(path).all("article")[0]
@@ -546,13 +546,13 @@ def test_a_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     images=st.integers(1, 60_000),
 )
 def test_fit_page(samples: int, units: int, spares: int, picture: float, images: int) -> None:
-    caps = page_module.fit_page(samples, units, spares, picture, images=images)
-    assert 1 <= caps.samples <= min(samples, page_module.REPORT_SAMPLES)
-    assert min(units, 2 * page_module.TOP_UNITS) <= caps.units <= min(units, page_module.SHEET_UNITS)
-    assert 0 <= caps.spares <= min(spares, page_module.SHEET_SPARES)
+    caps = layout.fit_page(samples, units, spares, picture, images=images)
+    assert 1 <= caps.samples <= min(samples, layout.REPORT_SAMPLES)
+    assert min(units, 2 * layout.TOP_UNITS) <= caps.units <= min(units, layout.SHEET_UNITS)
+    assert 0 <= caps.spares <= min(spares, layout.SHEET_SPARES)
     weight = 4 / 3 * picture * (caps.samples * (caps.units + caps.spares) + min(images, caps.samples * caps.units))
-    assert weight <= page_module.PAGE_BYTES or caps.samples == 1
-    roomier = page_module.fit_page(samples, units, spares, picture / 2, images=images)
+    assert weight <= layout.PAGE_BYTES or caps.samples == 1
+    roomier = layout.fit_page(samples, units, spares, picture / 2, images=images)
     assert roomier.samples >= caps.samples
 
 
@@ -697,11 +697,11 @@ def test_strip_marks_places() -> None:
     [((0, 1, 2, 3), "0–3"), ((5,), "5"), ((1, 2, 5, 9, 10), "1–2, 5, 9–10"), ((3, 1), "3, 1")],
 )
 def test_ranges(numbers: tuple[int, ...], text: str) -> None:
-    assert page_module.ranges(numbers) == text
+    assert wording.ranges(numbers) == text
 
 
 def test_many_ranges_are_cut() -> None:
-    assert page_module.ranges(range(0, 100, 2), limit=3) == "0, 2, 4, … (50 in all)"
+    assert wording.ranges(range(0, 100, 2), limit=3) == "0, 2, 4, … (50 in all)"
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------

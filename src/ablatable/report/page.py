@@ -6,8 +6,6 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -16,54 +14,13 @@ import numpy as np
 from ..analysis.calibration import LEVEL
 from ..data.distance import REFERENCE
 from . import charts, pictures
-from .content import REPORT_SAMPLES, SHEET_SPARES, SHEET_UNITS, Content, Sample, mean_share
+from .content import SHEET_SPARES, SHEET_UNITS, Content, Sample, mean_share
+from .facts import facts
+from .layout import TOP_UNITS, Caps, fit_page
+from .wording import between, distance, percent, probability, shorten
 
 if TYPE_CHECKING:
     from ..runs.run import Run
-
-TOP_UNITS = 5  # units shown beside a sample: those of largest distance
-PAGE_BYTES = 15_000_000  # what a page weighs at most, about
-PICTURE_SHARE = 0.8  # of it; the rest is for words and numbers
-ID_CHARACTERS = 120  # longer ids are cut in the middle
-
-
-@dataclass(frozen=True)
-class Caps:
-    """How much a page shows, so that it stays below PAGE_BYTES: samples, and of each so many units and spares."""
-
-    samples: int
-    units: int
-    spares: int
-
-
-def fit_page(samples: int, units: int, spares: int, picture: float, *, images: int = 1) -> Caps:
-    """The most that fits.
-
-    Args:
-        samples, units, spares: what there is.
-        picture: bytes a picture takes as part of a sprite.
-        images: training images at hand.
-
-    First the number of tiles of each sample shrinks, down to some dozens; then the number of samples.
-    """
-    budget = PAGE_BYTES * PICTURE_SHARE * 3 / 4  # base64 makes 4 bytes of 3
-    samples = min(samples, REPORT_SAMPLES)
-    least = min(units, 4 * TOP_UNITS)
-
-    def cost(count: int, share: float) -> tuple[float, Caps]:
-        own = max(least, int(share * min(units, SHEET_UNITS)))
-        other = int(share * min(spares, SHEET_SPARES))
-        # beside the sprite: the row of pictures, and for each top unit a training image, a picture and a difference
-        alone = 10 + TOP_UNITS * 5
-        training = min(images, count * own)
-        return picture * (count * (1 + own + other + alone) + training), Caps(count, own, other)
-
-    for count in range(samples, 0, -1):
-        for share in np.linspace(1, 0, 101):
-            size, caps = cost(count, float(share))
-            if size <= budget:
-                return caps
-    return Caps(1, least, 0)
 
 
 class Page:
@@ -135,7 +92,7 @@ class Page:
             training=self._training(),
             overview=self._overview(),
             histogram=self._histogram(),
-            facts=self._facts(),
+            facts=facts(self.content, self.run),
             ticks=self.scale.ticks(),
             ceiling=REFERENCE**0.5,
             brighter=_rgb(pictures.BRIGHTER),
@@ -247,7 +204,7 @@ class Page:
             "shown": len(self.cards),
             "units": len(content.units),
             "components": code.components if code else None,
-            "removed": _between(code.matrix.sum(axis=1)) if code else None,
+            "removed": between(code.matrix.sum(axis=1)) if code else None,
             "spares": len(content.spare_distances),
             "mean_radius": content.mean_radius,
             "mean_radius_at": round(100 * content.mean_radius / bound, 2),
@@ -285,136 +242,6 @@ class Page:
             if content.mean_spare_radius is not None and content.mean_spare_radius >= scale.low
             else None,
         }
-
-    def _facts(self) -> list[tuple[str, list[tuple[str, str]]]]:
-        """What the run was, in groups of (name, value)."""
-        content, settings = self.content, self.content.universe.settings
-        channels, height, width = settings.shape
-        training = content.universe.training
-        attrs: Any = content.universe.group.attrs
-        groups = [
-            (
-                "Training data",
-                [
-                    ("units", str(len(content.units))),
-                    ("images", str(len(training.images))),
-                    ("picture", f"{height} × {width}, {'grey' if channels == 1 else 'colour'}"),
-                    ("content, SHA-256", training.fingerprint()),
-                ],
-            ),
-            ("Code", self._code_facts()),
-            ("Components", self._component_facts()),
-            ("Sampling", self._sampling_facts()),
-            ("Versions", [(str(name), str(value)) for name, value in dict(attrs.get("environment", {})).items()]),
-            (
-                "Record",
-                [
-                    ("run, SHA-256 of its manifest", settings.run_sha256 or "not recorded"),
-                    ("universe, SHA-256 of its description", str(attrs.get("sha256", "not recorded"))),
-                    ("universe format", str(settings.format)),
-                ],
-            ),
-        ]
-        return [(name, rows) for name, rows in groups if rows]
-
-    def _code_facts(self) -> list[tuple[str, str]]:
-        code, settings = self.content.code, self.content.universe.settings
-        if code is None:
-            return []
-        return [
-            ("components", str(code.components)),
-            ("weight (components a unit is in)", _between(code.matrix.sum(axis=1))),
-            ("split (units a component trains on)", _between(code.split_sizes())),
-            ("distinct ablations of units", str(len(set(settings.ablation)))),
-            ("spare ablations", str(len(settings.spares))),
-            ("codewords, SHA-256", code.digest()),
-        ]
-
-    def _sampling_facts(self) -> list[tuple[str, str]]:
-        settings = self.content.universe.settings
-        if settings.imported:
-            return []
-        return [
-            ("sampler", settings.sampler),
-            ("steps", str(settings.steps)),
-            ("precision", settings.precision),
-            (
-                "levels",
-                "256" if settings.threshold is None else f"black and white, from {settings.threshold} up are white",
-            ),
-            ("rows in a batch", str(settings.batch)),
-            ("seeds", ranges(settings.seeds)),
-        ]
-
-    def _component_facts(self) -> list[tuple[str, str]]:
-        if self.run is None:
-            return []
-        from ..diffusion.recipe import PRESETS
-
-        recipe = self.run.recipe
-        component, training = recipe.component, recipe.training
-        like = next((name for name, other in PRESETS.items() if other.component == component), None)
-        rows = [("architecture", component.kind + (f", as in preset {like}" if like else ""))]
-        named = component.model_dump(exclude={"kind"})
-        rows += [(name.replace("_", " "), _plain(value)) for name, value in named.items()]
-        if component.kind == "unet":
-            rows += [(name.replace("_", " "), _plain(value)) for name, value in training.model_dump().items()]
-        schedule = recipe.schedule
-        rows.append(
-            ("noise schedule", f"{schedule.train_steps} steps, β {schedule.beta_start:g} to {schedule.beta_end:g}")
-        )
-        rows.append(("ensemble seed", str(self.run.seed)))
-        return rows
-
-
-# --- words ------------------------------------------------------------------------------------------------------
-
-
-def distance(value: float) -> str:
-    """A distance as it is shown, in the paper's unit."""
-    return f"{value:.1f}"
-
-
-def percent(share: float) -> str:
-    """A share of 0 to 1 as it is shown."""
-    return f"{100 * share:.0f} %"
-
-
-def probability(value: float) -> str:
-    """A p- or q-value as it is shown."""
-    return f"{value:.3f}"
-
-
-def shorten(text: str, limit: int = ID_CHARACTERS) -> str:
-    """A long id, cut in the middle: its ends are what tells it from others."""
-    return text if len(text) <= limit else f"{text[: limit - limit // 3 - 1]}…{text[-(limit // 3) :]}"
-
-
-def ranges(numbers: Sequence[int], limit: int = 24) -> str:
-    """Numbers as ranges: `0–9, 12`; after so many of them, how many there are in all."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    texts = [str(first) if first == last else f"{first}–{last}" for first, last in parts]
-    more = f", … ({len(numbers)} in all)" if len(texts) > limit else ""
-    return ", ".join(texts[:limit]) + more
-
-
-def _between(values: Iterable[Any]) -> str:
-    """One number if all are equal, else the least and the largest."""
-    low, high = min(values := [int(value) for value in values]), max(values)
-    return str(low) if low == high else f"{low} to {high}"
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, tuple | list):
-        return ", ".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _rgb(colour: tuple[int, int, int]) -> str:
