@@ -193,7 +193,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "stopped at" in err and "the same command goes on" in err and "Traceback" not in err
+    assert "stopped at" in err and "same command" in err and "Traceback" not in err
 
 
 def test_exchange_and_evaluation(call: Call, tmp_path: Path) -> None:

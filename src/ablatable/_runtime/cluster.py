@@ -111,7 +111,7 @@ class RayPool:
                 except self.ray.exceptions.RayError as error:
                     raise WorkerError(
                         f"Ray gave up on task {number} ({type(error).__name__}: {str(error).splitlines()[0]}). "
-                        "What is finished is kept: the same command goes on from there"
+                        "What is finished is kept: give the same command again to resume"
                     ) from error
                 if kind == "error":
                     raise value

@@ -84,7 +84,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def move_folder_into_place(partial: Path, final: Path) -> None:
-    """Make a finished folder appear at once: fsync all it holds, then rename it."""
+    """Make a finished folder appear in one step: fsync everything in it, then rename it."""
     for path in partial.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

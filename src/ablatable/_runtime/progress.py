@@ -48,7 +48,7 @@ class Display:
         self.progress.stop()
         if kind is KeyboardInterrupt:
             self._log(
-                f"stopped at {self._share():.0%}; what is finished is kept, and the same command goes on from there"
+                f"stopped at {self._share():.0%}; what is finished is kept, and give the same command again to resume"
             )
         elif kind is None and not self.quiet and not self.live:
             self._log(f"done in {_clock(time.monotonic() - self.started)}")

@@ -23,7 +23,7 @@ def compare_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: Pa
     if differences:
         raise SettingsError(
             f"{path} was made with other settings ({'; '.join(differences)}); "
-            "use those, choose another --out, or start anew with --overwrite"
+            "use those, choose another --out, or replace it with --overwrite"
         )
 
 

@@ -122,7 +122,7 @@ class Pool:
 def _gave_up(number: int, exit_code: int | None) -> str:
     return (
         f"a worker died {ATTEMPTS} times on task {number} (exit code {exit_code}: killed, or out of memory?); "
-        "try fewer --workers. What is finished is kept: the same command goes on from there"
+        "try fewer --workers. What is finished is kept: give the same command again to resume"
     )
 
 
@@ -181,7 +181,7 @@ def serve(handle: int) -> None:
 
 
 def _die_with_parent() -> None:
-    """A parent killed outright cannot stop its workers, and they must not go on writing behind its back."""
+    """A parent killed outright cannot stop its workers, so they watch for it and stop themselves."""
     os.read(0, 1)  # returns only at the end of the pipe that the parent held open
     os._exit(1)
 

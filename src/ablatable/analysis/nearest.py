@@ -1,4 +1,4 @@
-"""Nearest training units: what a picture most resembles, and whether it still does when that unit is gone."""
+"""Nearest training units: what a sample resembles most, and whether it still does when that unit is removed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ROWS = 256  # pictures compared at once, for bounded memory
 
 @dataclass(frozen=True)
 class Nearest:
-    """What each factual sample is nearest to, and what becomes of it; arrays are (samples,).
+    """The training unit nearest to each factual sample, and how that changes under ablation; arrays are (samples,).
 
     Attributes:
-        unit: the nearest training unit's id; of several images of a unit, the nearest counts.
+        unit: the nearest training unit's id; a unit's distance is that of its nearest image.
         distance: how far it is, float32, in the paper's unit.
         after: the nearest unit of the counterfactual without it.
         changed: whether that is another unit, bool.
@@ -73,7 +73,7 @@ def nearest_units(universe: Universe) -> Nearest:
 
 
 def summary(universe: Universe, nearest: Nearest | None = None) -> pl.DataFrame:
-    """One row a sample.
+    """One row per sample.
 
     Columns: sample, seed, radius, spare_radius (the largest distance under a spare ablation; null without spares),
     top_unit (whose removal moves the sample farthest), nearest_unit, nearest_distance, nearest_without (the nearest

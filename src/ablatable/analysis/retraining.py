@@ -59,7 +59,7 @@ class Control:
     distances: dict[str, np.ndarray]
 
     def table(self) -> pl.DataFrame:
-        """One row a kind of retraining or control, beside the ablation.
+        """One row per kind of retraining or control, compared with the ablation.
 
         Columns: kind, radius (mean over samples of the largest distance; some are 0, so not the geometric one), ratio
         (of the ablation's radius to it) and its 95 % interval, correlation (Spearman's, over units, mean over samples)

@@ -54,7 +54,7 @@ class Unattributable:
         return wilson(len(self.samples), len(self.seeds), level)
 
     def table(self) -> pl.DataFrame:
-        """One row a sample, those that fewest units move first.
+        """One row per sample; samples that the fewest units move come first.
 
         Columns: sample, seed, moved_by (units), radius, top_unit, and, in black and white, pixels (that differ at the
             radius).

@@ -1,7 +1,7 @@
 """Score attribution methods against a universe: what does each name, and what does removal show?
 
 Work is cut into pieces, a method's scores of a few samples each; every finished piece is a file, so an evaluation that
-was stopped goes on, and methods can be added to one that is done. All metrics follow from the pieces in no time.
+was interrupted resumes, and methods can be added to one that is finished. All metrics are computed from the pieces.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def evaluate(
         run: the universe's run, for methods and metrics that look into components.
         rule: how scores of images become scores of units: `max`, `sum` or `mean`.
         execution: how to run the work.
-        overwrite: start anew over an evaluation that is there.
+        overwrite: replace the evaluation that is there.
 
     Raises:
         SettingsError: an unknown method or rule, a method needs what is not given, or `out` holds another evaluation.

@@ -1,6 +1,6 @@
 """Attribution by gradients of the diffusion loss, through dattri: TracIn, TRAK and D-TRAK on an ensemble.
 
-Every component is a model with training data of its own, its split. So a method is applied to each component and its
+Every component is a model with its own training data, its split. So a method is applied to each component and its
 split, and a unit's score is the mean over all components, zero from those that never saw it. The output function of a
 picture is the mean, over timesteps and noises, of
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..diffusion.schedule import Schedule
     from ..runs.run import Run
 
-NOISES = 10  # timesteps a picture is noised to, evenly spaced, each with a noise of its own
+NOISES = 10  # timesteps a picture is noised to, evenly spaced, each with its own noise
 PROJECTION = 256  # dimensions of TRAK's random projection
 PROJECTION_TYPE = "normal"
 DAMPING = 0.1  # added to TRAK's kernel, in mean squared (projected) gradients: splits may be smaller than PROJECTION

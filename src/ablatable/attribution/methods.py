@@ -1,4 +1,4 @@
-"""Attribution methods: which training units is a picture said to owe itself to?
+"""Attribution methods: which training units does a method hold responsible for a sample?
 
 A *method* is made ready for one universe's training data, `prepare(training, run) -> attributor`; an *attributor* maps
 pictures to scores, float (N, images) or (N, units), larger = more responsible. Scores of images become scores of units

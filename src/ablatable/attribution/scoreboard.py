@@ -61,7 +61,7 @@ class Scored:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What `evaluate` found; `results[method][metric]`, None where a metric could not be had (`why` says why)."""
+    """What `evaluate` found; `results[method][metric]`, None where a metric has no value (`why` gives the reason)."""
 
     results: dict[str, dict[str, Estimate | None]]
     scored: dict[str, Scored]
@@ -70,7 +70,10 @@ class Evaluation:
     units: int
 
     def table(self) -> pl.DataFrame:
-        """One row a method and metric: method, metric, value, low, high, chance, samples, p_count, q_count, seconds."""
+        """One row per method and metric.
+
+        Columns: method, metric, value, low, high, chance, samples, without_named, without_random, seconds, seconds_once.
+        """
         import polars as pl
 
         rows = []
@@ -111,7 +114,7 @@ def measure(answer: Scored, truth: Truth, name: str) -> dict[str, Estimate | Non
 
 
 def terminal_rows(found: Evaluation) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Headings and rows: a method a row, then the chance levels; metrics that could not be had are left out."""
+    """Headings and rows: one row per method, then the chance levels. Metrics without a value are left out."""
     shown = _shown(found)
     columns = ["method", *(METRICS[metric][0] for metric in shown), "sec."]
     rows = []
@@ -169,7 +172,7 @@ def as_tex(found: Evaluation) -> str:
 
 
 def figure(found: Evaluation) -> bytes:
-    """A panel a metric, a dot a method with its interval, a dashed line where chance is; a PNG file on white."""
+    """One panel per metric, one dot and interval per method, a dashed line at chance level; a PNG file on white."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

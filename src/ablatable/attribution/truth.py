@@ -13,7 +13,7 @@ from ..runs.run import Run
 from ..universes.universe import Universe
 
 SETS = 128  # sets of components, half of them each, whose diffusion loss is predicted
-NOISES = 20  # timesteps, each with a noise of its own, over which a picture's diffusion loss is taken
+NOISES = 20  # timesteps, each with its own noise, over which the diffusion loss of an image is averaged
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ def write_report(
     - `report.html`: one page that opens from disk and asks for nothing; written last, so it is there when all is;
     - `landscape-<sample>.png`: a captioned contact sheet of each sample's counterfactuals, farthest first;
     - `radii.png`: the histogram of radii; `story.png`: samples, nearest units, and what becomes of the samples;
-    - `summary.csv`: one row a sample, see `nearest.summary`.
+    - `summary.csv`: one row per sample, see `nearest.summary`.
 
     Large universes are shown in part, and the page says so (see the constants in `content` and `page`); the numbers
     are always over all of it. The same universe gives the same bytes.

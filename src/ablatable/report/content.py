@@ -16,7 +16,7 @@ from ..data.distance import euclidean, geometric_mean, pairwise
 from ..universes.universe import Universe
 
 SHEET_UNITS = 500  # units a contact sheet shows at most: those of largest distance
-SHEET_SPARES = 200  # spare ablations it shows at most, likewise
+SHEET_SPARES = 200  # spare ablations it shows at most: those of largest distance
 REPORT_SAMPLES = 100  # samples that get a card and a contact sheet at most: the first
 SPARE_EXAMPLES = 3  # the first spares by number: an example must not be picked for how it looks
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Page:
-    """A page in the making: samples are added one after another, and only what is shown of them is kept."""
+    """Builds a page: samples are added one after another, and only what is shown of them is kept."""
 
     def __init__(self, content: Content, run: Run | None = None) -> None:
         """`run`: the run that the universe is of, for what only it knows of its components."""

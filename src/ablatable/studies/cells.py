@@ -62,7 +62,7 @@ def read_config(path: Path | None, model: type[Config]) -> Config:
 
 
 def open_study(out: Path, config: BaseModel) -> None:
-    """Make a study's folder, or go on in the one that is there; `SettingsError` if it is of another configuration."""
+    """Make a study's folder, or resume the one that is there; `SettingsError` if it has another configuration."""
     known, settings = out / "study.json", config.model_dump(mode="json")
     if known.exists():
         compare_settings(read_json(known), settings, out)
@@ -120,7 +120,7 @@ def make_cell(
 
 
 def radii(units: np.ndarray, spares: np.ndarray, landscape: int) -> Measured:
-    """Radii and spare maxima, over all there are and over `landscape` of each, one value a sample.
+    """Radii and spare maxima, over all ablations and over `landscape` of each kind, one value per sample.
 
     From distances (units, samples) and (spares, samples).
     """
@@ -146,8 +146,8 @@ def nearest_p_values(universe: Universe) -> dict[str, list[float]]:
 def largest_of(distances: np.ndarray, count: int) -> np.ndarray:
     """The largest of `count` rows drawn at random, (N, samples) -> (samples,): its mean over all such draws.
 
-    The k-th smallest of N is the largest of C(k-1, count-1) of the C(N, count) draws. So landscapes of different sizes
-    compare, none winning because it takes its maximum over more.
+    The k-th smallest of N is the largest of C(k-1, count-1) of the C(N, count) draws. This way landscapes of different
+    sizes can be compared: none has an advantage from taking its maximum over more ablations.
     """
     ordered, total = np.sort(distances.astype(np.float64), axis=0), len(distances)
     # weight of rank k, from the top: N has count / N; each step down multiplies by (k - count + 1) / k

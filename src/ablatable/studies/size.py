@@ -1,7 +1,7 @@
 """How attributability fades: the counterfactual radius against the number of units, beside spares and published values.
 
-One configuration names series: an architecture, a picture size, numbers of units. The steps a component, the seeds and
-the noise trajectories are the same at every size, so that only the training set differs.
+One configuration names series: an architecture, an image size, numbers of units. The training steps per component, the
+seeds and the noise trajectories are the same at every size, so that only the training set differs.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class SizeStudy(BaseModel):
 
 
 def study_size(config: SizeStudy, out: Path, *, execution: Execution = Execution()) -> pl.DataFrame:
-    """Make every cell, then `table.csv` and `figure.png`; a study that was interrupted goes on.
+    """Make every cell, then `table.csv` and `figure.png`; an interrupted study resumes.
 
     Raises:
         SettingsError: `out` holds a study with another configuration, or there are too few units.

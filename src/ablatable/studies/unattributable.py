@@ -1,6 +1,6 @@
 """How many samples does no unit move, and how does their share grow with the number of units?
 
-Pictures are drawn in black and white, each ensemble's from seeds of its own. A sample that some unit moves is not
+Pictures are drawn in black and white, each ensemble with its own seeds. A sample that some unit moves is not
 unattributable, whatever the other units do: so units are removed a few at a time, always for those samples only that
 none has moved yet. That costs little where few samples are left.
 """
@@ -48,7 +48,7 @@ class BinarySeries(Series):
     """One curve."""
 
     weight: int | None = Field(default=None, description="None = half of the components")
-    ensembles: int = Field(default=1, ge=1, description="at each size, each with units, a code and seeds of its own")
+    ensembles: int = Field(default=1, ge=1, description="at each size, each with its own units, code and seeds")
     binary: int | None = Field(
         default=None, ge=1, le=255, description="training pictures in black and white too: white from this level up"
     )
@@ -69,7 +69,7 @@ class UnattributableStudy(BaseModel):
 
 
 def study_unattributable(config: UnattributableStudy, out: Path, *, execution: Execution = Execution()) -> pl.DataFrame:
-    """Make every cell, then `table.csv`, `figure.png`, `pictures.png`; a study that was interrupted goes on.
+    """Make every cell, then `table.csv`, `figure.png`, `pictures.png`; an interrupted study resumes.
 
     The pictures are of the first series at its largest size. `execution` applies to training; samples are drawn in
     this process.

@@ -52,7 +52,7 @@ class CodeStudy(BaseModel):
 
 
 def study_code(config: CodeStudy, out: Path, *, execution: Execution = Execution()) -> pl.DataFrame:
-    """Make every cell, then `table.csv` and `figure.png`; a study that was interrupted goes on.
+    """Make every cell, then `table.csv` and `figure.png`; an interrupted study resumes.
 
     Raises:
         SettingsError: `out` holds a study with another configuration, or no code fits.
