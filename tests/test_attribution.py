@@ -191,7 +191,7 @@ def test_gradient_methods(tiny: ab.Universe, name: str, monkeypatch: pytest.Monk
 
 
 def test_gradients_need_the_run_and_weights(tiny: ab.Universe, ideal: ab.Universe, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="--run"):
+    with pytest.raises(SettingsError, match="`run`"):
         evaluate.evaluate(tiny, ["trak"], out=tmp_path / "a", execution=Execution(workers=0, quiet=True))
     with pytest.raises(SettingsError, match="not a universe of"):
         evaluate.evaluate(

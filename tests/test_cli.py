@@ -31,6 +31,7 @@ def one_line(result: tuple[int, str, str], code: int, *words: str) -> None:
     assert "Traceback" not in err
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and err.strip() == lines[0].strip(), err
+    assert "`" not in err and "ablatable." not in err, err  # Python's words
     for word in words:
         assert word in err, (word, err)
 

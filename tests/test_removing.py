@@ -144,7 +144,7 @@ def test_a_copy_must_go_too(tmp_path: Path) -> None:
     images[4] = images[1]
     units = ab.Units.from_arrays(images, [*"abcd", "e", "f"])
     run = anew_ideal(units, tmp_path)
-    with pytest.raises(DataError, match=r"unit 'e' holds the same picture as 'b'.*--unit b --unit e"):
+    with pytest.raises(DataError, match=r"unit 'e' holds the same picture as 'b'.*both: b and e"):
         forget(run.path, ["b"], out=tmp_path / "x")
     assert set(forget(run.path, ["b", "e"], out=tmp_path / "y")[0].ids) == set("acdf")
 

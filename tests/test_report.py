@@ -587,7 +587,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     path = write_report(made.universe, tmp_path)
     (tmp_path / "landscape-of-mine.png").write_text("mine")
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    with pytest.raises(SettingsError, match=r"report\.html is already there.*--overwrite"):
+    with pytest.raises(SettingsError, match=r"report\.html is already there.*overwrite=True"):
         write_report(other.universe, tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
     assert write_report(other.universe, tmp_path, overwrite=True) == path

@@ -121,7 +121,7 @@ def alive(process: psutil.Process) -> bool:
 def test_killed_and_gone_on_with(small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints) -> None:
     out = tmp_path / "run"
     kill_it_all(small, out, random.randint(1, 60))  # of 240
-    with pytest.raises(StoreError, match=r"unfinished run: \d of 6 components .* same 'ablatable train' command again"):
+    with pytest.raises(StoreError, match=r"unfinished run: \d of 6 components .* repeat `ablatable.train"):
         Run(out)
     train(small, out)
     assert fingerprints(out) == expected
@@ -217,7 +217,7 @@ def test_what_killed_writes_left_does_no_harm(small, tmp_path: Path, fingerprint
 def test_other_settings_are_named(small, tmp_path: Path) -> None:
     out = copied(small, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
-    with pytest.raises(SettingsError, match=r"seed: 0 there, 3 asked for.*--overwrite"):
+    with pytest.raises(SettingsError, match=r"seed: 0 there, 3 asked for.*overwrite=True"):
         train(small, out, seed=3)
     with pytest.raises(SettingsError, match=r"training\.steps: 40 there, 41 asked for"):
         ab.train(
@@ -272,7 +272,7 @@ def test_nothing_is_overwritten_unasked(small, tmp_path: Path) -> None:
     thesis.mkdir()
     (thesis / "chapter.txt").write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(SettingsError, match=r"other files|is not a run, so --overwrite leaves it alone"):
+        with pytest.raises(SettingsError, match=r"other files|is not a run, so `overwrite` leaves it alone"):
             train(small, thesis, overwrite=overwrite)
         assert (thesis / "chapter.txt").read_text() == "years of work"
     with pytest.raises(SettingsError, match="cannot write in"):
@@ -386,7 +386,7 @@ def test_a_damaged_component_is_not_used_and_can_be_had_again(
     flip(damaged, damaged.read_bytes().find(b'"norm_eps": 1') + 12)  # still JSON, and another network
     run = Run(out)
     run.load_component(1)
-    with pytest.raises(StoreError, match=rf"{damaged} is missing or damaged; delete .*same 'ablatable train' command"):
+    with pytest.raises(StoreError, match=rf"{damaged} is missing or damaged; delete .*repeat .ablatable.train"):
         run.load_component(2)
     with pytest.raises(StoreError):
         run.ensemble()

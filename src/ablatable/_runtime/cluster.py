@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import AblatableError, SettingsError, WorkerError
+from ..errors import AblatableError, SettingsError, WorkerError, option
 from .files import json_hash
 from .workers import ATTEMPTS, THREADS, OnEvent
 
@@ -72,7 +72,7 @@ class RayPool:
             except (OSError, ValueError, RuntimeError) as error:
                 raise SettingsError(
                     f"no Ray cluster at '{address}' ({str(error).splitlines()[0]}); start one with 'ray start --head', "
-                    "or take --ray local for one on this machine"
+                    f"or take {option('ray', 'local')} for one on this machine"
                 ) from error
         gpus = self.ray.cluster_resources().get("GPU", 0)
         self.device = ("cuda" if gpus else "cpu") if device == "auto" else device
@@ -188,5 +188,5 @@ def _import_ray() -> Any:
         import ray
         import ray.exceptions
     except ImportError as error:
-        raise SettingsError("--ray needs Ray: pip install 'ablatable[ray]', on every node") from error
+        raise SettingsError(f"{option('ray')} needs Ray: pip install 'ablatable[ray]', on every node") from error
     return ray

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import SettingsError
+from ..errors import SettingsError, option
 
 
 def resolve_device(device: str) -> str:
@@ -18,7 +18,7 @@ def resolve_device(device: str) -> str:
     if kind not in ("cpu", "cuda"):
         raise SettingsError(f"no device '{device}'; there are auto, cpu, cuda and cuda:k")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(f"device '{device}' asked for, but torch sees no CUDA device; take --device cpu")
+        raise SettingsError(f"device '{device}' asked for, but torch sees none; take {option('device', 'cpu')}")
     return device
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..errors import SettingsError
+from ..errors import SettingsError, option
 
 
 def compare_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: Path | str) -> None:
@@ -23,7 +23,7 @@ def compare_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: Pa
     if differences:
         raise SettingsError(
             f"{path} was made with other settings ({'; '.join(differences)}); "
-            "use those, choose another --out, or replace it with --overwrite"
+            f"use those, choose another {option('out')}, or replace it with {option('overwrite', True)}"
         )
 
 

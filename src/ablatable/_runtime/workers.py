@@ -18,7 +18,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from ..errors import AblatableError, WorkerError
+from ..errors import AblatableError, WorkerError, option
 
 OnEvent = Callable[[int, dict], None]
 
@@ -122,7 +122,7 @@ class Pool:
 def _gave_up(number: int, exit_code: int | None) -> str:
     return (
         f"a worker died {ATTEMPTS} times on task {number} (exit code {exit_code}: killed, or out of memory?); "
-        "try fewer --workers. What is finished is kept: give the same command again to resume"
+        f"try fewer {option('workers')}. What is finished is kept: repeat what you did, and it resumes there"
     )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from .._runtime.stats import q_values
 from ..codes.code import Code
 from ..data.distance import native_to_scaled
-from ..errors import SettingsError
+from ..errors import Message, SettingsError, command, option
 from ..universes.screening.screen import Screen
 from ..universes.universe import Universe
 from .features import Features, feature_distances
@@ -196,13 +196,13 @@ class Calibration:
         """Units that stand out at this false discovery rate: bool (units, samples)."""
         return self.q <= level
 
-    def verdict(self, sample: int, units: tuple[str, ...], level: float = LEVEL) -> str:
+    def verdict(self, sample: int, units: tuple[str, ...], level: float = LEVEL) -> Message:
         """One sample's outcome in words."""
         marked = np.flatnonzero(self.marked(level)[:, sample])
         if len(marked):
             names = ", ".join(units[k] for k in marked[np.argsort(self.p[marked, sample], kind="stable")][:5])
             more = f" and {len(marked) - 5} more" if len(marked) > 5 else ""
-            return (
+            return Message(
                 f"{len(marked)} of {len(units)} units stand out at a false discovery rate of {level:g}: {names}{more}"
             )
         text = "no unit stands out from the shrinkage of the ensemble"
@@ -210,9 +210,9 @@ class Calibration:
         if self.spares < needed:
             text += (
                 f"; with {self.spares} spares a single unit cannot reach q <= {level:g} among {len(units)}, "
-                f"that takes --spares {needed}, and a code that has as many"
+                f"that takes {option('spares', needed)}, and a code that has as many"
             )
-        return text
+        return Message(text)
 
 
 def calibrate(
@@ -288,11 +288,12 @@ def influence(
     return table.with_row_index("rank", offset=1)
 
 
-def without_spares(universe: Universe | Screen) -> str:
+def without_spares(universe: Universe | Screen) -> Message:
     """What to do about a universe that has no spares."""
-    return (
+    needed = option("spares", spares_to_mark_one(len(universe.units)))
+    return Message(
         f"{universe.url} has no spare ablations, so nothing tells a unit's influence from that of a smaller ensemble; "
-        f"make it again with 'ablatable universe create RUN --spares {spares_to_mark_one(len(universe.units))}', "
+        f"make it again with {command('universe create', 'RUN', needed)}, "
         "or as many spares as the code has"
     )
 

@@ -24,7 +24,7 @@ from .._runtime.provenance import compare_settings
 from .._runtime.rng import generator
 from .._runtime.workers import chunks
 from ..data.grouping import per_unit
-from ..errors import DataError, SettingsError
+from ..errors import DataError, SettingsError, option
 from ..runs.run import Run
 from ..universes.universe import Universe
 from .methods import FACTUAL, Attributor, Method, NotScored, find_method, pictures_of
@@ -252,7 +252,7 @@ def _check_needs(name: str, method: Method, universe: Universe, run: Run | None)
     if strange:
         raise SettingsError(f"'{name}' needs {', '.join(sorted(strange))}; a method can need run and trajectory")
     if "run" in method.needs and run is None:
-        raise SettingsError(f"'{name}' looks into the components; give the universe's run with --run")
+        raise SettingsError(f"'{name}' looks into the components; give the universe's run with {option('run')}")
     if "trajectory" in method.needs and universe.settings.imported:
         raise SettingsError(f"'{name}' follows the noise trajectories, and an imported universe has none on record")
 
@@ -288,7 +288,7 @@ def _begin(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
         return
     others = [file for file in folder.iterdir() if not file.name.startswith(".lock")]
     if others and not path.exists():
-        raise SettingsError(f"{folder} holds other files and no evaluation; choose another --out")
+        raise SettingsError(f"{folder} holds other files and no evaluation; choose another {option('out')}")
     for file in others:
         shutil.rmtree(file) if file.is_dir() else file.unlink()
     write_json(path, settings)

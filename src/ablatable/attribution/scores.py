@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from .._runtime.files import write_atomic, write_json
-from ..errors import DataError, SettingsError
+from ..errors import DataError, SettingsError, option
 
 if TYPE_CHECKING:
     import polars as pl
@@ -60,7 +60,7 @@ def write_scores(
     if path.suffix not in SUFFIXES:
         raise SettingsError(f"{path}: scores are written as {', '.join(SUFFIXES)}")
     if path.exists() and not overwrite:
-        raise SettingsError(f"{path} exists; choose another file, or --overwrite")
+        raise SettingsError(f"{path} exists; choose another file, or {option('overwrite', True)}")
     samples = list(range(len(scores)))
     matrix = np.ascontiguousarray(scores if orientation == "quanda" else scores.T)
     about = {"samples": samples, "units": list(units), "orientation": orientation}

@@ -15,10 +15,10 @@ def print_json(value: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Print a sentence of plain text, wrapped to the terminal."""
+    """Print a sentence of plain text, wrapped to the terminal; a `Message` in the command line's words."""
     from rich.console import Console
 
-    Console(highlight=False, markup=False).print(text)
+    Console(highlight=False, markup=False).print(getattr(text, "shell", text))
 
 
 def next_step(command: str) -> None:

@@ -17,7 +17,7 @@ def run_command_line(app: typer.Typer) -> NoReturn:
     try:
         code = app(standalone_mode=False, prog_name="ablatable")
     except AblatableError as error:
-        _fail(str(error), error.exit_code)
+        _fail(error.render(shell=True), error.exit_code)
     except TyperException as error:
         _fail(_usage(error), 2)
     except OSError as error:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .._runtime.files import writing
-from ..errors import SettingsError, StoreError
+from ..errors import SettingsError, StoreError, command, option
 from .fast_unet import SharedTimestepUNet
 from .recipe import IdealConfig, UNetConfig
 from .schedule import Schedule
@@ -95,7 +95,7 @@ def build(config: UNetConfig, shape: tuple[int, int, int], seed: int) -> UNetDen
     if min(height, width) // config.multiple < 2:
         raise SettingsError(
             f"pictures of {shape[1]} x {shape[2]} are too small for {len(config.channels)} levels; "
-            "take a preset with fewer levels ('tiny' works from 8 x 8) or larger pictures (--size)"
+            f"take a preset with fewer levels ('tiny' works from 8 x 8) or larger images ({option('size')})"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -154,7 +154,7 @@ def load_component(folder: Path, config: UNetConfig | IdealConfig, schedule: Sch
         unet.load_state_dict(state)
     except Exception as error:  # safetensors and diffusers raise many kinds
         raise StoreError(
-            f"component {folder.name}: cannot read {path} ({error}); run 'ablatable audit check' on the run, "
-            "and the same 'ablatable train' command again to rebuild what is missing"
+            f"component {folder.name}: cannot read {path} ({error}); give the run to {command('audit check')}, "
+            f"then repeat {command('train')} to rebuild what is missing"
         ) from error
     return UNetDenoiser(unet, config.multiple).eval()

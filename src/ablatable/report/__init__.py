@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SettingsError, StoreError
+from ..errors import SettingsError, StoreError, option
 
 if TYPE_CHECKING:
     from ..runs.run import Run
@@ -52,7 +52,10 @@ def write_report(
     folder = Path(out)
     page_path = folder / PAGE
     if page_path.exists() and not overwrite:
-        raise SettingsError(f"{page_path} is already there; choose another --out, or replace it with --overwrite")
+        raise SettingsError(
+            f"{page_path} is already there; choose another {option('out')}, "
+            f"or replace it with {option('overwrite', True)}"
+        )
     opened = _opened(run, universe)
     _prepare(folder)
     content = Content(universe)
@@ -90,6 +93,6 @@ def _prepare(folder: Path) -> None:
             if path.name == PAGE or re.fullmatch(r"landscape-\d+\.png", path.name):
                 path.unlink()
     except FileExistsError:
-        raise SettingsError(f"{folder} is a file; choose a folder as --out") from None
+        raise SettingsError(f"{folder} is a file; choose a folder as {option('out')}") from None
     except OSError as error:
         raise StoreError(f"cannot write {folder} ({error.strerror or error}); choose another place") from error

@@ -21,7 +21,7 @@ from .._runtime.provenance import compare_settings, environment
 from ..codes.code import Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe
-from ..errors import SettingsError, StoreError
+from ..errors import SettingsError, StoreError, command, option
 from .run import FORMAT, Run, component_folder
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _take_over(task: TrainTask, reuse: Run) -> None:
         if file.parent == source:
             shutil.copyfile(file, partial / file.name)
             if file_hash(partial / file.name) != digest:
-                raise StoreError(f"{file} is damaged; run 'ablatable audit check {reuse.path}'")
+                raise StoreError(f"{file} is damaged; see {command('audit check', reuse.path)}")
     move_folder_into_place(partial, task.folder)
 
 
@@ -224,7 +224,8 @@ def _open_for_training(path: Path, settings: dict, units: Units, code: Code, ove
         others = [entry for entry in path.iterdir() if entry.name not in LOCK_FILES]
         if others and not known.exists():
             raise SettingsError(
-                f"{path} is not a run, so --overwrite leaves it alone; delete it yourself or choose another --out"
+                f"{path} is not a run, so {option('overwrite')} leaves it alone; "
+                f"delete it yourself or choose another {option('out')}"
             )
         # ensemble.json goes first, or half a run would seem complete; settings.json, which makes it a run, last
         for entry in sorted(others, key=lambda entry: (entry == known, entry.name != "ensemble.json")):
@@ -234,7 +235,7 @@ def _open_for_training(path: Path, settings: dict, units: Units, code: Code, ove
     if known.exists():
         compare_settings(read_json(known), settings, path)
     elif {p.name for p in path.iterdir()} - LOCK_FILES - tables.keys():
-        raise SettingsError(f"{path} holds other files; choose another --out")
+        raise SettingsError(f"{path} holds other files; choose another {option('out')}")
     for name, write in tables.items():
         if not known.exists() or not (path / name).exists():
             write(path, units, code)

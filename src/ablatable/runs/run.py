@@ -27,7 +27,7 @@ from .._runtime.merkle import commit
 from ..codes.code import Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe, recipe_from
-from ..errors import CodeError, DataError, SettingsError, StoreError
+from ..errors import AblatableError, CodeError, DataError, SettingsError, StoreError, command, option
 
 if TYPE_CHECKING:
     import polars as pl
@@ -75,7 +75,7 @@ class Run:
         if self.design.digest() != settings["code_sha256"]:
             raise StoreError(
                 f"{self.path / 'units.parquet'} does not hold the code that the run was trained with; "
-                f"run 'ablatable audit check {self.path}'"
+                f"see {command('audit check', self.path)}"
             )
 
     @property
@@ -106,7 +106,7 @@ class Run:
             if path.parent == folder and (not path.exists() or file_hash(path) != digest):
                 raise StoreError(
                     f"{path} is missing or damaged; delete {folder} and {self.path / 'ensemble.json'}, "
-                    "then give the same 'ablatable train' command again: only that component is trained"
+                    f"then repeat {command('train')}: only that component is trained"
                 )
         return load_component(folder, self.recipe.component, self.recipe.schedule)
 
@@ -186,7 +186,8 @@ def surviving(code: Code, rows: Sequence[int], names: Sequence[str]) -> np.ndarr
         longest = max(k for k in range(len(rows)) if code.survivors(rows[:k]).any())
         raise CodeError(
             f"no component survives without {', '.join(names)}: each of the {code.components} saw one of them or more. "
-            f"The first {longest} of them can be removed together; a lower --weight when training leaves room for more"
+            f"The first {longest} of them can be removed together; "
+            f"a lower {option('weight')} when training leaves room for more"
         )
     return alive
 
@@ -206,7 +207,7 @@ def check_run(path: str | Path) -> list[str]:
         }
         settings = manifest["settings"]
     except (StoreError, KeyError, TypeError) as error:
-        return [str(error)]
+        return [error.message if isinstance(error, StoreError) else str(error)]
     wrong = [
         f"{path / name}: {'missing' if not (path / name).exists() else 'does not have the hash in ensemble.json'}"
         for name, digest in expected.items()
@@ -233,7 +234,7 @@ def check_run(path: str | Path) -> list[str]:
                 if record["weights_sha256"] != manifest["weights_sha256"][i]:
                     wrong.append(f"component {number:02d}: its training record names other weights than ensemble.json")
         except (StoreError, SettingsError, DataError, KeyError) as error:
-            wrong.append(str(error))
+            wrong.append(error.message if isinstance(error, AblatableError) else str(error))
     return wrong
 
 
@@ -245,8 +246,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if json_hash(rest) == manifest.get("sha256"):
             return manifest
     raise StoreError(
-        f"{path / 'ensemble.json'} is damaged (its hash does not match); delete it, then give the same "
-        "'ablatable train' command again: nothing that is intact is trained anew"
+        f"{path / 'ensemble.json'} is damaged (its hash does not match); delete it, then repeat "
+        f"{command('train')}: nothing that is intact is trained again"
     )
 
 
@@ -272,13 +273,13 @@ def _read_images(path: Path, ids: tuple[str, ...]) -> Units:
 
 def _why_not_a_run(path: Path) -> str:
     if not path.exists():
-        return f"there is no run at {path}; make one with 'ablatable train DATA --out {path}'"
+        return f"there is no run at {path}; make one with {command('train', 'DATA', option('out', path))}"
     if (path / "settings.json").exists():
         settings = read_json(path / "settings.json")
         present = settings.get("present", range(settings["components"]))
         done = sum(1 for number in present if component_folder(path, number).exists())
         return (
             f"{path} is an unfinished run: {done} of {len(present)} components are trained; "
-            "give the same 'ablatable train' command again"
+            f"repeat {command('train')} to finish it"
         )
     return f"{path} is not a run (no ensemble.json in it)"

@@ -20,7 +20,7 @@ from ..codes.code import Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe
 from ..diffusion.sampling_settings import SamplerName, Sampling
-from ..errors import SettingsError
+from ..errors import SettingsError, option
 from ..runs.ensemble_training import train
 from ..universes.enumeration import enumerate_universe
 from ..universes.universe import Universe
@@ -67,7 +67,7 @@ def open_study(out: Path, config: BaseModel) -> None:
     if known.exists():
         compare_settings(read_json(known), settings, out)
     elif out.exists() and any(out.iterdir()):
-        raise SettingsError(f"{out} holds other files; choose another --out")
+        raise SettingsError(f"{out} holds other files; choose another {option('out')}")
     else:
         write_json(known, settings)
 

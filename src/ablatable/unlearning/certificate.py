@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .._runtime import merkle
 from .._runtime.files import canonical_json, json_hash, read_json, write_atomic
 from .._runtime.lock import LOCK_FILES
-from ..errors import SettingsError, StoreError
+from ..errors import SettingsError, StoreError, command, option
 from ..runs.run import Run, check_run
 
 NAME = "certificate.json"  # in the run it is about
@@ -245,7 +245,7 @@ def new_key(path: Path) -> str:
     """Make a private key (PEM, readable by its owner alone) where no file is yet; returns the public key in hex."""
     serialization, ed25519 = _cryptography()
     if path.exists():
-        raise SettingsError(f"{path} exists, and a key is not overwritten; choose another --out")
+        raise SettingsError(f"{path} exists, and a key is not overwritten; choose another {option('out')}")
     key = ed25519.Ed25519PrivateKey.generate()
     write_atomic(
         path,
@@ -261,10 +261,12 @@ def _signed(certificate: Certificate, path: Path) -> Certificate:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
         raise SettingsError(
-            f"cannot read a private key from {path} ({error}); make one with 'ablatable audit certificate key'"
+            f"cannot read a private key from {path} ({error}); make one with {command('audit certificate key')}"
         ) from None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise SettingsError(f"the key in {path} is not an Ed25519 key; make one with 'ablatable audit certificate key'")
+        raise SettingsError(
+            f"the key in {path} is not an Ed25519 key; make one with {command('audit certificate key')}"
+        )
     signature = key.sign(_signed_bytes(certificate)).hex()
     public = key.public_key().public_bytes_raw().hex()
     return certificate.model_copy(update={"signature": Signature(public_key=public, signature=signature)})

@@ -15,7 +15,7 @@ from .._runtime.execution import HERE
 from ..codes.code import Code
 from ..codes.removal_budget import Budget, budget_of
 from ..data.units import Units
-from ..errors import DataError, SettingsError
+from ..errors import DataError, SettingsError, option
 from ..runs.ensemble_training import make_run
 from ..runs.run import Run
 from . import certificate as certificates
@@ -47,7 +47,7 @@ def plan_removal(run: Run, ids: Sequence[str]) -> Removal:
     """
     ids = tuple(dict.fromkeys(ids))
     if not ids:
-        raise SettingsError("name at least one unit to forget: --unit X")
+        raise SettingsError(f"name at least one unit to forget: {option('ids', 'X')}")
     rows, alive = run.rows(ids), run.survivors(ids)
     if len(ids) == len(run.ids):
         raise DataError("no unit would stay; delete the run instead")
@@ -98,7 +98,7 @@ def forget(
     """
     old, out = Run(run), Path(out)
     if out.resolve() == old.path.resolve():
-        raise SettingsError(f"{out} is the old run, which stays as it is; choose another --out")
+        raise SettingsError(f"{out} is the old run, which stays as it is; choose another {option('out')}")
     removal = plan_removal(old, ids)
     new = make_run(
         removal.units,
@@ -128,5 +128,5 @@ def _refuse_copies(units: Units, ids: Sequence[str]) -> None:
         if owner not in gone and digest in named:
             raise DataError(
                 f"unit '{owner}' holds the same picture as '{named[digest]}', whose influence would stay with it; "
-                f"remove both: --unit {named[digest]} --unit {owner}"
+                f"remove both: {named[digest]} and {owner}"
             )

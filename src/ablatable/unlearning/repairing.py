@@ -20,7 +20,7 @@ from .._runtime.execution import Execution
 from ..codes.code import Code
 from ..data.units import Units, load_units
 from ..diffusion.recipe import Recipe
-from ..errors import CodeError, DataError, SettingsError
+from ..errors import CodeError, DataError, SettingsError, command, option
 from ..runs.ensemble_training import make_run, reusable, task_of
 from ..runs.run import Run
 
@@ -69,7 +69,9 @@ def plan_extension(run: Run, new: Units) -> Work:
         CodeError: too few codewords are left.
     """
     if len(run.present) < run.design.components and (run.design.split_sizes() > 0).sum() > len(run.present):
-        raise SettingsError(f"{run.path} lacks components; repair it first: ablatable run repair {run.path} --out RUN3")
+        raise SettingsError(
+            f"{run.path} lacks components; repair it first: {command('run repair', run.path, option('out', 'RUN3'))}"
+        )
     if new.shape != run.shape:
         raise SettingsError(f"the new units' pictures are {new.shape} (C, H, W), the run's are {run.shape}")
     if taken := sorted(set(new.ids) & set(run.ids)):
@@ -93,7 +95,7 @@ def complete(
 ) -> Run:
     """Do the work into a new run, resumably; the old run is only read."""
     if Path(out).resolve() == run.path.resolve():
-        raise SettingsError(f"{out} is the old run, which stays as it is; choose another --out")
+        raise SettingsError(f"{out} is the old run, which stays as it is; choose another {option('out')}")
     return make_run(
         work.units,
         work.design,
