@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -258,6 +259,36 @@ def test_exchange_and_evaluation(call: Call, tmp_path: Path) -> None:
     assert max(len(line) for line in text.splitlines() if not line.startswith("next:")) <= 80
     one_line(call(*evaluate, "--out", tmp_path / "f", "--attributor", "trak"), 2, "trak", "--run")
     one_line(call(*evaluate, "--out", tmp_path / "f", "--attributor", "neares"), 2, "neares", "euclidean")
+
+
+def test_doctor(call: Call, small, tmp_path: Path) -> None:
+    """It says what there is, what is missing, and whether a run's bits come out again; it sees when they do not."""
+    code, text, _ = call("doctor", "--json")
+    told = json.loads(text)
+    assert code == 0 and told["versions"]["torch"] == importlib.metadata.version("torch")
+    assert told["cores"] == len(os.sched_getaffinity(0)) and told["repetition"] is None
+    for extra, packages in told["missing"].items():
+        for package in packages:
+            with pytest.raises(importlib.metadata.PackageNotFoundError):
+                importlib.metadata.version(package)
+        assert f"ablatable[{extra}]" in call("doctor")[1]
+    code, text, _ = call("doctor", small.run.path)
+    assert code == 0 and "makes the run's bits" in " ".join(text.split())
+    run = tmp_path / "run"
+    shutil.copytree(small.run.path, run)
+    record = run / "components" / "00" / "training.json"
+    told = json.loads(record.read_text())
+    told["marks"][2][1] = told["marks"][1][1]
+    record.write_text(json.dumps(told))
+    code, text, _ = call("doctor", run)
+    assert code == 0 and "does NOT make the run's bits" in " ".join(text.split())
+
+
+def test_version(call: Call) -> None:
+    code, text, _ = call("--version")
+    assert code == 0
+    for package in ("ablatable", "torch", "diffusers"):
+        assert f"{package} {importlib.metadata.version(package)}" in text
 
 
 # --- mistakes ---
