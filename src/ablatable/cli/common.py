@@ -96,6 +96,14 @@ _SAMPLING = "Sampling"
 Seeds = Annotated[str, typer.Option(help="One sample per seed: 0-9, or 1,5,7.", rich_help_panel=_SAMPLING)]
 Sampler = Annotated[choices.Sampler, typer.Option(help="How samples are drawn.", rich_help_panel=_SAMPLING)]
 SamplingSteps = Annotated[int, typer.Option("--steps", min=1, help="Sampling steps.", rich_help_panel=_SAMPLING)]
+Clip = Annotated[
+    bool,
+    typer.Option(
+        "--clip/--no-clip",
+        help="Bring the image that each step predicts into the range of images.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
 Precision = Annotated[
     choices.Precision,
     typer.Option(help="bf16 is faster, and about one grey level off.", rich_help_panel=_SAMPLING),

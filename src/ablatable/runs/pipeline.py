@@ -14,7 +14,7 @@ from ..codes.code import Code
 from ..data.units import to_images
 from ..diffusion.ensemble import Ensemble
 from ..diffusion.sampling import Trajectories, sample
-from ..diffusion.sampling_settings import Sampling
+from ..diffusion.sampling_settings import CLIP, Sampling
 from ..errors import SettingsError
 from .run import Run
 
@@ -94,6 +94,7 @@ class AblatablePipeline(DiffusionPipeline):
         without: Sequence[str] = (),
         num_inference_steps: int = 50,
         sampler: str = "ddpm",
+        clip: bool = CLIP,
         output_type: str = "pil",
         return_dict: bool = True,
         callback: Callable[[int], None] = lambda step: None,
@@ -105,7 +106,8 @@ class AblatablePipeline(DiffusionPipeline):
             without: units to remove; every component that saw one of them is ablated.
             num_inference_steps: sampling steps.
             sampler: `ddpm`, `ddim` or `dpmsolver++`.
-            output_type: `pil`; `np`, uint8 (B, H, W, C); or `pt`, float32 (B, C, H, W) about [-1, 1], not clipped.
+            clip: bring the image that every step's prediction implies into the range of images.
+            output_type: `pil`; `np`, uint8 (B, H, W, C); or `pt`, float32 (B, C, H, W) about [-1, 1].
             return_dict: False returns a tuple, as in diffusers.
             callback: called with the number of steps done.
 
@@ -123,7 +125,7 @@ class AblatablePipeline(DiffusionPipeline):
             self.denoiser(without),
             noise,
             schedule=schedule,
-            sampling=Sampling(sampler, num_inference_steps),
+            sampling=Sampling(sampler, num_inference_steps, clip=clip),
             on_step=callback,
         )
         if output_type != "pt":
