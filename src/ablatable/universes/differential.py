@@ -7,10 +7,10 @@ beside the sample,
 
     d eps = sum_i w_i (d f_i / d x) dx  +  sum_i u_i f_i(x),
 
-and every sampler's step is linear in x, eps and the noise, so the same step without noise carries (dx, d eps) on. Clipping
-is a piecewise linear function of eps before that step, and d eps goes through its derivative.
-Weights sum to one, so n - 1 directions say all: one Jacobian, of about n (n - 1) forward passes a step, estimates a
-sample's counterfactuals of any number of units.
+and every sampler's step is linear in x, eps and the noise, so the same step without noise carries (dx, d eps) on.
+Clipping is a piecewise linear function of eps before that step, and d eps goes through its derivative. Weights sum to
+one, so n - 1 directions say all: one Jacobian, of about n (n - 1) forward passes a step, estimates a sample's
+counterfactuals of any number of units.
 """
 
 from __future__ import annotations
