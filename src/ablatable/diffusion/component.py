@@ -6,6 +6,7 @@ an ensemble and an ablated ensemble all are one, so samplers need to know nothin
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,20 +154,23 @@ def _unet_arguments(config: UNetConfig, channels: int, side: tuple[int, int]) ->
 WEIGHTS = {"unet": "diffusion_pytorch_model.safetensors", "ideal": "images.safetensors"}
 
 
-def save_component(denoiser: nn.Module, folder: Path) -> None:
-    """Write a component's weights: a plain diffusers model folder, or an ideal component's images."""
+def save_component(denoiser: nn.Module, folder: Path, stored: str = "float32") -> None:
+    """Write a component's weights, as `stored` (a dtype's name): a plain diffusers model folder, or ideal images."""
     if not isinstance(denoiser, UNetDenoiser | IdealDenoiser):
         raise TypeError(f"not a component: {type(denoiser).__name__}")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(denoiser, UNetDenoiser):
-            denoiser.unet.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+            rounded = copy.deepcopy(denoiser.unet)
+            for parameter in rounded.parameters():
+                parameter.data = parameter.data.to(getattr(torch, stored))
+            rounded.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
         else:
             save_file({"images": denoiser.images}, folder / WEIGHTS["ideal"])
 
 
 def load_component(folder: Path, config: UNetConfig | IdealConfig, schedule: Schedule) -> nn.Module:
-    """Read a component written by `save_component`, in evaluation mode, on the CPU.
+    """Read a component written by `save_component`, in evaluation mode, on the CPU, weights in float32.
 
     Raises `StoreError` when a file is missing or unreadable.
     """

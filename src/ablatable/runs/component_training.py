@@ -130,7 +130,7 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
         dtype = getattr(torch, recipe.component.dtype)
         pixels = torch.tensor(split.images).permute(0, 3, 1, 2).contiguous()
         denoiser, losses, marks = IdealDenoiser(pixels, recipe.schedule, dtype), [], []
-    save_component(denoiser, partial)
+    save_component(denoiser, partial, recipe.training.stored)
     write_json(
         partial / "training.json",
         {
@@ -224,7 +224,7 @@ def _fit(
 
 
 def _loss(component: UNetConfig, predicted: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
-    """Mean squared error of what the network computes; an error e of the velocity is an error sqrt(a) e of the noise."""
+    """Mean squared error of what the network computes: an error e of the velocity is one of sqrt(a) e of the noise."""
     if component.prediction == "velocity":
         return ((predicted - noise).square() / abar).mean()
     return nn.functional.mse_loss(predicted, noise)
