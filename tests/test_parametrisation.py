@@ -1,4 +1,4 @@
-"""What a network computes, the noise levels it is trained at, how its weights are kept: against diffusers, by formulas."""
+"""What a network computes, the noise levels it trains at, how weights are kept: against diffusers and formulas."""
 
 from __future__ import annotations
 
