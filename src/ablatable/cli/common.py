@@ -61,7 +61,19 @@ def example(*commands: str) -> str:
 
 # --- arguments ---
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")]
+
+def located_run(path: Path | None) -> Path | None:
+    """What a run's argument names: `bundled` is the run that comes with the package."""
+    if path is None:
+        return None
+    from ..runs.bundled import located
+
+    return located(path)
+
+
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The folder of a trained run, or 'bundled'.", callback=located_run)
+]
 UniverseUrl = Annotated[str, typer.Argument(metavar="U.zarr", help="A universe: a folder or an object-store URL.")]
 Data = Annotated[
     str, typer.Argument(metavar="DATA", help="A folder of images, an IDX, .npz or .npy file, or digits:48.")

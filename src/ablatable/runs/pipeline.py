@@ -16,6 +16,7 @@ from ..diffusion.ensemble import Ensemble
 from ..diffusion.sampling import Trajectories, sample
 from ..diffusion.sampling_settings import CLIP, Sampling
 from ..errors import SettingsError
+from .bundled import located
 from .run import Run
 
 
@@ -43,12 +44,12 @@ class AblatablePipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> AblatablePipeline:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Open a run's folder. Raises `StoreError` if it is not a complete run, or its weights are damaged."""
+        """Open a run's folder, or `bundled`. Raises `StoreError` if it is not a complete run, or its weights are damaged."""
         if kwargs:
             raise SettingsError(
                 f"a run's folder is all there is to give, not {', '.join(kwargs)}; move the pipeline with .to(device)"
             )
-        return cls(Run(pretrained_model_name_or_path))
+        return cls(Run(located(Path(pretrained_model_name_or_path))))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Copy the run to a new or empty folder."""
