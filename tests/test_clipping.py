@@ -155,7 +155,18 @@ def test_command_line(small, tmp_path: Path, call) -> None:
     for options, clip in (((), True), (("--no-clip",), False)):
         out = tmp_path / f"u{clip}.zarr"
         code, _, told = call(
-            "universe", small.run.path, "--out", out, "--seeds", "0", "--steps", "3", "--workers", "0", *options
+            "universe",
+            "create",
+            small.run.path,
+            "--out",
+            out,
+            "--seeds",
+            "0",
+            "--steps",
+            "3",
+            "--workers",
+            "0",
+            *options,
         )
         assert code == 0, told
         assert Universe.open(out).settings.clip is clip

@@ -44,7 +44,7 @@ class AblatablePipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> AblatablePipeline:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Open a run's folder, or `bundled`. Raises `StoreError` if it is not a complete run, or its weights are damaged."""
+        """Open a run by its folder, or `bundled`; `StoreError` if it is not complete, or its weights are damaged."""
         if kwargs:
             raise SettingsError(
                 f"a run's folder is all there is to give, not {', '.join(kwargs)}; move the pipeline with .to(device)"
