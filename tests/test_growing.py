@@ -229,14 +229,15 @@ def test_bf16_is_the_plain_loop_in_bf16(small, small_universe: Universe, tmp_pat
         UNet2DModel.from_pretrained(small.run.component_folder(i)).to(torch.bfloat16).eval()
         for i in np.flatnonzero(~small.code.matrix[4])
     ]
-    scheduler = DDIMScheduler(clip_sample=False)
+    scheduler = DDIMScheduler(clip_sample=True)
     scheduler.set_timesteps(STEPS)
     noise = ab.noise_trajectory(SEEDS, STEPS, (1, 8, 8))
     x = noise[0]
     for k, t in enumerate(scheduler.timesteps, start=1):
         with torch.no_grad():
             predicted = torch.stack([component(x.bfloat16(), t).sample.float() for component in survivors]).mean(0)
-        x = scheduler.step(predicted, t, x, eta=1.0, variance_noise=noise[k]).prev_sample
+        options = {"eta": 1.0, "variance_noise": noise[k], "use_clipped_model_output": True}
+        x = scheduler.step(predicted, t, x, **options).prev_sample
     expected = np.rint(np.clip((x.numpy() + 1) * 127.5, 0, 255)).transpose(0, 2, 3, 1)
 
     def off(pictures: np.ndarray) -> float:

@@ -49,7 +49,7 @@ def pictures(universe: Universe) -> np.ndarray:
 def plain(folder: Path, alive: np.ndarray) -> np.ndarray:
     """For each step, for each surviving component: by diffusers alone, uint8 (samples, H, W, C)."""
     survivors = [UNet2DModel.from_pretrained(folder / "components" / f"{i:02d}").eval() for i in np.flatnonzero(alive)]
-    scheduler = DDIMScheduler(clip_sample=False)
+    scheduler = DDIMScheduler(clip_sample=True)
     scheduler.set_timesteps(STEPS)
     noise = ab.noise_trajectory(SEEDS, STEPS, (1, 8, 8))
     x = noise[0]
@@ -58,7 +58,8 @@ def plain(folder: Path, alive: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             for component in survivors:
                 total += component(x, t).sample
-        x = scheduler.step(total / len(survivors), t, x, eta=1.0, variance_noise=noise[k]).prev_sample
+        options = {"eta": 1.0, "variance_noise": noise[k], "use_clipped_model_output": True}
+        x = scheduler.step(total / len(survivors), t, x, **options).prev_sample
     levels = np.clip((x.double().numpy() + 1) * 127.5, 0, 255)
     return np.transpose(np.rint(levels), (0, 2, 3, 1)).astype(np.uint8)
 

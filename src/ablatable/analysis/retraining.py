@@ -123,6 +123,7 @@ def control(
         "seeds": seeds,
         "sampler": sampling.sampler,
         "steps": sampling.steps,
+        **({"clip": True} if sampling.clip else {}),
         "seed": seed,
     }
     with exclusive(path, "control"):

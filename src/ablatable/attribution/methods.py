@@ -37,13 +37,14 @@ class Trajectories:
     Attributes:
         seeds: int (N,), see `sampling.Trajectories`.
         ablated: components that were removed, bool (N, components).
-        sampler, steps: how.
+        sampler, steps, clip: how, see `Sampling`.
     """
 
     seeds: np.ndarray
     ablated: np.ndarray
     sampler: str
     steps: int
+    clip: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +103,7 @@ def pictures_of(universe: Universe, samples: Sequence[int], removed: Sequence[in
     if not settings.imported:
         bits = np.array([[bit == "1" for bit in word] for word in ablated], dtype=bool)
         seeds = np.array([universe.seeds[sample] for sample in samples])
-        trajectories = Trajectories(seeds, bits, settings.sampler, settings.steps)
+        trajectories = Trajectories(seeds, bits, settings.sampler, settings.steps, settings.clip)
     return Pictures(np.stack(images), np.array(samples), np.array(removed), trajectories)
 
 

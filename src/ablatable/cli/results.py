@@ -9,7 +9,7 @@ import typer
 
 from .._runtime.execution import Execution
 from . import choices
-from .common import Json, Overwrite, UniverseUrl, Workers, app, example
+from .common import Json, Overwrite, UniverseUrl, Workers, app, example, located_run
 from .output import next_step, print_json, print_rows, say
 
 
@@ -33,7 +33,8 @@ def evaluate(
         typer.Option(help="Scores of another method: .parquet, .csv, .npy or .safetensors; repeat for more."),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="The run of the universe, for methods that look into components.")
+        Path | None,
+        typer.Option(help="The run of the universe, for methods that look into components.", callback=located_run),
     ] = None,
     rule: Annotated[choices.Rule, typer.Option(help="How scores of images become scores of units.")] = "max",
     workers: Workers = None,
@@ -67,7 +68,8 @@ def report(
     universe_url: UniverseUrl,
     out: Annotated[Path, typer.Option(help="Folder for the page and its images.")],
     run: Annotated[
-        Path | None, typer.Option(help="The run of the universe, to show how its components were trained.")
+        Path | None,
+        typer.Option(help="The run of the universe, to show how its components were trained.", callback=located_run),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,

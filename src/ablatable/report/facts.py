@@ -68,6 +68,7 @@ def _sampling_facts(content: Content) -> Rows:
         ("sampler", settings.sampler),
         ("steps", str(settings.steps)),
         ("precision", settings.precision),
+        ("predicted image", "brought into range at every step" if settings.clip else "not clipped"),
         (
             "levels",
             "256" if settings.threshold is None else f"black and white, from {settings.threshold} up are white",

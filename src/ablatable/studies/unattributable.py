@@ -175,7 +175,7 @@ def _drawing(run: Run, config: UnattributableStudy) -> Callable[[np.ndarray, lis
                 seeds,
                 shape=run.shape,
                 schedule=run.recipe.schedule,
-                sampling=Sampling(config.sampler, config.steps),
+                sampling=Sampling(config.sampler, config.steps, clip=False),  # as published
             )
         return delivered(pictures, config.threshold)
 

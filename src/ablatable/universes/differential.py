@@ -8,15 +8,16 @@ beside the sample,
     d eps = sum_i w_i (d f_i / d x) dx  +  sum_i u_i f_i(x),
 
 and every sampler's step is linear in x, eps and the noise, so the same step without noise carries (dx, d eps) on.
-Weights sum to one, so n - 1 directions say all: one Jacobian, of about n (n - 1) forward passes a step, estimates a
-sample's counterfactuals of any number of units.
+Clipping is a piecewise linear function of eps before that step, and d eps goes through its derivative. Weights sum to
+one, so n - 1 directions say all: one Jacobian, of about n (n - 1) forward passes a step, estimates a sample's
+counterfactuals of any number of units.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,18 +65,20 @@ def differentiate(
         schedule, sampling, on_step: as `sample` takes them.
 
     Returns:
-        The factual sample (C, H, W), about [-1, 1], not clipped; and J (n, C, H, W), with J_i the derivative along
+        The factual sample (C, H, W), about [-1, 1]; and J (n, C, H, W), with J_i the derivative along
         e_i - (1, .., 1)/n. These sum to zero over i, and weights that change by dw (of sum zero) move the sample by
         sum_i dw_i J_i.
     """
     import torch
 
+    from ..diffusion.clipping import clip_noise_along, scheduler_abar
     from ..diffusion.sampling import make_sampler
     from ..diffusion.tangent_unet import push
 
-    n = len(components)
+    n, abar = len(components), scheduler_abar(schedule)
     timesteps, step_from = make_sampler(sampling, schedule)
-    _, step_along = make_sampler(sampling, schedule)  # some samplers remember steps: the directions' own memory
+    # some samplers remember steps: the directions' own memory
+    _, step_along = make_sampler(replace(sampling, clip=False), schedule)
     with torch.no_grad():
         x = noise[0]
         dx = x.new_zeros(n - 1, *x.shape[1:])
@@ -88,6 +91,8 @@ def differentiate(
             mean = torch.stack(predictions).mean(0)
             along += torch.stack(predictions[:-1]) - mean
             z = noise[number] if sampling.sampler == "ddpm" else x
+            if sampling.clip:
+                along = clip_noise_along(along, dx, mean[None], x, abar[t])
             x = step_from(mean[None], t, x, z)
             dx = step_along(along, t, dx, torch.zeros_like(dx))
             on_step(number)
@@ -171,7 +176,8 @@ class Differential:
     def _settings(self) -> bytes:
         """What a Jacobian depends on: a hash over it too, so that none is taken for another's."""
         settings = self.universe.settings
-        return json.dumps([settings.run_sha256, settings.sampler, settings.steps, list(settings.shape)]).encode()
+        clip = ["clip"] if settings.clip else []
+        return json.dumps([settings.run_sha256, settings.sampler, settings.steps, list(settings.shape), *clip]).encode()
 
     def landscape(self, sample: int, *, step: float = 1.0) -> np.ndarray:
         """Estimates of one sample's pictures under every ablation, spares too: uint8 (ablations, H, W, C)."""

@@ -246,6 +246,7 @@ def plan_universe(
         threshold=sampling.threshold,
         precision=sampling.precision,
         compiled=sampling.compiled,
+        clip=sampling.clip,
         batch=BATCH[sampling.precision],
         block=(-(-len(words) // pieces), block_samples),  # even pieces, so that workers finish together
         seeds=tuple(seeds),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import zarr
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import ObjectStore
 
@@ -53,6 +53,7 @@ class UniverseSettings(BaseModel):
     precision: str = "fp32"  # of the components' forward passes
     threshold: int | None = None  # pictures are delivered in pure black and white: levels from here up are white
     compiled: bool = False  # kernels that torch.compile fused round differently
+    clip: bool = False  # every step's image is brought into the range of images
     batch: int  # rows a component sees at once
     block: tuple[int, int]  # ablations, samples
     seeds: tuple[int, ...]
@@ -65,7 +66,14 @@ class UniverseSettings(BaseModel):
     @property
     def sampling(self) -> Sampling:
         """How its samples were drawn."""
-        return Sampling(self.sampler, self.steps, self.precision, self.compiled, self.threshold)
+        return Sampling(self.sampler, self.steps, self.precision, self.compiled, self.threshold, self.clip)
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = handler(self)
+        if not self.clip:  # a universe without clipping has the bytes that it had before there was clipping
+            values.pop("clip", None)
+        return values
 
     @property
     def imported(self) -> bool:
@@ -87,6 +95,7 @@ def extension(old: UniverseSettings, wanted: UniverseSettings, place: str | Path
         derived = {"batch", "block", "words", "ablation", "digests"}
         named = {"seeds": list(settings.seeds), "units": list(settings.units), "spares": len(settings.spares)}
         rest = settings.model_dump(mode="json", exclude=derived | named.keys())
+        rest["clip"] = settings.clip  # left out where there is none
         return {**rest, **{name: "" if contained[name] else value for name, value in named.items()}}
 
     def spare_words(settings: UniverseSettings) -> set[str]:

@@ -51,7 +51,7 @@ class ScreenSettings(BaseModel):
         """The settings that whoever asked for them knows; the others follow from these."""
         derived = {"seeds", "block", "batch", "words", "ablation", "digests"}
         values = self.model_dump(mode="json", exclude={"universe": derived})
-        values["universe"]["spares"] = len(self.universe.spares)
+        values["universe"] |= {"spares": len(self.universe.spares), "clip": self.universe.clip}
         return values
 
     def with_seeds(self, seeds: Iterable[int]) -> ScreenSettings:
