@@ -19,7 +19,7 @@ import typer
 from PIL import Image
 
 from ablatable.cli.common import app
-from ablatable.universes.universe import Universe
+from ablatable.universes.reader import Universe
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -21,8 +21,9 @@ from ablatable.diffusion.recipe import UNetConfig
 from ablatable.diffusion.schedule import Schedule
 from ablatable.errors import SettingsError, StoreError
 from ablatable.universes import differential
+from ablatable.universes.checking import check_universe
 from ablatable.universes.differential import Differential, agreement, differentiate, differentiate_universe, extrapolate
-from ablatable.universes.universe import Universe, check_universe
+from ablatable.universes.reader import Universe
 
 SCHEDULE = Schedule()
 
@@ -227,7 +228,7 @@ def test_compare_counts_rightly(universe: Universe, monkeypatch: pytest.MonkeyPa
     table = found.compare()
     assert table["error"].to_list() == [0, 0, 0] and table["radius_ratio"].to_list() == [1, 1, 1]
     assert table["rank_correlation"].to_list() == pytest.approx([1, 1, 1]) and all(table["top_found"])
-    rows = len(universe.settings.words)
+    rows = universe.settings.ablations
     monkeypatch.setattr(found, "landscape", lambda sample: np.repeat(universe.factual[sample][None], rows, axis=0))
     assert found.compare()["error"].to_list() == pytest.approx([1, 1, 1])
 
@@ -237,7 +238,7 @@ def test_another_run_is_refused(universe: Universe, tmp_path: Path) -> None:
     other = ab.train(
         units, code, ab.preset("ideal"), out=tmp_path / "other", execution=Execution(workers=0, quiet=True)
     )
-    with pytest.raises(SettingsError, match="not made from the run"):
+    with pytest.raises(SettingsError, match="not drawn from the run"):
         differentiate_universe(other.path, universe.url, execution=Execution(workers=0, quiet=True))
-    with pytest.raises(StoreError, match="no readable differential"):
+    with pytest.raises(StoreError, match="missing, damaged or of another"):
         Differential(universe).read(universe.seeds[0])

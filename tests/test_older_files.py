@@ -18,8 +18,8 @@ import ablatable as ab
 from ablatable import Execution, Sampling
 from ablatable._runtime.provenance import environment
 from ablatable.runs.run import Run, check_run
-from ablatable.universes.screening.screen import check_screen
-from ablatable.universes.universe import Universe, check_universe
+from ablatable.universes.checking import check_screen, check_universe
+from ablatable.universes.reader import Universe
 
 BEFORE = Path(__file__).parent / "data" / "before_the_move"
 

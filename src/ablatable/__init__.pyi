@@ -16,5 +16,5 @@ from .runs.ensemble_training import train as train
 from .runs.pipeline import AblatablePipeline as AblatablePipeline
 from .runs.run import Run as Run
 from .universes.enumeration import enumerate_universe as enumerate_universe
+from .universes.reader import Universe as Universe
 from .universes.screening.screening_run import screen_universe as screen_universe
-from .universes.universe import Universe as Universe

@@ -159,9 +159,8 @@ def check(
     """Compare every hash and checksum of a run or universe with what is on disk; exit code 1 if anything is wrong."""
     from ..codes.removal_budget import counted
     from ..runs.run import check_run
-    from ..universes.screening.screen import check_screen
+    from ..universes.checking import check_screen, check_universe
     from ..universes.store import state_of
-    from ..universes.universe import check_universe
 
     folder = Path(path)
     if "://" not in path and not folder.exists():

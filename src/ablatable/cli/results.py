@@ -44,7 +44,7 @@ def evaluate(
     """Compare attribution methods with what removing units shows."""
     from ..attribution.evaluation import evaluate as evaluate_methods
     from ..attribution.scoreboard import METRICS, terminal_rows
-    from ..universes.universe import Universe
+    from ..universes.reader import Universe
 
     names = [*(attributor or []), *map(str, scores or [])] or ["random", "euclidean", "euclidean-flips"]
     universe, execution = Universe.open(universe_url), Execution(workers)
@@ -76,7 +76,7 @@ def report(
 ) -> None:
     """Write a page that shows every sample, the units it depends on, and its whole landscape."""
     from ..report import write_report
-    from ..universes.universe import Universe
+    from ..universes.reader import Universe
 
     page = write_report(Universe.open(universe_url), out, run=run, overwrite=overwrite)
     if as_json:

@@ -75,7 +75,7 @@ def create(
         "universe": out,
         "samples": len(made.seeds),
         "units": len(made.units),
-        "ablations": len(made.settings.words),
+        "ablations": made.settings.ablations,
     }
     error = None
     if precision != "fp32":
@@ -194,7 +194,7 @@ def export(
     """Write a universe for other programs: its samples, or how far each removal moves them."""
     from ..attribution.scores import write_scores
     from ..universes.ctf import export_ctf
-    from ..universes.universe import Universe
+    from ..universes.reader import Universe
 
     if ctf is None and scores is None:
         raise SettingsError("there is nothing to export; give --ctf FILE, --scores FILE, or both")

@@ -23,7 +23,7 @@ from ..diffusion.sampling_settings import SamplerName, Sampling
 from ..errors import SettingsError, option
 from ..runs.ensemble_training import train
 from ..universes.enumeration import enumerate_universe
-from ..universes.universe import Universe
+from ..universes.reader import Universe
 
 ALPHA = 0.05  # false-positive rate at which power is stated
 

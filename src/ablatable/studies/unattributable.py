@@ -29,7 +29,7 @@ from ..diffusion.sampling_settings import SamplerName, Sampling
 from ..report.pictures import difference
 from ..runs.ensemble_training import train
 from ..runs.run import Run
-from ..universes.enumeration import draw
+from ..universes.drawing import draw
 from .cells import Measured, open_study
 from .size import COLOURS, Series
 
