@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ablatable.data.units import Units
     from ablatable.diffusion.recipe import Recipe
     from ablatable.runs.run import Run
-    from ablatable.universes.universe import Universe
+    from ablatable.universes.reader import Universe
 
 # Set here, before any test module imports torch, and inherited by every process that a test starts: the suite
 # itself runs as several processes, and threads that wait for a busy core slow all of them down.

@@ -36,7 +36,7 @@ from ablatable.diffusion.recipe import UNetConfig
 from ablatable.diffusion.schedule import Schedule
 from ablatable.errors import SettingsError
 from ablatable.universes.enumeration import draw
-from ablatable.universes.universe import Universe
+from ablatable.universes.reader import Universe
 
 UNTIL = 1e-3  # a KS test that fails this is no accident
 

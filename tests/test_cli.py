@@ -21,7 +21,7 @@ import typer
 from PIL import Image
 
 from ablatable.cli.common import app
-from ablatable.universes.universe import Universe
+from ablatable.universes.reader import Universe
 
 Call = Callable[..., tuple[int, str, str]]
 BUSY = 2.0  # seconds that a busy machine may add

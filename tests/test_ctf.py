@@ -20,6 +20,8 @@ from ablatable import Execution, Sampling
 from ablatable.diffusion.recipe import IdealConfig, Recipe
 from ablatable.errors import AblatableError, DataError, SettingsError
 from ablatable.universes import ctf
+from ablatable.universes.ctf import exporting, importing
+from ablatable.universes.writer import UniverseWriter
 
 Members = dict[str, bytes]
 
@@ -185,25 +187,25 @@ def test_several_columns_and_training_files_counted_from_0(tmp_path: Path) -> No
     assert stored == {image.tobytes() for image in training[0]}
 
 
-def test_one_unit_and_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_unit_and_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tar(tmp_path / "a.ctf", by_hand(units=1, samples=1))
     assert len(ctf.import_ctf(path, tmp_path / "one", quiet=True).units) == 1
 
     path = tar(tmp_path / "b.ctf", by_hand(units=6))
-    monkeypatch.setattr(ctf, "BUFFER", 50)  # a unit a block
-    whole = ab.Universe.write
+    monkeypatch.setattr(importing, "BUFFER", 50)  # a unit a block
+    whole = UniverseWriter.write
 
-    def interrupted(self: ab.Universe, block: Any, pictures: np.ndarray) -> None:
+    def interrupted(self: UniverseWriter, block: Any, pictures: np.ndarray) -> None:
         if block.ablations == (4, 5):
             raise KeyboardInterrupt
         whole(self, block, pictures)
 
-    monkeypatch.setattr(ab.Universe, "write", interrupted)
+    monkeypatch.setattr(UniverseWriter, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ctf.import_ctf(path, tmp_path / "u", quiet=True)
     written = []
     monkeypatch.setattr(
-        ab.Universe, "write", lambda self, block, p: (written.append(block.ablations), whole(self, block, p))
+        UniverseWriter, "write", lambda self, block, p: (written.append(block.ablations), whole(self, block, p))
     )
     made = ctf.import_ctf(path, tmp_path / "u", quiet=True)
     assert set(written) == {(4, 5), (5, 6)}
@@ -214,7 +216,8 @@ def test_one_unit_and_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_memory_does_not_grow_with_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Units of 8 pictures 32 x 32, 8 KB each; only their training images, 1 KB each, may be held (a few times)."""
-    monkeypatch.setattr(ctf, "BUFFER", 2**18)
+    for module in (importing, exporting):
+        monkeypatch.setattr(module, "BUFFER", 2**18)
     one, peaks = column(noise(8, 32, 32, 1)), {}
     for units in (50, 100, 700):  # the first imports what is imported late
         members = {"config.json": json.dumps(describe(units, 8, 32, 32, 1)).encode()}
@@ -237,7 +240,7 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path: Path, monkeypatch: pyt
 
 def test_commands_on_an_imported_universe(tmp_path: Path) -> None:
     from ablatable.report import write_report
-    from ablatable.universes.universe import check_universe
+    from ablatable.universes.checking import check_universe
 
     made = universe(tmp_path, ab.Units.digits(8, size=8))
     back = ctf.import_ctf(ctf.export_ctf(made, tmp_path / "a.ctf", quiet=True), tmp_path / "back", quiet=True)

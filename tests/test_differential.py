@@ -21,8 +21,9 @@ from ablatable.diffusion.recipe import UNetConfig
 from ablatable.diffusion.schedule import Schedule
 from ablatable.errors import SettingsError, StoreError
 from ablatable.universes import differential
+from ablatable.universes.checking import check_universe
 from ablatable.universes.differential import Differential, agreement, differentiate, differentiate_universe, extrapolate
-from ablatable.universes.universe import Universe, check_universe
+from ablatable.universes.reader import Universe
 
 SCHEDULE = Schedule()
 
@@ -50,14 +51,18 @@ COMPONENTS: dict[str, Callable[[], list[nn.Module]]] = {
 }
 
 
-def weighted(components: list[nn.Module], noise: Tensor, weights: Tensor, sampler: str, steps: int) -> Tensor:
+def weighted(
+    components: list[nn.Module], noise: Tensor, weights: Tensor, sampler: str, steps: int, clip: bool = False
+) -> Tensor:
     """The sample drawn with these weights of the mean."""
 
     def denoiser(x: Tensor, t: Tensor | int) -> Tensor:
         return sum(w * component(x, t) for w, component in zip(weights, components, strict=True))  # pyright: ignore
 
     with torch.no_grad():
-        return ab.sample(denoiser, noise, schedule=SCHEDULE, sampling=Sampling(sampler=sampler, steps=steps))[0]
+        return ab.sample(
+            denoiser, noise, schedule=SCHEDULE, sampling=Sampling(sampler=sampler, steps=steps, clip=clip)
+        )[0]
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
@@ -68,7 +73,7 @@ def test_central_differences(kind: str, sampler: str) -> None:
     n = len(components)
     noise = ab.noise_trajectory([3], steps, (1, 8, 8)).double()
     factual, jacobian = differentiate(
-        components, noise, schedule=SCHEDULE, sampling=Sampling(sampler=sampler, steps=steps)
+        components, noise, schedule=SCHEDULE, sampling=Sampling(sampler=sampler, steps=steps, clip=False)
     )
     even = torch.full((n,), 1 / n, dtype=torch.float64)
     torch.testing.assert_close(factual, weighted(components, noise, even, sampler, steps), rtol=1e-9, atol=1e-9)
@@ -86,11 +91,34 @@ def test_central_differences(kind: str, sampler: str) -> None:
         assert expected.norm() > 1e-2
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_central_differences_with_clipping(sampler: str) -> None:
+    """Untrained networks imply images far out of range. So small a step that no pixel crosses the edge within it."""
+    components, steps, h = unets(), 6, 1e-7
+    noise = ab.noise_trajectory([3], steps, (1, 8, 8)).double()
+
+    def differentiated(clip: bool) -> tuple[Tensor, Tensor]:
+        sampling = Sampling(sampler=sampler, steps=steps, clip=clip)
+        return differentiate(components, noise, schedule=SCHEDULE, sampling=sampling)
+
+    factual, jacobian = differentiated(clip=True)
+    even = torch.full((3,), 1 / 3, dtype=torch.float64)
+    drawn = weighted(components, noise, even, sampler, steps, clip=True)
+    torch.testing.assert_close(factual, drawn, rtol=1e-9, atol=1e-9)
+    for i in range(3):
+        direction = torch.eye(3, dtype=torch.float64)[i] - even
+        ahead, back = (weighted(components, noise, even + s * h * direction, sampler, steps, True) for s in (1, -1))
+        expected = (ahead - back) / (2 * h)
+        assert (jacobian[i] - expected).norm() <= 1e-5 * expected.norm()
+        assert expected.norm() > 1e-2
+    assert (differentiated(clip=False)[1] - jacobian).norm() > 0.1 * jacobian.norm()  # it was clipped
+
+
 def test_multistep_sampler() -> None:
     """The directions have the sampler's memory of their own. diffusers keeps parts of it in float32: a looser bound."""
     components = ideals()
     noise = ab.noise_trajectory([3], 6, (1, 8, 8)).double()
-    _, jacobian = differentiate(components, noise, schedule=SCHEDULE, sampling=Sampling(sampler="dpmsolver++", steps=6))
+    _, jacobian = differentiate(components, noise, schedule=SCHEDULE, sampling=Sampling("dpmsolver++", 6, clip=False))
     even, direction = torch.full((4,), 0.25, dtype=torch.float64), torch.tensor([0.75, -0.25, -0.25, -0.25])
     ahead, back = (weighted(components, noise, even + s * direction, "dpmsolver++", 6) for s in (5e-3, -5e-3))
     expected = (ahead - back) / 1e-2
@@ -200,7 +228,7 @@ def test_compare_counts_rightly(universe: Universe, monkeypatch: pytest.MonkeyPa
     table = found.compare()
     assert table["error"].to_list() == [0, 0, 0] and table["radius_ratio"].to_list() == [1, 1, 1]
     assert table["rank_correlation"].to_list() == pytest.approx([1, 1, 1]) and all(table["top_found"])
-    rows = len(universe.settings.words)
+    rows = universe.settings.ablations
     monkeypatch.setattr(found, "landscape", lambda sample: np.repeat(universe.factual[sample][None], rows, axis=0))
     assert found.compare()["error"].to_list() == pytest.approx([1, 1, 1])
 
@@ -210,7 +238,7 @@ def test_another_run_is_refused(universe: Universe, tmp_path: Path) -> None:
     other = ab.train(
         units, code, ab.preset("ideal"), out=tmp_path / "other", execution=Execution(workers=0, quiet=True)
     )
-    with pytest.raises(SettingsError, match="not made from the run"):
+    with pytest.raises(SettingsError, match="not drawn from the run"):
         differentiate_universe(other.path, universe.url, execution=Execution(workers=0, quiet=True))
-    with pytest.raises(StoreError, match="no readable differential"):
+    with pytest.raises(StoreError, match="missing, damaged or of another"):
         Differential(universe).read(universe.seeds[0])

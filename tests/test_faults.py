@@ -20,7 +20,9 @@ import ablatable as ab
 from ablatable import Execution, Sampling
 from ablatable.runs.run import check_run
 from ablatable.universes import enumeration as landscape
-from ablatable.universes.universe import Universe, check_universe
+from ablatable.universes.blocks import blocks_of
+from ablatable.universes.checking import check_universe
+from ablatable.universes.reader import Universe
 from calls import how
 
 SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
@@ -166,7 +168,7 @@ def test_an_object_store(small, small_universe: Universe, s3: str, monkeypatch) 
     monkeypatch.setattr(landscape, "BLOCK_ROWS", (4, 4))
     ab.enumerate_universe(small.run.path, SEEDS[:2], **how(workers=0, **options))
     opened = Universe.open(url)
-    victim = next(path for path in opened.blocks() if path.ablations)
+    victim = next(path for path in blocks_of(opened.settings) if path.ablations)
     opened.store.delete(f"done/{victim.name}.json")
     assert check_universe(url)
     made = ab.enumerate_universe(small.run.path, SEEDS, **how(workers=1, **options))

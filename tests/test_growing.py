@@ -16,9 +16,9 @@ from diffusers import DDIMScheduler, UNet2DModel
 import ablatable as ab
 from ablatable import Execution
 from ablatable.errors import AblatableError, SettingsError, StoreError
-from ablatable.universes import enumeration as landscape
-from ablatable.universes import universe as universe_module
-from ablatable.universes.universe import Universe, check_universe
+from ablatable.universes import arrays, blocks, drawing, enumeration, writer
+from ablatable.universes.checking import check_universe
+from ablatable.universes.reader import Universe
 from calls import how
 
 SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
@@ -27,13 +27,13 @@ SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has th
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[int, ...]]]:
     """What was drawn from now on: (how many ablations, of which seeds) a call."""
-    calls, draw = [], landscape.draw
+    calls, draw = [], drawing.draw
 
     def watched(ensemble, ablations, seeds, **options):
         calls.append((len(ablations), tuple(seeds)))
         return draw(ensemble, ablations, seeds, **options)
 
-    monkeypatch.setattr(landscape, "draw", watched)
+    monkeypatch.setattr(drawing, "draw", watched)
     return calls
 
 
@@ -72,9 +72,9 @@ FIRST = {
 def test_only_what_is_missing_is_drawn(
     small, small_universe: Universe, tmp_path: Path, drawn: list, monkeypatch, first: str
 ) -> None:
-    monkeypatch.setattr(landscape, "BLOCK_ROWS", (4, 4))
+    monkeypatch.setattr(enumeration, "BLOCK_ROWS", (4, 4))
     before = grow(small.run, tmp_path / "u.zarr", **FIRST[first])
-    pictures = (1 + len(before.settings.words)) * len(before.seeds)
+    pictures = (1 + before.settings.ablations) * len(before.seeds)
     assert sum(count * len(seeds) for count, seeds in drawn) == pictures
     drawn.clear()
     after = grow(small.run, tmp_path / "u.zarr")
@@ -100,23 +100,23 @@ def test_a_block_that_was_not_full(
     """Blocks of 2 samples (and of 3 ablations, where units are missing at first): growth fills up the last ones."""
     seeds = [5, 0, 9, 1]
     whole = grow(small.run, tmp_path / "whole", seeds=seeds)
-    monkeypatch.setattr(landscape, "BLOCK_SAMPLES", 2)
-    monkeypatch.setattr(landscape, "BLOCK_ROWS", (6, 6))
+    monkeypatch.setattr(enumeration, "BLOCK_SAMPLES", 2)
+    monkeypatch.setattr(enumeration, "BLOCK_ROWS", (6, 6))
     before = grow(small.run, tmp_path / "u.zarr", **{"seeds": seeds, **first})
     # which of its blocks will hold more; a torn one must be drawn anew, and not be filled up
     open_ended = [
         block
-        for block in before.blocks()
+        for block in blocks.blocks_of(before.settings)
         if (block.samples[1] == 3) or (block.ablations and block.ablations[1] % before.settings.block[0])
     ]
     assert open_ended
     lost = 0
     if damaged:
         victim = open_ended[-1]
-        path = Path(before.url) / before._keys(victim)[0]
+        path = Path(before.url) / victim.keys(before.settings)[0]
         path.write_bytes(path.read_bytes()[:-1])
         lost = victim.rows
-    pictures = (1 + len(before.settings.words)) * len(before.seeds)
+    pictures = (1 + before.settings.ablations) * len(before.seeds)
     drawn.clear()
     after = grow(small.run, tmp_path / "u.zarr", seeds=seeds)
     assert sum(count * len(seeds) for count, seeds in drawn) == 16 * 4 - pictures + lost
@@ -130,7 +130,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("moment", [0, 1, 2, 3, 4, "before", "block", "marker"])
 def test_killed_while_it_grew(small, small_universe: Universe, tmp_path: Path, monkeypatch, moment: int | str) -> None:
     out = tmp_path / "u.zarr"
-    monkeypatch.setattr(landscape, "BLOCK_ROWS", (4, 4))
+    monkeypatch.setattr(enumeration, "BLOCK_ROWS", (4, 4))
     begun = {"seeds": [5, 0], "units": [f"digit-{k:04d}" for k in range(7)], "spares": 1}
     grow(small.run, out, **begun)
     shutil.copytree(out, tmp_path / "before")
@@ -139,7 +139,7 @@ def test_killed_while_it_grew(small, small_universe: Universe, tmp_path: Path, m
     def kill(*arguments: object, **options: object) -> None:
         raise Killed
 
-    def array(*arguments: object, original=universe_module._array, **options: object):
+    def array(*arguments: object, original=arrays.make_array, **options: object):
         nonlocal count
         made, count = original(*arguments, **options), count + 1
         if count == moment + 1:
@@ -148,13 +148,13 @@ def test_killed_while_it_grew(small, small_universe: Universe, tmp_path: Path, m
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         if isinstance(moment, int):
-            patch.setattr(universe_module, "_array", array)
+            patch.setattr(arrays, "make_array", array)
         elif moment == "before":
-            patch.setattr(universe_module, "environment", kill)
+            patch.setattr(writer, "environment", kill)
         elif moment == "block":
-            patch.setattr(landscape, "draw", kill)
+            patch.setattr(drawing, "draw", kill)
         else:  # the objects are written, the marker still is the old one
-            patch.setattr(universe_module, "asdict", kill)
+            patch.setattr(blocks, "asdict", kill)
         grow(small.run, out)
     if moment != "before":
         with pytest.raises(StoreError, match=r"give that|give the same"):
@@ -185,7 +185,7 @@ def test_what_would_shrink_or_change_is_refused(small, small_universe: Universe,
 def test_units_that_are_not_there(small, tmp_path: Path) -> None:
     with pytest.raises(AblatableError, match="no unit 'digit-0099'"):
         grow(small.run, tmp_path / "u.zarr", units=["digit-0099"])
-    with pytest.raises(SettingsError, match="no units are named"):
+    with pytest.raises(SettingsError, match="list of units is empty"):
         grow(small.run, tmp_path / "u.zarr", units=[])
 
 
@@ -207,9 +207,9 @@ def test_streamed_components(
         return component
 
     monkeypatch.setattr(ab.Run, "load_component", watched)
-    landscape.loaded.cache_clear()
+    drawing.loaded.cache_clear()
     grow(small.run, tmp_path / "u.zarr", max_resident=resident)
-    landscape.loaded.cache_clear()
+    drawing.loaded.cache_clear()
     assert fingerprints(tmp_path / "u.zarr") == fingerprints(Path(small_universe.url))
     assert most == min(resident, 6)
 
@@ -229,14 +229,15 @@ def test_bf16_is_the_plain_loop_in_bf16(small, small_universe: Universe, tmp_pat
         UNet2DModel.from_pretrained(small.run.component_folder(i)).to(torch.bfloat16).eval()
         for i in np.flatnonzero(~small.code.matrix[4])
     ]
-    scheduler = DDIMScheduler(clip_sample=False)
+    scheduler = DDIMScheduler(clip_sample=True)
     scheduler.set_timesteps(STEPS)
     noise = ab.noise_trajectory(SEEDS, STEPS, (1, 8, 8))
     x = noise[0]
     for k, t in enumerate(scheduler.timesteps, start=1):
         with torch.no_grad():
             predicted = torch.stack([component(x.bfloat16(), t).sample.float() for component in survivors]).mean(0)
-        x = scheduler.step(predicted, t, x, eta=1.0, variance_noise=noise[k]).prev_sample
+        options = {"eta": 1.0, "variance_noise": noise[k], "use_clipped_model_output": True}
+        x = scheduler.step(predicted, t, x, **options).prev_sample
     expected = np.rint(np.clip((x.numpy() + 1) * 127.5, 0, 255)).transpose(0, 2, 3, 1)
 
     def off(pictures: np.ndarray) -> float:

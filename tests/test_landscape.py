@@ -22,10 +22,10 @@ from ablatable import Execution, Sampling
 from ablatable.analysis.nearest import nearest_units, unit_distances
 from ablatable.diffusion.component import UNetDenoiser
 from ablatable.errors import AblatableError, SettingsError, StoreError
-from ablatable.universes import enumeration as landscape
-from ablatable.universes import store
-from ablatable.universes import universe as universe_module
-from ablatable.universes.universe import Universe, check_universe
+from ablatable.universes import arrays, drawing, enumeration, store
+from ablatable.universes.blocks import blocks_of
+from ablatable.universes.checking import check_universe
+from ablatable.universes.reader import Universe
 from calls import how
 
 SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
@@ -49,7 +49,7 @@ def pictures(universe: Universe) -> np.ndarray:
 def plain(folder: Path, alive: np.ndarray) -> np.ndarray:
     """For each step, for each surviving component: by diffusers alone, uint8 (samples, H, W, C)."""
     survivors = [UNet2DModel.from_pretrained(folder / "components" / f"{i:02d}").eval() for i in np.flatnonzero(alive)]
-    scheduler = DDIMScheduler(clip_sample=False)
+    scheduler = DDIMScheduler(clip_sample=True)
     scheduler.set_timesteps(STEPS)
     noise = ab.noise_trajectory(SEEDS, STEPS, (1, 8, 8))
     x = noise[0]
@@ -58,7 +58,8 @@ def plain(folder: Path, alive: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             for component in survivors:
                 total += component(x, t).sample
-        x = scheduler.step(total / len(survivors), t, x, eta=1.0, variance_noise=noise[k]).prev_sample
+        options = {"eta": 1.0, "variance_noise": noise[k], "use_clipped_model_output": True}
+        x = scheduler.step(total / len(survivors), t, x, **options).prev_sample
     levels = np.clip((x.double().numpy() + 1) * 127.5, 0, 255)
     return np.transpose(np.rint(levels), (0, 2, 3, 1)).astype(np.uint8)
 
@@ -96,10 +97,10 @@ def test_workers(small, small_universe: Universe, tmp_path: Path, fingerprints: 
 def test_blocks(
     small, small_universe: Universe, tmp_path: Path, monkeypatch, rows: tuple[int, int], samples: int
 ) -> None:
-    monkeypatch.setattr(landscape, "BLOCK_ROWS", rows)
-    monkeypatch.setattr(landscape, "BLOCK_SAMPLES", samples)
+    monkeypatch.setattr(enumeration, "BLOCK_ROWS", rows)
+    monkeypatch.setattr(enumeration, "BLOCK_SAMPLES", samples)
     other = enumerate_again(small.run.path, tmp_path / "u.zarr")
-    assert len(list(other.blocks())) != len(list(small_universe.blocks())) or rows[0] == 1000
+    assert len(list(blocks_of(other.settings))) != len(list(blocks_of(small_universe.settings))) or rows[0] == 1000
     assert np.array_equal(pictures(other), pictures(small_universe))  # to the bit, for batches have one size
     assert np.array_equal(other.distances(), small_universe.distances())
     assert check_universe(tmp_path / "u.zarr") == []
@@ -137,7 +138,7 @@ def test_order_of_units_and_of_components(small, small_universe: Universe, tmp_p
     components = small.run.ensemble().components
     columns = np.random.default_rng(1).permutation(6)
     options = {"shape": (1, 8, 8), "schedule": small.recipe.schedule, "sampling": Sampling(steps=STEPS)}
-    drawn = landscape.draw(Ensemble([components[k] for k in columns]), small.code.matrix[:, columns], SEEDS, **options)
+    drawn = drawing.draw(Ensemble([components[k] for k in columns]), small.code.matrix[:, columns], SEEDS, **options)
     kept = np.stack([small_universe.counterfactual(unit) for unit in small.units.ids])
     assert (np.abs(np.moveaxis(drawn, -3, -1).astype(int) - kept.astype(int)) <= 1).mean() >= 0.999
 
@@ -227,8 +228,8 @@ def test_killed_and_gone_on_with(small, tmp_path: Path, fingerprints: Fingerprin
     """`kill -9` of everything at several moments; then the same bytes, and nothing finished was done again."""
     command = [sys.executable, "-c", SCRIPT, str(small.run.path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    monkeypatch.setattr(landscape, "BLOCK_ROWS", (3, 3))
-    monkeypatch.setattr(landscape, "BLOCKS", 1000)
+    monkeypatch.setattr(enumeration, "BLOCK_ROWS", (3, 3))
+    monkeypatch.setattr(enumeration, "BLOCKS", 1000)
     enumerate_again(small.run.path, tmp_path / "whole")
     out, finished = tmp_path / "killed", {}
     for at_least in (1, 8):
@@ -300,14 +301,14 @@ def test_killed_while_it_was_laid_out(
         if overwrite:
             shutil.copytree(small_universe.url, out)
 
-        def lay(*arguments: object, original=universe_module._array, laid=laid, stop=stop, **options: object):
+        def lay(*arguments: object, original=arrays.make_array, laid=laid, stop=stop, **options: object):
             laid.append(arguments)
             if len(laid) > stop:
                 raise Killed
             return original(*arguments, **options)
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(universe_module, "_array", lay)
+            patch.setattr(arrays, "make_array", lay)
             enumerate_again(small.run.path, out, overwrite=overwrite)
         with pytest.raises(StoreError):
             Universe.open(out)

@@ -178,8 +178,8 @@ def whole_epoch_batch(task, step, images, train_steps):
     return batch_at(task, step + told["units"], images, train_steps)
 
 
-def warm_build(config, shape, seed):
-    model = build(config, shape, seed)
+def warm_build(config, shape, seed, *schedule):
+    model = build(config, shape, seed, *schedule)
     with torch.no_grad():
         for parameter, average in zip(model.parameters(), told.get("average", []), strict=False):
             parameter.lerp_(average, 0.01)

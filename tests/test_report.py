@@ -27,7 +27,9 @@ from ablatable.data.units import Units
 from ablatable.errors import SettingsError, StoreError
 from ablatable.report import charts, content, figures, layout, pictures, wording, write_report
 from ablatable.report import page as page_module
-from ablatable.universes.universe import Universe, UniverseSettings
+from ablatable.universes.reader import Universe
+from ablatable.universes.settings import UniverseSettings
+from ablatable.universes.writer import UniverseWriter
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -121,7 +123,7 @@ def make(
         spares=tuple(range(spares)),
     )
     url = f"memory://{uuid4()}"
-    universe = Universe.create(url, settings, training, {"ablatable": "1.2.3", "torch": "9.9"})
+    universe = UniverseWriter.create(url, settings, training, {"ablatable": "1.2.3", "torch": "9.9"})
     for block in universe.blocks():
         columns = slice(*block.samples)
         block_pictures = (
@@ -561,8 +563,8 @@ def test_one_landscape_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     whole, largest = (made.units.size + made.spares.size) // 5, []
     get = Universe._get
 
-    def spy(self: Universe, name: str, where: Any) -> np.ndarray:
-        values = get(self, name, where)
+    def spy(self: Universe, name: str, *where: Any) -> np.ndarray:
+        values = get(self, name, *where)
         if name == "counterfactual":
             largest.append(values.size)
         return values

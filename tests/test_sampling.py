@@ -74,7 +74,7 @@ def test_ddpm_is_diffusers_ddpm(denoiser: Denoiser, steps: int, monkeypatch: pyt
         denoiser = ideal(60)
     expected = plain_loop(scheduler, denoiser, noise, steps)
     assert used() == steps - 1
-    given = sample(denoiser, noise, schedule=schedule, sampling=Sampling(sampler="ddpm", steps=steps))
+    given = sample(denoiser, noise, schedule=schedule, sampling=Sampling(sampler="ddpm", steps=steps, clip=False))
     torch.testing.assert_close(given, expected, **CLOSE)
 
 
@@ -83,7 +83,9 @@ def test_ddpm_of_all_thousand_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     feed(monkeypatch, noise)
     scheduler = DDPMScheduler(1000, **LINEAR, variance_type="fixed_small", clip_sample=False)
     expected = plain_loop(scheduler, ideal(), noise, 1000)
-    torch.testing.assert_close(sample(ideal(), noise, sampling=Sampling(steps=1000)), expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        sample(ideal(), noise, sampling=Sampling(steps=1000, clip=False)), expected, rtol=0, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 7, 20])
@@ -92,7 +94,7 @@ def test_ddim_is_diffusers_ddim(denoiser: Denoiser, steps: int) -> None:
     scheduler = DDIMScheduler(1000, **LINEAR, clip_sample=False)
     expected = plain_loop(scheduler, denoiser, noise, steps)
     torch.testing.assert_close(
-        sample(denoiser, noise, sampling=Sampling(sampler="ddim", steps=steps)), expected, **CLOSE
+        sample(denoiser, noise, sampling=Sampling(sampler="ddim", steps=steps, clip=False)), expected, **CLOSE
     )
 
 
@@ -102,7 +104,7 @@ def test_ddpm_is_ddim_with_eta_one(denoiser: Denoiser, steps: int) -> None:
     scheduler = DDIMScheduler(1000, **LINEAR, clip_sample=False)
     expected = plain_loop(scheduler, denoiser, noise, steps, lambda k: {"eta": 1.0, "variance_noise": noise[k]})
     torch.testing.assert_close(
-        sample(denoiser, noise, sampling=Sampling(sampler="ddpm", steps=steps)), expected, **CLOSE
+        sample(denoiser, noise, sampling=Sampling(sampler="ddpm", steps=steps, clip=False)), expected, **CLOSE
     )
 
 
@@ -111,7 +113,7 @@ def test_dpmsolver_is_diffusers_dpmsolver(denoiser: Denoiser, steps: int) -> Non
     noise = noise_trajectory([3, 1, 4], steps, (1, 8, 8))
     scheduler = DPMSolverMultistepScheduler(1000, **LINEAR, algorithm_type="dpmsolver++", solver_order=2)
     expected = plain_loop(scheduler, denoiser, noise, steps)
-    given = sample(denoiser, noise, sampling=Sampling(sampler="dpmsolver++", steps=steps))
+    given = sample(denoiser, noise, sampling=Sampling(sampler="dpmsolver++", steps=steps, clip=False))
     torch.testing.assert_close(given, expected, **CLOSE)
 
 
@@ -126,7 +128,10 @@ def test_formulas(sampler: str, train_steps: int, steps: int) -> None:
     noise = noise_trajectory([0, 7], steps, (1, 8, 8))
     schedule = Schedule(train_steps=train_steps)
     given = sample(
-        ideal(train_steps, torch.float64), noise, schedule=schedule, sampling=Sampling(sampler=sampler, steps=steps)
+        ideal(train_steps, torch.float64),
+        noise,
+        schedule=schedule,
+        sampling=Sampling(sampler, steps, clip=False),
     )
     table = oracles.abar(train_steps)
     predict = oracles.ideal(oracles.data_of(ab.Units.digits(9, size=8).images), table)
@@ -190,7 +195,7 @@ def test_as_many_steps_as_a_short_schedule_has(train_steps: int) -> None:
         steps = max(1, train_steps - 1) if sampler == "dpmsolver++" else train_steps
         noise = noise_trajectory([0], steps, (1, 8, 8))
         schedule = Schedule(train_steps=train_steps)
-        drawn = sample(ideal(train_steps), noise, schedule=schedule, sampling=Sampling(sampler=sampler, steps=steps))
+        drawn = sample(ideal(train_steps), noise, schedule=schedule, sampling=Sampling(sampler, steps, clip=False))
         assert drawn.isfinite().all(), sampler
 
 

@@ -14,12 +14,13 @@ import ablatable as ab
 from ablatable.analysis import calibration
 from ablatable.codes.code import weight_change
 from ablatable.errors import DataError, SettingsError, StoreError
+from ablatable.universes.checking import check_screen
+from ablatable.universes.reader import Universe
 from ablatable.universes.screening import screening_run as screening
-from ablatable.universes.screening.screen import Screen, check_screen
+from ablatable.universes.screening.screen import Screen
 from ablatable.universes.screening.screening_run import screen_universe
 from ablatable.universes.screening.search import Found, most_drawn, search
 from ablatable.universes.screening.surrogate import JITTER, Surrogate, beyond
-from ablatable.universes.universe import Universe
 from calls import how
 
 SMALL = {"steps": 6, "spares": 3, "workers": 0, "quiet": True}
@@ -259,7 +260,7 @@ def test_what_is_drawn_is_what_enumerating_draws(screened: Screen, small_univers
     assert screened.factual.tobytes() == small_universe.factual.tobytes()
     np.testing.assert_array_equal(screened.distances()[drawn], whole[drawn])
     np.testing.assert_array_equal(screened.spare_distances(), small_universe.spare_distances())
-    assert not screened.distances()[~drawn].any()
+    assert np.isnan(screened.distances()[~drawn]).all()
     np.testing.assert_array_equal(
         screened.distances(scaled=False)[drawn], small_universe.distances(scaled=False)[drawn]
     )
@@ -332,7 +333,7 @@ def test_it_goes_on_after_an_interruption(
     monkeypatch.setattr(screening, "search", stop)
     with pytest.raises(KeyboardInterrupt):
         screen_universe(small.run.path, [5, 0, 9], **how(out=out, **options))
-    with pytest.raises(StoreError, match=r"2 of 3 samples.*same 'ablatable universe screen'"):
+    with pytest.raises(StoreError, match="2 of 3 samples"):
         Screen.open(out)
     screen_universe(small.run.path, [5, 0, 9], **how(out=out, **options))
     assert searched == [5, 0, 0, 9]
@@ -402,14 +403,14 @@ def test_neither_takes_the_others_place(small, screened: Screen, small_universe:
         screen_universe(small.run.path, [5], **how(out=small_universe.url, share=1, **SMALL))
     with pytest.raises(SettingsError, match="holds a screened universe"):
         ab.enumerate_universe(small.run.path, [5], out=screened.url, **how(**SMALL))
-    with pytest.raises(StoreError, match=r"is a screened universe.*another --out"):
+    with pytest.raises(StoreError, match="is a screened universe"):
         Universe.open(screened.url)
     with pytest.raises(StoreError, match="no readable screened universe"):
         Screen.open(small_universe.url)
     with pytest.raises(DataError, match="samples 0 to 2"):
         screened.sample(3)
     for bad in ({"top": 0}, {"sure": 0.0}, {"sure": 1.5}):
-        with pytest.raises(SettingsError, match="look for"):
+        with pytest.raises(SettingsError, match="must be"):
             screen_universe(small.run.path, [5], **how(out=tmp_path / "s", share=1, **bad, **SMALL))
     assert not (tmp_path / "s").exists()
 

@@ -24,7 +24,7 @@ from ablatable.studies.size import Series, SizeStudy, slope, study_size
 from ablatable.studies.unattributable import BinarySeries, UnattributableStudy, study_unattributable
 from ablatable.studies.weight import CodeStudy, study_code
 from ablatable.universes.enumeration import enumerate_universe
-from ablatable.universes.universe import Universe
+from ablatable.universes.reader import Universe
 
 SAMPLING = StudySampling(samples=3, steps=5, spares=25)
 

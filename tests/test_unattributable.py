@@ -15,7 +15,8 @@ from ablatable._runtime.stats import wilson
 from ablatable.analysis.unattributable import unattributable
 from ablatable.data.images import delivered
 from ablatable.errors import SettingsError
-from ablatable.universes.universe import Universe, check_universe
+from ablatable.universes.checking import check_universe
+from ablatable.universes.reader import Universe
 
 SEEDS = list(range(16))
 

@@ -11,9 +11,10 @@ from .diffusion.sampling import noise_trajectory as noise_trajectory
 from .diffusion.sampling import sample as sample
 from .diffusion.sampling_settings import Sampling as Sampling
 from .errors import AblatableError as AblatableError
+from .runs.bundled import bundled as bundled
 from .runs.ensemble_training import train as train
 from .runs.pipeline import AblatablePipeline as AblatablePipeline
 from .runs.run import Run as Run
 from .universes.enumeration import enumerate_universe as enumerate_universe
+from .universes.reader import Universe as Universe
 from .universes.screening.screening_run import screen_universe as screen_universe
-from .universes.universe import Universe as Universe

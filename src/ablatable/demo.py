@@ -18,7 +18,7 @@ from .diffusion.recipe import preset
 from .report import write_report
 from .runs.ensemble_training import train
 from .universes.enumeration import enumerate_universe
-from .universes.universe import Universe
+from .universes.reader import Universe
 
 if TYPE_CHECKING:
     import polars as pl

@@ -20,11 +20,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from .._runtime.stats import q_values
-from ..codes.code import Code
 from ..data.distance import native_to_scaled
 from ..errors import Message, SettingsError, command, option
-from ..universes.screening.screen import Screen
-from ..universes.universe import Universe
+from ..universes.landscapes import Landscapes
 from .features import Features, feature_distances
 
 if TYPE_CHECKING:
@@ -163,6 +161,7 @@ def radius_p_values(distances: np.ndarray, spares: np.ndarray) -> np.ndarray:
     exact; with M spares and N units it is never below N / (N + M).
     """
     count, total = len(distances), len(distances) + len(spares)
+    distances = np.nan_to_num(distances, nan=-np.inf)  # a screened universe leaves out what is probably not the largest
     below = (np.concatenate([distances, spares]) < distances.max(axis=0)).sum(axis=0)  # (samples,)
     draw = np.arange(count)[:, None]  # none of them reaches it: C(below, count) / C(total, count)
     return 1 - np.prod((below - draw).clip(min=0) / (total - draw), axis=0)
@@ -216,7 +215,7 @@ class Calibration:
 
 
 def calibrate(
-    universe: Universe | Screen,
+    universe: Landscapes,
     *,
     statistic: str = DEFAULT,
     features: Features | None = None,
@@ -239,7 +238,7 @@ def calibrate(
         raise SettingsError(f"no statistic '{statistic}'; there are {', '.join(STATISTICS)}")
     if not settings.spares:
         raise SettingsError(without_spares(universe))
-    words = Code.from_words(list(settings.words), allow_dummy=True).matrix
+    words = settings.codewords
     ablation, spares = np.array(settings.ablation), np.array(settings.spares)
     chosen = range(len(universe.seeds)) if samples is None else samples
     scale = native_to_scaled(settings.shape) / 255 if features is None else 1.0
@@ -249,21 +248,21 @@ def calibrate(
     score = np.empty((len(universe.units), len(chosen)))
     p = np.empty_like(score)
     for column, sample in enumerate(chosen):
-        vectors = see(universe.landscape(sample)).astype(np.float64)
+        vectors = see(np.ma.getdata(universe.landscape(sample))).astype(np.float64)
         landscape = Landscape(
             factual[sample], vectors[ablation], vectors[spares], words[ablation], words[spares], images, starts
         )
         score[:, column], null = scores(landscape, statistic)
         p[:, column] = p_values(score[:, column], null)
     columns = list(chosen)
-    if isinstance(universe, Screen):
-        p[~universe.drawn()[:, columns]] = 1
+    missing = ~universe.drawn()[:, columns]
+    score[missing], p[missing] = np.nan, 1
     radius_p = radius_p_values(universe.distances()[:, columns], universe.spare_distances()[:, columns])
     return Calibration(statistic, score * scale, p, q_values(p), radius_p, len(spares))
 
 
 def influence(
-    universe: Universe | Screen, sample: int, calibration: Calibration | None, *, scaled: bool = True
+    universe: Landscapes, sample: int, calibration: Calibration | None, *, scaled: bool = True
 ) -> pl.DataFrame:
     """Units by how surely and how far their removal moves one sample, the surest first.
 
@@ -277,7 +276,7 @@ def influence(
     columns = {name: [None] * len(distances) for name in ("score", "p", "q", "marked")}
     if calibration is not None:
         columns = {
-            "score": calibration.score[:, 0],
+            "score": pl.Series(calibration.score[:, 0]).fill_nan(None),
             "p": calibration.p[:, 0],
             "q": calibration.q[:, 0],
             "marked": calibration.marked()[:, 0],
@@ -288,7 +287,7 @@ def influence(
     return table.with_row_index("rank", offset=1)
 
 
-def without_spares(universe: Universe | Screen) -> Message:
+def without_spares(universe: Landscapes) -> Message:
     """What to do about a universe that has no spares."""
     needed = option("spares", spares_to_mark_one(len(universe.units)))
     return Message(

@@ -10,7 +10,7 @@ import numpy as np
 from .._runtime.workers import chunks
 from ..data.distance import pairwise
 from ..data.grouping import per_unit
-from ..universes.universe import Universe
+from ..universes.reader import Universe
 
 if TYPE_CHECKING:
     import polars as pl

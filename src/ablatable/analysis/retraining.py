@@ -33,7 +33,7 @@ from ..data.distance import euclidean
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError
 from ..runs.run import Run
-from ..universes.enumeration import draw
+from ..universes.drawing import draw
 
 if TYPE_CHECKING:
     import polars as pl
@@ -123,6 +123,7 @@ def control(
         "seeds": seeds,
         "sampler": sampling.sampler,
         "steps": sampling.steps,
+        **({"clip": True} if sampling.clip else {}),
         "seed": seed,
     }
     with exclusive(path, "control"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._runtime.stats import wilson
-from ..universes.universe import Universe
+from ..universes.reader import Universe
 
 if TYPE_CHECKING:
     import polars as pl

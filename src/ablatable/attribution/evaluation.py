@@ -26,7 +26,7 @@ from .._runtime.workers import chunks
 from ..data.grouping import per_unit
 from ..errors import DataError, SettingsError, option
 from ..runs.run import Run
-from ..universes.universe import Universe
+from ..universes.reader import Universe
 from .methods import FACTUAL, Attributor, Method, NotScored, find_method, pictures_of
 from .metrics import FalseAttribution
 from .scoreboard import Evaluation, Scored, as_tex, figure, measure

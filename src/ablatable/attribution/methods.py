@@ -19,7 +19,7 @@ from ..analysis.features import feature_distances, load_features
 from ..data.distance import pairwise
 from ..data.units import Units
 from ..errors import DataError, SettingsError
-from ..universes.universe import Universe
+from ..universes.reader import Universe
 from .gradients import METHODS as GRADIENTS
 from .gradients import prepare_gradient
 from .scores import SUFFIXES, Scores, read_scores
@@ -37,13 +37,14 @@ class Trajectories:
     Attributes:
         seeds: int (N,), see `sampling.Trajectories`.
         ablated: components that were removed, bool (N, components).
-        sampler, steps: how.
+        sampler, steps, clip: how, see `Sampling`.
     """
 
     seeds: np.ndarray
     ablated: np.ndarray
     sampler: str
     steps: int
+    clip: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,18 +92,19 @@ def pictures_of(universe: Universe, samples: Sequence[int], removed: Sequence[in
     for sample, unit in zip(samples, removed, strict=True):
         if unit == FACTUAL:
             images.append(factual[sample])
-            ablated.append("0" * settings.components)
+            ablated.append(None)
             continue
         if sample not in landscapes:
             landscapes[sample] = universe.landscape(sample)
         row = settings.ablation[unit]
         images.append(landscapes[sample][row])
-        ablated.append(settings.words[row])
+        ablated.append(row)
     trajectories = None
     if not settings.imported:
-        bits = np.array([[bit == "1" for bit in word] for word in ablated], dtype=bool)
+        words, sampling = settings.codewords, settings.sampling
+        bits = np.array([np.zeros(words.shape[1], bool) if row is None else words[row] for row in ablated])
         seeds = np.array([universe.seeds[sample] for sample in samples])
-        trajectories = Trajectories(seeds, bits, settings.sampler, settings.steps)
+        trajectories = Trajectories(seeds, bits, sampling.sampler, sampling.steps, sampling.clip)
     return Pictures(np.stack(images), np.array(samples), np.array(removed), trajectories)
 
 

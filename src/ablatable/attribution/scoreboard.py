@@ -72,7 +72,8 @@ class Evaluation:
     def table(self) -> pl.DataFrame:
         """One row per method and metric.
 
-        Columns: method, metric, value, low, high, chance, samples, without_named, without_random, seconds, seconds_once.
+        Columns: method, metric, value, low, high, chance, samples, without_named, without_random, seconds,
+        seconds_once.
         """
         import polars as pl
 

@@ -8,9 +8,8 @@ import numpy as np
 
 from .._runtime.rng import generator
 from ..analysis.calibration import calibrate
-from ..codes.code import Code
 from ..runs.run import Run
-from ..universes.universe import Universe
+from ..universes.reader import Universe
 
 SETS = 128  # sets of components, half of them each, whose diffusion loss is predicted
 NOISES = 20  # timesteps, each with its own noise, over which the diffusion loss of an image is averaged
@@ -43,7 +42,7 @@ def find_truth(universe: Universe, run: Run | None) -> tuple[Truth, dict[str, st
     p = presence = spare_distance = set_presence = set_loss = None
     if settings.spares:
         p = calibrate(universe).p.T
-        words = Code.from_words(list(settings.words), allow_dummy=True).matrix
+        words = settings.codewords
         trained = words[list(settings.ablation)]  # (units, components)
         presence = present(~words[list(settings.spares)], trained)
         spare_distance = universe.spare_distances().T.astype(np.float64)

@@ -10,7 +10,7 @@ import typer
 
 from .._runtime.execution import Execution
 from ..errors import SettingsError
-from .common import Device, Json, RunPath, Source, UnitColumn, Workers, audits, example
+from .common import Device, Json, RunPath, Source, UnitColumn, Workers, audits, example, located_run
 from .output import next_step, print_json, say
 
 if TYPE_CHECKING:
@@ -145,17 +145,22 @@ def _listed(numbers: tuple[int, ...]) -> str:
     return ", ".join(f"{number:02d}" for number in numbers) or "none"
 
 
+def _located(path: str) -> str:
+    return path if "://" in path else str(located_run(Path(path)))
+
+
 @audits.command(epilog=example("ablatable audit check runs/digits", "ablatable audit check u.zarr"))
 def check(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A run or a universe.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A run ('bundled' too) or a universe.", callback=_located)
+    ],
     as_json: Json = False,
 ) -> None:
     """Compare every hash and checksum of a run or universe with what is on disk; exit code 1 if anything is wrong."""
     from ..codes.removal_budget import counted
     from ..runs.run import check_run
-    from ..universes.screening.screen import check_screen
+    from ..universes.checking import check_screen, check_universe
     from ..universes.store import state_of
-    from ..universes.universe import check_universe
 
     folder = Path(path)
     if "://" not in path and not folder.exists():

@@ -10,7 +10,7 @@ from typing import Literal
 
 Sampler = Literal["ddpm", "ddim", "dpmsolver++"]
 Precision = Literal["fp32", "bf16"]
-Preset = Literal["tiny", "small", "paper", "ideal"]
+Preset = Literal["tiny", "small", "colour", "paper", "ideal"]
 Statistic = Literal["plain", "directional", "likeness", "residual", "both"]
 Rule = Literal["max", "sum", "mean"]
 Orientation = Literal["quanda", "dattri"]

@@ -61,7 +61,19 @@ def example(*commands: str) -> str:
 
 # --- arguments ---
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")]
+
+def located_run(path: Path | None) -> Path | None:
+    """What a run's argument names: `bundled` is the run that comes with the package."""
+    if path is None:
+        return None
+    from ..runs.bundled import located
+
+    return located(path)
+
+
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The folder of a trained run, or 'bundled'.", callback=located_run)
+]
 UniverseUrl = Annotated[str, typer.Argument(metavar="U.zarr", help="A universe: a folder or an object-store URL.")]
 Data = Annotated[
     str, typer.Argument(metavar="DATA", help="A folder of images, an IDX, .npz or .npy file, or digits:48.")
@@ -96,6 +108,14 @@ _SAMPLING = "Sampling"
 Seeds = Annotated[str, typer.Option(help="One sample per seed: 0-9, or 1,5,7.", rich_help_panel=_SAMPLING)]
 Sampler = Annotated[choices.Sampler, typer.Option(help="How samples are drawn.", rich_help_panel=_SAMPLING)]
 SamplingSteps = Annotated[int, typer.Option("--steps", min=1, help="Sampling steps.", rich_help_panel=_SAMPLING)]
+Clip = Annotated[
+    bool,
+    typer.Option(
+        "--clip/--no-clip",
+        help="Bring the image that each step predicts into the range of images.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
 Precision = Annotated[
     choices.Precision,
     typer.Option(help="bf16 is faster, and about one grey level off.", rich_help_panel=_SAMPLING),

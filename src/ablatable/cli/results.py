@@ -9,7 +9,7 @@ import typer
 
 from .._runtime.execution import Execution
 from . import choices
-from .common import Json, Overwrite, UniverseUrl, Workers, app, example
+from .common import Json, Overwrite, UniverseUrl, Workers, app, example, located_run
 from .output import next_step, print_json, print_rows, say
 
 
@@ -33,7 +33,8 @@ def evaluate(
         typer.Option(help="Scores of another method: .parquet, .csv, .npy or .safetensors; repeat for more."),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="The run of the universe, for methods that look into components.")
+        Path | None,
+        typer.Option(help="The run of the universe, for methods that look into components.", callback=located_run),
     ] = None,
     rule: Annotated[choices.Rule, typer.Option(help="How scores of images become scores of units.")] = "max",
     workers: Workers = None,
@@ -43,7 +44,7 @@ def evaluate(
     """Compare attribution methods with what removing units shows."""
     from ..attribution.evaluation import evaluate as evaluate_methods
     from ..attribution.scoreboard import METRICS, terminal_rows
-    from ..universes.universe import Universe
+    from ..universes.reader import Universe
 
     names = [*(attributor or []), *map(str, scores or [])] or ["random", "euclidean", "euclidean-flips"]
     universe, execution = Universe.open(universe_url), Execution(workers)
@@ -67,14 +68,15 @@ def report(
     universe_url: UniverseUrl,
     out: Annotated[Path, typer.Option(help="Folder for the page and its images.")],
     run: Annotated[
-        Path | None, typer.Option(help="The run of the universe, to show how its components were trained.")
+        Path | None,
+        typer.Option(help="The run of the universe, to show how its components were trained.", callback=located_run),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Write a page that shows every sample, the units it depends on, and its whole landscape."""
     from ..report import write_report
-    from ..universes.universe import Universe
+    from ..universes.reader import Universe
 
     page = write_report(Universe.open(universe_url), out, run=run, overwrite=overwrite)
     if as_json:

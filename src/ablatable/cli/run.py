@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._runtime.execution import Execution
+from ..diffusion.sampling_settings import CLIP
 from ..errors import SettingsError
 from .common import (
+    Clip,
     Device,
     Json,
     Overwrite,
@@ -72,6 +74,7 @@ def sample(
     without: Annotated[list[str] | None, typer.Option(help="A unit to remove; repeat for more.")] = None,
     sampler: Sampler = "ddpm",
     steps: SamplingSteps = 50,
+    clip: Clip = CLIP,
     device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -94,6 +97,7 @@ def sample(
             without=gone,
             sampler=sampler,
             num_inference_steps=steps,
+            clip=clip,
             callback=lambda step: display.update(0, "step", step, steps),
             return_dict=False,
         )[0]

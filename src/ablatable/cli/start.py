@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
 from .._runtime.execution import Execution
@@ -24,6 +25,10 @@ from .common import (
     example,
 )
 from .output import next_step, print_json, print_rows, print_table, say
+
+if TYPE_CHECKING:
+    from ..analysis.first_look import FirstLook
+    from ..runs.run import Run
 
 _TRAINING = "Training"
 
@@ -85,8 +90,14 @@ def train(
     weight: Weight = None,
     removals: Removals = None,
     preset_name: Annotated[
-        choices.Preset, typer.Option("--preset", help="Architecture and training.", rich_help_panel=_TRAINING)
-    ] = "tiny",
+        choices.Preset | None,
+        typer.Option(
+            "--preset",
+            help="Architecture and training.",
+            show_default="chosen from the images",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Training steps of each component.", rich_help_panel=_TRAINING)
     ] = None,
@@ -108,25 +119,47 @@ def train(
     workers: Workers = None,
     device: Device = "auto",
     ray: Ray = None,
+    look: Annotated[
+        bool,
+        typer.Option("--look/--no-look", help="Draw samples at the end and judge them.", rich_help_panel=_TRAINING),
+    ] = True,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Train an ensemble in which every component sees its own part of the units."""
     from ..codes.planning import designed
     from ..data.units import load_units
-    from ..diffusion.recipe import preset
+    from ..diffusion.advice import chosen, concerns
     from ..runs.ensemble_training import train as train_ensemble
 
-    recipe = preset(preset_name, steps=steps, batch=batch, precision=precision)
     units = load_units(data, unit_column=unit_column, size=size, channels=channels)
     code = designed(len(units), components, weight, seed=seed, bear=removals)
+    most = int((np.bincount(units.owner) @ code.matrix).max())  # images of the largest split
+    name, recipe = chosen(preset_name, units.shape, most, steps=steps, batch=batch, precision=precision)
+    doubts = concerns(recipe, units.shape, most)
+    if not as_json:
+        if preset_name is None:
+            say(f"preset {name}, {recipe.training.steps} steps: chosen from the images, see --preset and --steps")
+        for doubt in doubts:
+            say(f"note: {doubt}")
     execution = Execution(workers, device, ray=ray)
     run = train_ensemble(units, code, recipe, out=out, seed=seed, execution=execution, overwrite=overwrite)
+    looked = _look(run, device) if look else None
     if as_json:
-        told = {"run": str(out), "units": len(units), "components": code.components}
-        print_json({**told, "weight": code.weight, "digest": run.digest})
+        told = {"run": str(out), "units": len(units), "components": code.components, "weight": code.weight}
+        found = {"preset": name, "notes": doubts, "samples": looked.as_dict() if looked else None}
+        print_json({**told, "digest": run.digest, **found})
         return
     say(f"{out}: {code.components} components trained on {len(units)} units; {code.weight} of them saw each unit")
+    for sentence in looked.sentences() if looked else []:
+        say(sentence)
     spares = min(len(units), code.spare_capacity)
     asked = f" --spares {spares}" if spares else ""
     next_step(f"ablatable universe create {out} --seeds 0-7{asked} --out {out}.zarr")
+
+
+def _look(run: Run, device: str) -> FirstLook:
+    from .._runtime.devices import resolve_device
+    from ..analysis.first_look import first_look
+
+    return first_look(run, device=resolve_device(device))

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from .._runtime.execution import Execution
-from ..diffusion.sampling_settings import Sampling
-from .common import Device, Json, RunPath, Sampler, SamplingSteps, Seeds, Workers, example, studies
+from ..diffusion.sampling_settings import CLIP, Sampling
+from .common import Clip, Device, Json, RunPath, Sampler, SamplingSteps, Seeds, Workers, example, studies
 from .output import next_step, print_json, print_table, say
 
 ConfigFile = Annotated[
@@ -90,6 +90,7 @@ def retraining(
     seeds: Seeds = "0-7",
     sampler: Sampler = "ddpm",
     steps: SamplingSteps = 50,
+    clip: Clip = CLIP,
     seed: Annotated[int, typer.Option(help="Seed of the choice of units.")] = 0,
     workers: Workers = None,
     device: Device = "auto",
@@ -104,7 +105,7 @@ def retraining(
         units,
         parse_seeds(seeds),
         out=out,
-        sampling=Sampling(sampler, steps),
+        sampling=Sampling(sampler, steps, clip=clip),
         seed=seed,
         execution=Execution(workers, device),
     )

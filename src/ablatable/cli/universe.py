@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from .._runtime.execution import Execution
-from ..diffusion.sampling_settings import Sampling
+from ..diffusion.sampling_settings import CLIP, Sampling
 from ..errors import SettingsError
 from . import choices
 from .common import (
+    Clip,
     Compile,
     Device,
     Json,
@@ -45,6 +46,7 @@ def create(
     spares: Spares = 0,
     sampler: Sampler = "ddpm",
     steps: SamplingSteps = 50,
+    clip: Clip = CLIP,
     precision: Precision = "fp32",
     compiled: Compile = False,
     threshold: Threshold = None,
@@ -64,7 +66,7 @@ def create(
         parse_seeds(seeds),
         out=out,
         units=unit,
-        sampling=Sampling(sampler, steps, precision, compiled, threshold),
+        sampling=Sampling(sampler, steps, precision, compiled, threshold, clip),
         spares=spares,
         execution=Execution(workers, device, max_resident, ray),
         overwrite=overwrite,
@@ -73,7 +75,7 @@ def create(
         "universe": out,
         "samples": len(made.seeds),
         "units": len(made.units),
-        "ablations": len(made.settings.words),
+        "ablations": made.settings.ablations,
     }
     error = None
     if precision != "fp32":
@@ -108,6 +110,7 @@ def screen(
     spares: Spares = 0,
     sampler: Sampler = "ddpm",
     steps: SamplingSteps = 50,
+    clip: Clip = CLIP,
     precision: Precision = "fp32",
     compiled: Compile = False,
     workers: Workers = None,
@@ -129,7 +132,7 @@ def screen(
         share=share,
         top=top,
         units=unit,
-        sampling=Sampling(sampler, steps, precision, compiled),
+        sampling=Sampling(sampler, steps, precision, compiled, clip=clip),
         spares=spares,
         # a screen that is not kept lives in this process's memory, which no worker can reach
         execution=Execution(workers, device, max_resident, ray) if out else Execution(0, device, max_resident),
@@ -191,7 +194,7 @@ def export(
     """Write a universe for other programs: its samples, or how far each removal moves them."""
     from ..attribution.scores import write_scores
     from ..universes.ctf import export_ctf
-    from ..universes.universe import Universe
+    from ..universes.reader import Universe
 
     if ctf is None and scores is None:
         raise SettingsError("there is nothing to export; give --ctf FILE, --scores FILE, or both")

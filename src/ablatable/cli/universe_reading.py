@@ -13,8 +13,8 @@ from .common import Device, Json, RunPath, UniverseUrl, Workers, example, univer
 from .output import next_step, print_json, print_table, say
 
 if TYPE_CHECKING:
+    from ..universes.reader import Universe
     from ..universes.screening.screen import Screen
-    from ..universes.universe import Universe
 
 Native = Annotated[bool, typer.Option("--native", help="Distances of the images as they are, not scaled to 256 x 256.")]
 
@@ -22,6 +22,7 @@ Native = Annotated[bool, typer.Option("--native", help="Distances of the images 
 @universes.command(epilog=example("ablatable universe radius u.zarr"))
 def radius(universe_url: UniverseUrl, native: Native = False, as_json: Json = False) -> None:
     """Print how far removing one unit moves each sample at most, beside the same for spare ablations."""
+    import numpy as np
     import polars as pl
 
     from ..analysis.calibration import radius_p_values, without_spares
@@ -35,10 +36,10 @@ def radius(universe_url: UniverseUrl, native: Native = False, as_json: Json = Fa
         {
             "sample": range(len(opened.seeds)),
             "seed": list(opened.seeds),
-            "radius": distances.max(axis=0),
+            "radius": opened.radius(scaled=not native),
             "spare_radius": spares.max(axis=0) if len(spares) else none,
             "radius_p": radius_p_values(distances, spares) if len(spares) else none,
-            "top_unit": [opened.units[k] for k in distances.argmax(axis=0)],
+            "top_unit": [opened.units[k] for k in np.nanargmax(distances, axis=0)],
         }
     )
     if isinstance(opened, Screen):
@@ -123,7 +124,7 @@ def unattributable(
 ) -> None:
     """List the samples that stay the same, pixel for pixel, whichever unit is removed."""
     from ..analysis.unattributable import unattributable as find
-    from ..universes.universe import Universe
+    from ..universes.reader import Universe
 
     found = find(Universe.open(universe_url))
     low, high = found.interval()
@@ -174,9 +175,9 @@ def differential(
 
 def open_universe(url: str) -> Universe | Screen:
     """A universe, enumerated or screened."""
+    from ..universes.reader import Universe
     from ..universes.screening.screen import Screen
     from ..universes.store import state_of
-    from ..universes.universe import Universe
 
     exists = "://" in url or Path(url).exists()
     return Screen.open(url) if exists and state_of(url) == "screen" else Universe.open(url)

@@ -6,6 +6,7 @@ an ensemble and an ablated ensemble all are one, so samplers need to know nothin
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,25 @@ Denoiser = Callable[[Tensor, "Tensor | int"], Tensor]
 
 
 class UNetDenoiser(nn.Module):
-    """A `UNet2DModel` as a denoiser of pictures of any side: padded to what the levels need, then cropped back."""
+    """A `UNet2DModel` as a denoiser of pictures of any side: padded to what the levels need, then cropped back.
 
-    def __init__(self, unet: Any, multiple: int) -> None:
-        """`multiple`: sides are padded to a multiple of this, see `UNetConfig.multiple`."""
+    What the network computes is the noise, or the velocity v = sqrt(a) eps - sqrt(1-a) x_0 (Salimans & Ho 2022,
+    section 4), from which eps = sqrt(a) v + sqrt(1-a) x_t: where there is nearly only noise, a = abar_t near 0, the
+    noise is then nearly x_t itself, and an error of the network is an error of the image, not 1/sqrt(a) times that.
+    """
+
+    def __init__(self, unet: Any, multiple: int, abar: Tensor | None = None) -> None:
+        """Wrap a network.
+
+        Args:
+            unet: the `UNet2DModel`.
+            multiple: sides are padded to a multiple of this, see `UNetConfig.multiple`.
+            abar: abar_t, float (T,), if what the network computes is the velocity; None = the noise.
+        """
         super().__init__()
         self.unet = unet
         self.multiple = multiple
+        self.abar = None if abar is None else abar.float()  # no buffer: it must stay float32 when weights are bfloat16
         self.fast: SharedTimestepUNet | None = None
         self.compiled = False  # see `SharedTimestepUNet`
 
@@ -40,8 +53,8 @@ class UNetDenoiser(nn.Module):
         return super().train(mode)
 
     def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
-        """Predicted noise, same shape and dtype as `x` (B, C, H, W); computed in the weights' dtype."""
-        given, x = x.dtype, x.to(self.unet.conv_in.weight.dtype)
+        """Predicted noise, same shape and dtype as `x` (B, C, H, W); the network computes in its weights' dtype."""
+        given, x = x, x.to(self.unet.conv_in.weight.dtype)
         height, width = x.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
         if any(pad):
@@ -52,7 +65,14 @@ class UNetDenoiser(nn.Module):
             predicted = self.fast(x, t)
         else:
             predicted = self.unet(x, t, return_dict=False)[0]
-        return predicted[..., :height, :width].to(given)
+        return self.noise(predicted[..., :height, :width].to(given.dtype), given, t)
+
+    def noise(self, predicted: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
+        """What the network computed of `x` at `t`, as noise: linear in both, so directions become noise likewise."""
+        if self.abar is None:
+            return predicted
+        a = self.abar.to(x.device)[t].to(x.dtype).reshape(-1, 1, 1, 1)
+        return a.sqrt() * predicted + (1 - a).sqrt() * x
 
 
 class IdealDenoiser(nn.Module):
@@ -89,8 +109,11 @@ class IdealDenoiser(nn.Module):
         return ((flat - a.sqrt() * mean) / (1 - a).sqrt()).reshape(x.shape).to(x.dtype)
 
 
-def build(config: UNetConfig, shape: tuple[int, int, int], seed: int) -> UNetDenoiser:
-    """A fresh UNet for pictures of `shape` (C, H, W), its weights a function of (config, shape, seed) alone."""
+def build(config: UNetConfig, shape: tuple[int, int, int], seed: int, schedule: Schedule | None = None) -> UNetDenoiser:
+    """A fresh UNet for pictures of `shape` (C, H, W), its weights a function of (config, shape, seed) alone.
+
+    `schedule` is the noise schedule that it is trained with; None = the default one.
+    """
     height, width = (-(-side // config.multiple) * config.multiple for side in shape[1:])
     if min(height, width) // config.multiple < 2:
         raise SettingsError(
@@ -100,7 +123,11 @@ def build(config: UNetConfig, shape: tuple[int, int, int], seed: int) -> UNetDen
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = _unet_class()(**_unet_arguments(config, shape[0], (height, width)))
-    return UNetDenoiser(unet, config.multiple)
+    return UNetDenoiser(unet, config.multiple, _abar_of(config, schedule or Schedule()))
+
+
+def _abar_of(config: UNetConfig, schedule: Schedule) -> Tensor | None:
+    return schedule.alphas_cumprod() if config.prediction == "velocity" else None
 
 
 def _unet_class() -> type:
@@ -127,20 +154,23 @@ def _unet_arguments(config: UNetConfig, channels: int, side: tuple[int, int]) ->
 WEIGHTS = {"unet": "diffusion_pytorch_model.safetensors", "ideal": "images.safetensors"}
 
 
-def save_component(denoiser: nn.Module, folder: Path) -> None:
-    """Write a component's weights: a plain diffusers model folder, or an ideal component's images."""
+def save_component(denoiser: nn.Module, folder: Path, stored: str = "float32") -> None:
+    """Write a component's weights, as `stored` (a dtype's name): a plain diffusers model folder, or ideal images."""
     if not isinstance(denoiser, UNetDenoiser | IdealDenoiser):
         raise TypeError(f"not a component: {type(denoiser).__name__}")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(denoiser, UNetDenoiser):
-            denoiser.unet.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+            rounded = copy.deepcopy(denoiser.unet)
+            for parameter in rounded.parameters():
+                parameter.data = parameter.data.to(getattr(torch, stored))
+            rounded.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
         else:
             save_file({"images": denoiser.images}, folder / WEIGHTS["ideal"])
 
 
 def load_component(folder: Path, config: UNetConfig | IdealConfig, schedule: Schedule) -> nn.Module:
-    """Read a component written by `save_component`, in evaluation mode, on the CPU.
+    """Read a component written by `save_component`, in evaluation mode, on the CPU, weights in float32.
 
     Raises `StoreError` when a file is missing or unreadable.
     """
@@ -157,4 +187,4 @@ def load_component(folder: Path, config: UNetConfig | IdealConfig, schedule: Sch
             f"component {folder.name}: cannot read {path} ({error}); give the run to {command('audit check')}, "
             f"then repeat {command('train')} to rebuild what is missing"
         ) from error
-    return UNetDenoiser(unet, config.multiple).eval()
+    return UNetDenoiser(unet, config.multiple, _abar_of(config, schedule)).eval()

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from ..errors import SettingsError
 from .schedule import Schedule
@@ -12,6 +20,11 @@ from .schedule import Schedule
 
 class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Leave out settings that came later, where they are as if they were not there: records keep their hashes."""
+    return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
 
 class UNetConfig(_Config):
@@ -23,6 +36,13 @@ class UNetConfig(_Config):
     attention: tuple[int, ...] = Field(default=(), description="levels (from 0) that attend")
     middle_attention: bool = False
     norm_groups: int = Field(default=8, ge=1)
+    prediction: Literal["noise", "velocity"] = Field(
+        default="noise", description="what the network computes; the component gives noise in either case"
+    )
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_defaults(handler(self), {"prediction": "noise"})
 
     @model_validator(mode="after")
     def _check(self) -> UNetConfig:
@@ -59,6 +79,25 @@ class TrainingConfig(_Config):
     ema: float = Field(default=0.99, ge=0, lt=1, description="decay of the averaged weights, which are what is kept")
     flips: bool = Field(default=False, description="mirror each image left to right with probability one half")
     precision: Literal["fp32", "bf16"] = "fp32"
+    levels: tuple[float, float] | None = Field(
+        default=None,
+        description="mean and standard deviation of ln sigma over training, sigma^2 = (1 - abar_t) / abar_t (Karras et "
+        "al. 2022, section 5); without it timesteps are uniform",
+    )
+
+    stored: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32", description="what the finished weights are rounded to in the file; they compute in float32"
+    )
+
+    @model_validator(mode="after")
+    def _check_levels(self) -> TrainingConfig:
+        if self.levels is not None and not self.levels[1] > 0:
+            raise ValueError(f"levels={self.levels}: the standard deviation must be above 0")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_defaults(handler(self), {"levels": None, "stored": "float32"})
 
 
 class Recipe(_Config):
@@ -82,6 +121,11 @@ PRESETS: dict[str, Recipe] = {
         component=UNetConfig(channels=(32, 64, 64), layers=2),
         training=TrainingConfig(steps=4000, batch=32, learning_rate=1e-3, ema=0.995),
     ),
+    # for small drawings in colour, about 420 thousand parameters (docs/colour.md says what was tried)
+    "colour": Recipe(
+        component=UNetConfig(channels=(16, 32, 48), prediction="velocity"),
+        training=TrainingConfig(steps=2500, batch=32, learning_rate=3e-3, ema=0.99, levels=(0.3, 1.4)),
+    ),
     # the published architecture and optimiser; needs a GPU
     "paper": Recipe(
         component=UNetConfig(
@@ -104,7 +148,7 @@ PRESETS: dict[str, Recipe] = {
 
 
 def preset(name: str, **training: Any) -> Recipe:
-    """A named recipe (`tiny`, `small`, `paper`, `ideal`), its training settings replaced by those given.
+    """A named recipe (`tiny`, `small`, `colour`, `paper`, `ideal`), its training settings replaced by those given.
 
     Raises `SettingsError` for an unknown name or an impossible setting.
     """

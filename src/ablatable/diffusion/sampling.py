@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._runtime.rng import generator
 from ..errors import SettingsError
+from .clipping import clip_noise, scheduler_abar
 from .sampling_settings import Sampling
 from .schedule import Schedule
 
@@ -71,7 +72,7 @@ def sample(
         on_step: called with the number of steps done.
 
     Returns:
-        float (B, C, H, W), about [-1, 1], not clipped; dtype and device of `noise[0]`.
+        float (B, C, H, W), about [-1, 1], and within it only if `sampling.clip`; dtype and device of `noise[0]`.
 
     Raises:
         SettingsError: unknown sampler, or more steps than the schedule has.
@@ -87,7 +88,10 @@ def sample(
 
 
 def make_sampler(sampling: Sampling, schedule: Schedule) -> tuple[list[int], Step]:
-    """The timesteps a sampler visits, highest first, and its step, both by a diffusers scheduler."""
+    """The timesteps a sampler visits, highest first, and its step, both by a diffusers scheduler.
+
+    Without clipping the step is linear in the prediction, x_t and the noise.
+    """
     sampling.check(schedule)
     sampler, steps = sampling.sampler, sampling.steps
     betas = {
@@ -108,8 +112,11 @@ def make_sampler(sampling: Sampling, schedule: Schedule) -> tuple[list[int], Ste
         # eta = 1 makes the variance that of the ancestral sampler (DDIM paper, eq. 16: sigma^2 = beta-tilde)
         options = {"eta": 1.0} if sampler == "ddpm" else {"eta": 0.0}
     scheduler.set_timesteps(steps)
+    abar = scheduler_abar(schedule) if sampling.clip else None
 
     def step_from(predicted: Tensor, t: int, x: Tensor, z: Tensor) -> Tensor:
+        if abar is not None:
+            predicted = clip_noise(predicted, x, abar[t])
         if sampler == "ddpm":
             options["variance_noise"] = z
         return scheduler.step(predicted, t, x, **options)[0]

@@ -12,6 +12,7 @@ from .schedule import Schedule
 SamplerName = Literal["ddpm", "ddim", "dpmsolver++"]
 PrecisionName = Literal["fp32", "bf16"]
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+CLIP = True  # unless said otherwise; universes without the setting on record were drawn without (docs/colour.md)
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 
 
@@ -20,12 +21,14 @@ class Sampling:
     """How samples are drawn: everything but the model and the noise.
 
     Attributes:
-        sampler: `ddpm` (ancestral, fixed-small variance, no clipping of x_0; with fewer steps than the schedule, its
-            strided form t = k T/steps), `ddim` (deterministic), or `dpmsolver++` (second order, multistep).
+        sampler: `ddpm` (ancestral, fixed-small variance; with fewer steps than the schedule, its strided form
+            t = k T/steps), `ddim` (deterministic), or `dpmsolver++` (second order, multistep).
         steps: sampling steps; each is one forward pass of every component.
         precision: `fp32`, or `bf16` for forward passes in bfloat16 (sums and samplers stay in float32).
         compiled: let `torch.compile` fuse the forward passes; needs a C++ compiler.
         threshold: deliver images in pure black and white: 8-bit levels from this one (1 to 255) up become white.
+        clip: at every step, bring the image that the prediction implies into the range of images; see
+            `clipping.clip_noise`.
 
     Raises:
         SettingsError: there is no such sampler or precision, or a number is out of range.
@@ -36,6 +39,7 @@ class Sampling:
     precision: str = "fp32"
     compiled: bool = False
     threshold: int | None = None
+    clip: bool = CLIP
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:

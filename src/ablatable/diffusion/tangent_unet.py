@@ -45,6 +45,7 @@ def push(component: nn.Module, x: Tensor, t: int, directions: Tensor) -> tuple[T
     pad = (0, -width % component.multiple, 0, -height % component.multiple)
     rows = functional.pad(torch.cat([x[None], directions]), pad)
     out = _TANGENTS[component](rows, t)[..., :height, :width]
+    out = component.noise(out, torch.cat([x[None], directions]), t)
     return out[0], out[1:]
 
 

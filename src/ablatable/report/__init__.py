@@ -10,7 +10,7 @@ from ..errors import SettingsError, StoreError, option
 
 if TYPE_CHECKING:
     from ..runs.run import Run
-    from ..universes.universe import Universe
+    from ..universes.reader import Universe
 
 PAGE = "report.html"
 

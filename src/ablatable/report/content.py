@@ -13,7 +13,7 @@ from ..analysis.nearest import Nearest, nearest_units
 from ..analysis.unattributable import Unattributable, unattributable
 from ..codes.code import Code
 from ..data.distance import euclidean, geometric_mean, pairwise
-from ..universes.universe import Universe
+from ..universes.reader import Universe
 
 SHEET_UNITS = 500  # units a contact sheet shows at most: those of largest distance
 SHEET_SPARES = 200  # spare ablations it shows at most: those of largest distance
@@ -144,8 +144,8 @@ class Content:
         """One codeword a unit; None for an imported universe, which has none on record."""
         if self.universe.settings.imported:
             return None
-        words = self.universe.settings.words
-        return Code.from_words([words[row] for row in self.universe.settings.ablation], allow_dummy=True)
+        settings = self.universe.settings
+        return Code(settings.codewords[list(settings.ablation)], allow_dummy=True)
 
     @cached_property
     def sharing(self) -> np.ndarray:

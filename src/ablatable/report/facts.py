@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .content import Content
 from .wording import between, plain, ranges
@@ -19,7 +19,7 @@ def facts(content: Content, run: Run | None) -> list[tuple[str, Rows]]:
     settings = content.universe.settings
     channels, height, width = settings.shape
     training = content.universe.training
-    attrs: Any = content.universe.group.attrs
+    universe = content.universe
     groups = [
         (
             "Training data",
@@ -33,12 +33,12 @@ def facts(content: Content, run: Run | None) -> list[tuple[str, Rows]]:
         ("Code", _code_facts(content)),
         ("Components", _component_facts(run)),
         ("Sampling", _sampling_facts(content)),
-        ("Versions", [(str(name), str(value)) for name, value in dict(attrs.get("environment", {})).items()]),
+        ("Versions", [(str(name), str(value)) for name, value in universe.environment.items()]),
         (
             "Record",
             [
                 ("run, SHA-256 of its manifest", settings.run_sha256 or "not recorded"),
-                ("universe, SHA-256 of its description", str(attrs.get("sha256", "not recorded"))),
+                ("universe, SHA-256 of its description", universe.digest),
                 ("universe format", str(settings.format)),
             ],
         ),
@@ -65,9 +65,10 @@ def _sampling_facts(content: Content) -> Rows:
     if settings.imported:
         return []
     return [
-        ("sampler", settings.sampler),
+        ("sampler", settings.sampling.sampler),
         ("steps", str(settings.steps)),
         ("precision", settings.precision),
+        ("predicted image", "brought into range at every step" if settings.clip else "not clipped"),
         (
             "levels",
             "256" if settings.threshold is None else f"black and white, from {settings.threshold} up are white",

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ class TrainTask:
 def batch_at(task: TrainTask, step: int, images: Tensor, train_steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Step k's images, timesteps and noise, from nothing but the task and k.
 
-    Images are taken in shuffled passes over the split. Timesteps are stratified, one uniform draw in each of B equal
+    Images are taken in shuffled passes over the split. Timesteps are stratified, one draw in each of B equally likely
     parts of 0 .. T-1, which lowers the loss's variance and leaves its mean as it is.
 
     Args:
@@ -71,13 +72,27 @@ def batch_at(task: TrainTask, step: int, images: Tensor, train_steps: int) -> tu
     rows = np.concatenate(passes)[step * batch - first * count :][:batch]
 
     rng = generator("step", task.seed, task.component, step)
-    t = np.floor((np.arange(batch) + rng.random(batch)) / batch * train_steps).astype(np.int64)
+    t = timesteps_of((np.arange(batch) + rng.random(batch)) / batch, task.recipe)
     noise = rng.standard_normal((batch, *images.shape[1:]), dtype=np.float32)
     x0 = images[torch.from_numpy(rows)]
     if config.flips:
         mirrored = torch.from_numpy(rng.random(batch) < 0.5)[:, None, None, None]
         x0 = torch.where(mirrored, x0.flip(-1), x0)
     return x0, torch.from_numpy(t.clip(max=train_steps - 1)), torch.from_numpy(noise)
+
+
+def timesteps_of(quantiles: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """Timesteps at some quantiles, in [0, 1), of how training spreads them; int64, in 0 .. T-1.
+
+    Uniform, or with ln sigma normal: then t is the first timestep of at least that noise level.
+    """
+    if recipe.training.levels is None:
+        return np.floor(quantiles * recipe.schedule.train_steps).astype(np.int64)
+    mean, deviation = recipe.training.levels
+    abar = recipe.schedule.alphas_cumprod().numpy()
+    levels = 0.5 * np.log((1 - abar) / abar)  # ln sigma_t, ascending
+    wanted = [NormalDist(mean, deviation).inv_cdf(min(max(q, 1e-9), 1 - 1e-9)) for q in quantiles.tolist()]
+    return np.searchsorted(levels, wanted).clip(max=len(levels) - 1).astype(np.int64)
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
@@ -115,7 +130,7 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
         dtype = getattr(torch, recipe.component.dtype)
         pixels = torch.tensor(split.images).permute(0, 3, 1, 2).contiguous()
         denoiser, losses, marks = IdealDenoiser(pixels, recipe.schedule, dtype), [], []
-    save_component(denoiser, partial)
+    save_component(denoiser, partial, recipe.training.stored)
     write_json(
         partial / "training.json",
         {
@@ -157,7 +172,8 @@ def _fit(
     recipe, config, device = task.recipe, task.recipe.training, torch.device(task.device)
     assert isinstance(recipe.component, UNetConfig)
     images = to_model(split.images)  # (M, C, H, W)
-    model = build(recipe.component, split.shape, torch_seed("weights", task.seed, task.component)).to(device).train()
+    model = build(recipe.component, split.shape, torch_seed("weights", task.seed, task.component), recipe.schedule)
+    model = model.to(device).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer_class = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     optimizer = optimizer_class(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
@@ -176,7 +192,7 @@ def _fit(
         x_t, t, noise = x_t.to(device), t.to(device), noise.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             predicted = model(x_t, t)
-        loss = nn.functional.mse_loss(predicted.float(), noise)
+        loss = _loss(recipe.component, predicted.float(), noise, a.to(device))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, config.clip)
@@ -205,6 +221,13 @@ def _fit(
         for parameter, average in zip(parameters, ema, strict=True):
             parameter.copy_(average)
     return model.cpu().eval(), _history(losses), state.marks
+
+
+def _loss(component: UNetConfig, predicted: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
+    """Mean squared error of what the network computes: an error e of the velocity is one of sqrt(a) e of the noise."""
+    if component.prediction == "velocity":
+        return ((predicted - noise).square() / abar).mean()
+    return nn.functional.mse_loss(predicted, noise)
 
 
 def _history(losses: np.ndarray) -> list[list[float]]:

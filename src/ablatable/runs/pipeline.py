@@ -14,8 +14,9 @@ from ..codes.code import Code
 from ..data.units import to_images
 from ..diffusion.ensemble import Ensemble
 from ..diffusion.sampling import Trajectories, sample
-from ..diffusion.sampling_settings import Sampling
+from ..diffusion.sampling_settings import CLIP, Sampling
 from ..errors import SettingsError
+from .bundled import located
 from .run import Run
 
 
@@ -43,12 +44,12 @@ class AblatablePipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> AblatablePipeline:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Open a run's folder. Raises `StoreError` if it is not a complete run, or its weights are damaged."""
+        """Open a run by its folder, or `bundled`; `StoreError` if it is not complete, or its weights are damaged."""
         if kwargs:
             raise SettingsError(
                 f"a run's folder is all there is to give, not {', '.join(kwargs)}; move the pipeline with .to(device)"
             )
-        return cls(Run(pretrained_model_name_or_path))
+        return cls(Run(located(Path(pretrained_model_name_or_path))))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Copy the run to a new or empty folder."""
@@ -94,6 +95,7 @@ class AblatablePipeline(DiffusionPipeline):
         without: Sequence[str] = (),
         num_inference_steps: int = 50,
         sampler: str = "ddpm",
+        clip: bool = CLIP,
         output_type: str = "pil",
         return_dict: bool = True,
         callback: Callable[[int], None] = lambda step: None,
@@ -105,7 +107,8 @@ class AblatablePipeline(DiffusionPipeline):
             without: units to remove; every component that saw one of them is ablated.
             num_inference_steps: sampling steps.
             sampler: `ddpm`, `ddim` or `dpmsolver++`.
-            output_type: `pil`; `np`, uint8 (B, H, W, C); or `pt`, float32 (B, C, H, W) about [-1, 1], not clipped.
+            clip: bring the image that every step's prediction implies into the range of images.
+            output_type: `pil`; `np`, uint8 (B, H, W, C); or `pt`, float32 (B, C, H, W) about [-1, 1].
             return_dict: False returns a tuple, as in diffusers.
             callback: called with the number of steps done.
 
@@ -123,7 +126,7 @@ class AblatablePipeline(DiffusionPipeline):
             self.denoiser(without),
             noise,
             schedule=schedule,
-            sampling=Sampling(sampler, num_inference_steps),
+            sampling=Sampling(sampler, num_inference_steps, clip=clip),
             on_step=callback,
         )
         if output_type != "pt":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from .._runtime.execution import Execution
 from .._runtime.files import canonical_json, read_json, write_json
@@ -23,7 +23,7 @@ from ..diffusion.sampling_settings import SamplerName, Sampling
 from ..errors import SettingsError, option
 from ..runs.ensemble_training import train
 from ..universes.enumeration import enumerate_universe
-from ..universes.universe import Universe
+from ..universes.reader import Universe
 
 ALPHA = 0.05  # false-positive rate at which power is stated
 
@@ -39,11 +39,19 @@ class StudySampling(BaseModel):
     steps: int = Field(default=50, ge=1)
     samples: int = Field(default=8, ge=2)
     spares: int = Field(default=64, ge=1, description="at most; as many as the code has, if fewer")
+    clip: bool = Field(default=False, description="bring every step's image into range; published results did not")
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = handler(self)
+        if not self.clip:  # studies begun before there was clipping go on
+            values.pop("clip", None)
+        return values
 
     @property
     def drawing(self) -> Sampling:
         """How each sample is drawn."""
-        return Sampling(self.sampler, self.steps)
+        return Sampling(self.sampler, self.steps, clip=self.clip)
 
 
 Config = TypeVar("Config", bound=BaseModel)

@@ -22,7 +22,7 @@ from ..data.distance import geometric_mean
 from ..diffusion.recipe import preset
 from ..runs.run import Run
 from ..universes.differential import Differential, agreement, differentiate_universe, extrapolate
-from ..universes.universe import Universe
+from ..universes.reader import Universe
 from .cells import Measured, StudySampling, make_cell, open_study
 from .size import COLOURS, Series
 

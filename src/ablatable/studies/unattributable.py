@@ -29,7 +29,7 @@ from ..diffusion.sampling_settings import SamplerName, Sampling
 from ..report.pictures import difference
 from ..runs.ensemble_training import train
 from ..runs.run import Run
-from ..universes.enumeration import draw
+from ..universes.drawing import draw
 from .cells import Measured, open_study
 from .size import COLOURS, Series
 
@@ -175,7 +175,7 @@ def _drawing(run: Run, config: UnattributableStudy) -> Callable[[np.ndarray, lis
                 seeds,
                 shape=run.shape,
                 schedule=run.recipe.schedule,
-                sampling=Sampling(config.sampler, config.steps),
+                sampling=Sampling(config.sampler, config.steps, clip=False),  # as published
             )
         return delivered(pictures, config.threshold)
 

@@ -24,7 +24,7 @@ from ..data.distance import geometric_mean, pairwise
 from ..data.units import Units, load_units
 from ..diffusion.recipe import Recipe, preset
 from ..errors import SettingsError
-from ..universes.universe import Universe
+from ..universes.reader import Universe
 from .cells import ALPHA, Measured, StudySampling, make_cell, nearest_p_values, open_study, radii
 
 if TYPE_CHECKING:

@@ -1,23 +1,23 @@
 """Differential ablation: the derivative of a sample by the ensemble's weights, and what it says of every ablation.
 
-An ablation replaces the weights w = (1/n, .., 1/n) of the mean by 1/m on the m survivors and 0 elsewhere. To first
-order the sample moves by J dw, J = d sample / d w taken once, at the factual weights (arXiv 2306.02174). With
-eps = sum_i w_i f_i(x) the derivative along a direction u of the weights (sum u = 0) goes through the sampling loop
-beside the sample,
+An ablation replaces the weights w = (1/n, .., 1/n) of the mean by 1/m for each of the m survivors and 0 elsewhere. To
+first order the sample moves by J dw, where J = d sample / d w is taken once, at the factual weights (arXiv 2306.02174).
+With eps = sum_i w_i f_i(x), the derivative along a direction u of the weights (sum u = 0) passes through the sampling
+loop together with the sample,
 
-    d eps = sum_i w_i (d f_i / d x) dx  +  sum_i u_i f_i(x),
+    d eps = sum_i w_i (d f_i / d x) dx  +  sum_i u_i f_i(x).
 
-and every sampler's step is linear in x, eps and the noise, so the same step without noise carries (dx, d eps) on.
-Weights sum to one, so n - 1 directions say all: one Jacobian, of about n (n - 1) forward passes a step, estimates a
-sample's counterfactuals of any number of units.
+Every sampler's step is linear in x, eps and the noise, so the same step without noise carries (dx, d eps). Clipping is
+a piecewise linear function of eps before that step, and d eps passes through its derivative. The weights sum to one,
+so n - 1 directions suffice. One Jacobian takes about n (n - 1) forward passes per step and estimates a sample's
+counterfactuals of any number of units.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,18 +34,19 @@ from ..data.images import delivered
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError, StoreError
 from ..runs.run import Run
-from .store import read, seal, unseal
-from .universe import Universe
+from .drawing import Source, as_run, loaded
+from .landscapes import checked_sample
+from .reader import Universe
+from .store import absolute, read, seal, unseal
 
 if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor, nn
 
-    from ..diffusion.ensemble import Ensemble
     from ..diffusion.sampling import Noise
     from ..diffusion.schedule import Schedule
 
-DIRECTIONS = 32  # directions that go through a component together: bounded memory; the prediction is made once for them
+DIRECTIONS = 32  # directions that pass through a component together, which bounds memory
 
 
 def differentiate(
@@ -64,18 +65,20 @@ def differentiate(
         schedule, sampling, on_step: as `sample` takes them.
 
     Returns:
-        The factual sample (C, H, W), about [-1, 1], not clipped; and J (n, C, H, W), with J_i the derivative along
+        The factual sample (C, H, W), about [-1, 1]; and J (n, C, H, W), with J_i the derivative along
         e_i - (1, .., 1)/n. These sum to zero over i, and weights that change by dw (of sum zero) move the sample by
         sum_i dw_i J_i.
     """
     import torch
 
+    from ..diffusion.clipping import clip_noise_along, scheduler_abar
     from ..diffusion.sampling import make_sampler
     from ..diffusion.tangent_unet import push
 
-    n = len(components)
+    n, abar = len(components), scheduler_abar(schedule)
     timesteps, step_from = make_sampler(sampling, schedule)
-    _, step_along = make_sampler(sampling, schedule)  # some samplers remember steps: the directions' own memory
+    # some samplers remember steps: the directions' own memory
+    _, step_along = make_sampler(replace(sampling, clip=False), schedule)
     with torch.no_grad():
         x = noise[0]
         dx = x.new_zeros(n - 1, *x.shape[1:])
@@ -88,6 +91,8 @@ def differentiate(
             mean = torch.stack(predictions).mean(0)
             along += torch.stack(predictions[:-1]) - mean
             z = noise[number] if sampling.sampler == "ddpm" else x
+            if sampling.clip:
+                along = clip_noise_along(along, dx, mean[None], x, abar[t])
             x = step_from(mean[None], t, x, z)
             dx = step_along(along, t, dx, torch.zeros_like(dx))
             on_step(number)
@@ -117,25 +122,39 @@ def extrapolate(factual: np.ndarray, jacobian: np.ndarray, words: np.ndarray, *,
 class DifferentialTask:
     """One sample's Jacobian, as given to a worker."""
 
-    run: str
-    run_sha256: str
+    source: Source
     universe: str
     seed: int
-    device: str
 
 
 class Differential:
-    """The Jacobians stored beside a universe, one object a sample, checked whenever it is read."""
+    """The Jacobians that are stored beside a universe: one object per sample, checked whenever it is read.
 
-    def __init__(self, universe: Universe) -> None:
-        self.universe = universe
-        self.words = np.array([[bit == "1" for bit in word] for word in universe.settings.words])
+    Attributes:
+        universe: the universe.
+        words: its ablations, bool (ablations, n).
+    """
+
+    def __init__(self, universe: str | Path | Universe) -> None:
+        """Open the Jacobians of a universe; `differentiate_universe` makes them.
+
+        Raises:
+            SettingsError: the universe was imported, so it has no codewords.
+            StoreError: it is no finished universe.
+        """
+        self.universe = Universe.open(universe)
+        self.words = self.universe.settings.codewords
+
+    @classmethod
+    def open(cls, universe: str | Path | Universe | Differential) -> Differential:
+        """Open the Jacobians of a universe. An object that is open already is given back as it is."""
+        return universe if isinstance(universe, Differential) else cls(universe)
 
     def _key(self, seed: int) -> str:
         return f"differential/{seed}.safetensors"
 
     def has(self, seed: int) -> bool:
-        """Whether a sample's is there, intact and of this universe."""
+        """Whether a sample's Jacobian is there, intact, and of this universe."""
         try:
             self.read(seed)
         except StoreError:
@@ -143,7 +162,7 @@ class Differential:
         return True
 
     def read(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of one sample the picture as computed, float32 (C, H, W), and J, float32 (n, C, H, W).
+        """The sample of a seed as it was computed, float32 (C, H, W), and its J, float32 (n, C, H, W).
 
         Raises:
             StoreError: it is missing, damaged, or of another universe.
@@ -155,13 +174,14 @@ class Differential:
             tensors = load(unseal(self._settings(), read(self.universe.store, key)))
         except Exception as error:  # object stores and safetensors have many kinds
             raise StoreError(
-                f"{self.universe.url}: no readable differential ablation of seed {seed} (missing, damaged, another's: "
-                f"{type(error).__name__}); make it with 'ablatable universe differential RUN {self.universe.url}'"
+                f"{self.universe.url}: the differential ablation of seed {seed} is missing, damaged or of another "
+                f"universe ({type(error).__name__}); make it with 'ablatable universe differential RUN "
+                f"{self.universe.url}'"
             ) from error
         return tensors["factual"], tensors["jacobian"]
 
     def write(self, seed: int, factual: np.ndarray, jacobian: np.ndarray) -> None:
-        """Store a sample's; what is there is replaced at once or not at all."""
+        """Store a sample's Jacobian. It replaces what is there in one step."""
         from safetensors.numpy import save
 
         data = save({"factual": factual.astype(np.float32), "jacobian": jacobian.astype(np.float32)})
@@ -169,13 +189,14 @@ class Differential:
             self.universe.store.put(self._key(seed), seal(self._settings(), data))
 
     def _settings(self) -> bytes:
-        """What a Jacobian depends on: a hash over it too, so that none is taken for another's."""
+        """What a Jacobian depends on. It is sealed with it, so that the Jacobian of another universe is refused."""
         settings = self.universe.settings
-        return json.dumps([settings.run_sha256, settings.sampler, settings.steps, list(settings.shape)]).encode()
+        clip = ["clip"] if settings.clip else []
+        return json.dumps([settings.run_sha256, settings.sampler, settings.steps, list(settings.shape), *clip]).encode()
 
     def landscape(self, sample: int, *, step: float = 1.0) -> np.ndarray:
-        """Estimates of one sample's pictures under every ablation, spares too: uint8 (ablations, H, W, C)."""
-        factual, jacobian = self.read(self.universe.seeds[sample])
+        """Estimates of one sample under every ablation, spares too: uint8 (ablations, H, W, C)."""
+        factual, jacobian = self.read(self.universe.seeds[checked_sample(sample, self.universe.seeds)])
         return self._delivered(extrapolate(factual, jacobian, self.words, step=step))
 
     def _delivered(self, pictures: np.ndarray) -> np.ndarray:
@@ -186,13 +207,13 @@ class Differential:
         return delivered(to_images(torch.from_numpy(pictures)), self.universe.settings.threshold)
 
     def distances(self, sample: int) -> np.ndarray:
-        """Estimated distance of every ablation's picture from the factual sample, float32 (ablations,)."""
+        """Estimated distance of every ablation's counterfactual from the factual sample, float32 (ablations,)."""
         return euclidean(self.landscape(sample), self.universe.factual[sample])
 
     def compare(self) -> pl.DataFrame:
-        """Estimates beside exact counterfactuals, one row a sample.
+        """Estimates beside exact counterfactuals, one row per sample.
 
-        Columns: sample, seed; error (of the pictures, relative to how far the exact ones move: root mean square over
+        Columns: sample, seed; error (of the images, relative to how far the exact ones move: root mean square over
         units); rank_correlation (Spearman, of the units' distances); top_found (whether the unit of largest distance
         is the same); top_tenth (whether it is in the estimates' top tenth); radius; radius_ratio (estimated / exact).
         """
@@ -232,29 +253,17 @@ def agreement(exact: np.ndarray, estimate: np.ndarray) -> dict[str, float | bool
     }
 
 
-@lru_cache(maxsize=1)
-def _loaded(run: str, run_sha256: str, device: str) -> tuple[Run, Ensemble]:
-    """A worker loads a run's components once."""
-    opened = Run(run)
-    if opened.digest != run_sha256:
-        raise SettingsError(f"{run} changed meanwhile; give the same command again")
-    ensemble = opened.ensemble()
-    for component in ensemble.components:
-        component.to(device)
-    return opened, ensemble
-
-
 def compute_sample(task: DifferentialTask, report: Callable[[dict], None]) -> None:
     """Differentiate one sample and store it."""
     from .._runtime.devices import one_thread
     from ..diffusion.sampling import Trajectories
 
-    universe = Universe.open(task.universe, partial=True)
-    run, ensemble = _loaded(task.run, task.run_sha256, task.device)
+    universe = Universe.open(task.universe)
+    run, ensemble = loaded(task.source)
     with one_thread():
         factual, jacobian = differentiate(
             ensemble.components,
-            Trajectories([task.seed], run.shape, device=task.device),
+            Trajectories([task.seed], run.shape, device=task.source.device),
             schedule=run.recipe.schedule,
             sampling=universe.settings.sampling,
             on_step=lambda step: report({"step": step}),
@@ -263,32 +272,34 @@ def compute_sample(task: DifferentialTask, report: Callable[[dict], None]) -> No
 
 
 def differentiate_universe(
-    run: str | Path,
-    url: str | Path,
+    run: str | Path | Run,
+    url: str | Path | Universe,
     *,
     execution: Execution = Execution(),
 ) -> Differential:
-    """Take the Jacobian of every sample of a universe and store it beside it; what is there already is kept.
+    """Compute the Jacobian of each sample of a universe and store it there. What is there already is kept.
 
     Args:
-        run: the run that the universe was made from.
-        url: the universe.
+        run: the run that the universe was drawn from, or its folder.
+        url: the universe, or its place.
         execution: how to run the work.
 
     Raises:
         SettingsError: the universe is another run's.
         StoreError: not a run, or no universe.
     """
-    opened, universe, execution = Run(run), Universe.open(url), execution.resolved()
+    opened, universe, execution = as_run(run), Universe.open(url), execution.resolved()
     if universe.settings.run_sha256 != opened.digest:
-        raise SettingsError(f"{url} was not made from the run {run} as it is now; name the run it was made from")
+        raise SettingsError(
+            f"{universe.url} was not drawn from the run {opened.path} as it is now; give the run that it was drawn from"
+        )
     found = Differential(universe)
-    with exclusive(url, "universe"):
+    with exclusive(universe.url, "universe"):
         missing = [seed for seed in universe.seeds if not found.has(seed)]
         if not missing:
             return found
-        path, steps = str(Path(run).resolve()), universe.settings.steps
-        tasks = [DifferentialTask(path, opened.digest, str(url), seed, execution.device) for seed in missing]
+        source, steps = replace(Source.of(opened, execution), max_resident=None), universe.settings.sampling.steps
+        tasks = [DifferentialTask(source, absolute(universe.url), seed) for seed in missing]
         title = f"differentiating {len(universe.seeds)} samples by {opened.code.components} weights"
         with (
             Display(

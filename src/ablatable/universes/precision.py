@@ -10,9 +10,8 @@ import numpy as np
 from .._runtime.devices import one_thread
 from ..data.distance import euclidean
 from ..data.images import delivered
-from ..runs.run import Run
-from .enumeration import draw
-from .universe import Universe
+from .drawing import as_run, draw
+from .reader import Universe
 
 SAMPLES, ABLATIONS = 2, 24  # of a universe, at most: its first ones
 
@@ -50,9 +49,9 @@ def precision_error(universe: Universe, run: str | Path, *, max_resident: int | 
 
     Raises `StoreError` if `run` is none or `universe` cannot be read.
     """
-    settings, opened = universe.settings, Run(run)
-    samples, ablations = min(SAMPLES, len(universe.seeds)), min(ABLATIONS, len(settings.words))
-    words = np.array([[bit == "1" for bit in word] for word in settings.words[:ablations]])
+    settings, opened = universe.settings, as_run(run)
+    samples, ablations = min(SAMPLES, len(universe.seeds)), min(ABLATIONS, settings.ablations)
+    words = settings.codewords[:ablations]
     removed = np.concatenate([np.zeros((1, words.shape[1]), bool), words])
     with one_thread():
         exact = draw(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import zarr
 from zarr.storage import ObjectStore
 
 from .._runtime.lock import LOCK_FILES
-from ..errors import StoreError
+from ..errors import AblatableError, StoreError
 
 SCREEN = "screen.json"  # describes a screened universe, which has no Zarr group
 
 
 class NothingAssumed(ObjectStore[Any]):
-    """A store in which a missing or empty chunk is an error. To Zarr it would be a black picture that nobody drew."""
+    """A store in which a missing or empty chunk is an error. Zarr would read it as a black image that nobody drew."""
 
     async def get(self, key: str, *arguments: Any, **options: Any) -> Any:  # noqa: D102
         value = await super().get(key, *arguments, **options)
@@ -51,28 +52,34 @@ def open_store(url: str | Path, *, create: bool = True) -> Any:
         raise StoreError(f"cannot create {url} ({error}); choose a place that is writable") from error
 
 
+def absolute(url: str | Path) -> str:
+    """The same place for a process that was started elsewhere."""
+    return str(url) if "://" in str(url) else str(Path(url).resolve())
+
+
 def state_of(url: str | Path) -> str:
     """What is at a place: `nothing`, a `universe`, one `begun` (not laid out yet), a `screen`, or `other` files."""
     store = open_store(url)
-    present = paths(store)
+    with reading(url):
+        present = paths(store)
     if not present or SCREEN in present:
         return "screen" if present else "nothing"
     try:
         attributes = json.loads(read(store, "zarr.json"))["attributes"]
         return "begun" if attributes["ablatable"] is None else "universe"
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return "other"
 
 
 def clear(url: str | Path) -> None:
-    """Remove a universe's objects but for its root, which from now on says that it is only begun."""
+    """Remove a universe's objects except for its root, which from now on says that it is only begun."""
     store = open_store(url)
     zarr.open_group(ObjectStore(store), mode="r+").attrs.put({"ablatable": None})
     store.delete([path for path in paths(store) if path != "zarr.json"])
 
 
 def sweep(url: str | Path) -> None:
-    """Remove the files, on a local disk, that killed writers left; the store itself neither lists nor reads them."""
+    """Remove the files that killed writers left on a local disk. The store itself neither lists nor reads them."""
     if "://" not in str(url):
         for aside in Path(url).rglob("*#*"):
             if aside.name.rpartition("#")[2].isdecimal():
@@ -80,7 +87,7 @@ def sweep(url: str | Path) -> None:
 
 
 def paths(store: Any) -> list[str]:
-    """Every object there is, but for a lock's."""
+    """Every object there is, except for the files of locks."""
     return [path for page in store.list() for item in page if (path := str(item["path"])) not in LOCK_FILES]
 
 
@@ -89,13 +96,36 @@ def read(store: Any, path: str) -> bytes:
     return bytes(store.get(path).bytes())
 
 
+def exists(store: Any, path: str) -> bool:
+    """Whether an object is there."""
+    try:
+        store.head(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def reading(place: str | Path) -> Iterator[None]:
+    """Turn whatever a library raises for a place that cannot be read into a `StoreError`."""
+    try:
+        yield
+    except AblatableError:
+        raise
+    except Exception as error:  # object stores and Zarr have many kinds
+        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        raise StoreError(
+            f"{place} cannot be read ({reason}); 'ablatable audit check {place}' lists what is damaged"
+        ) from error
+
+
 def object_hash(store: Any, path: str) -> str:
     """SHA-256 of an object, hex; `FileNotFoundError` if there is none."""
     return hashlib.sha256(read(store, path)).hexdigest()
 
 
 def seal(context: bytes, data: bytes) -> bytes:
-    """Data behind its SHA-256, which is over a context too, so that none is taken for another's."""
+    """Put the SHA-256 of a context and the data before the data, so that an object of another context is refused."""
     return hashlib.sha256(context + data).hexdigest().encode("ascii") + data
 
 

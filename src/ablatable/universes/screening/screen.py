@@ -1,7 +1,8 @@
-"""A screened universe: samples whose landscapes were screened for the units that move them most, not enumerated.
+"""A screened universe: samples for which only the most promising counterfactuals were drawn.
 
-It reads like a universe with holes. Each sample is one sealed object, written when the sample is finished, so more
-seeds can be added at any time, and an interrupted screening loses the samples it was working on and no others.
+It reads as a universe in which some counterfactuals are missing: `drawn` says which are there. Each sample is one
+sealed object that is written when the sample is finished. More seeds can be added at any time, and an interrupted
+screening loses only the samples that it was working on.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from ..._runtime.files import canonical_json, json_hash, writing
 from ..._runtime.provenance import compare_settings, environment
-from ...codes.code import Code
-from ...data.distance import native_to_scaled, radius
 from ...data.units import Units
-from ...errors import DataError, SettingsError, StoreError
-from ..store import SCREEN, delete, open_store, paths, read, seal, state_of, sweep, unseal
-from ..universe import UniverseSettings
+from ...errors import SettingsError, StoreError
+from ..landscapes import as_pandas, checked_sample, in_unit, place_of, ranked, table
+from ..settings import UniverseSettings
+from ..store import SCREEN, delete, open_store, paths, read, reading, seal, state_of, sweep, unseal
 from .search import Found
 
 if TYPE_CHECKING:
     import polars as pl
+    from matplotlib.figure import Figure
 
 TRAINING = "training.safetensors"
 
@@ -39,19 +40,19 @@ class ScreenSettings(BaseModel):
     kind: str = "ablatable screened universe"
     format: int = 1
     universe: UniverseSettings  # the universe it stands for
-    share: float  # of the units' ablations that may be drawn of each sample
-    top: int  # farthest units that are looked for
-    sure: float  # drawing stops when the chance of having them is as large
+    share: float  # at most this share of the units' ablations is drawn per sample
+    top: int  # how many of the farthest units are looked for
+    sure: float  # drawing stops when the chance of having found them reaches this
 
     def context(self) -> bytes:
         """What each object is sealed with: the settings that it depends on."""
         return canonical_json(self.model_dump(mode="json", exclude={"universe": {"seeds", "block"}}))
 
     def told(self) -> dict[str, Any]:
-        """The settings that whoever asked for them knows; the others follow from these."""
+        """The settings that a user gave; the others follow from these."""
         derived = {"seeds", "block", "batch", "words", "ablation", "digests"}
         values = self.model_dump(mode="json", exclude={"universe": derived})
-        values["universe"]["spares"] = len(self.universe.spares)
+        values["universe"] |= {"spares": len(self.universe.spares), "clip": self.universe.clip}
         return values
 
     def with_seeds(self, seeds: Iterable[int]) -> ScreenSettings:
@@ -70,19 +71,38 @@ class Screen:
         seeds: the samples' seeds.
     """
 
-    def __init__(self, url: str | Path, made_with: ScreenSettings, store: Any) -> None:
-        """For `begin` and `open`."""
-        self.url, self.made_with, self.store = str(url), made_with, store
+    def __init__(self, url: str | Path, *, partial: bool = False) -> None:
+        """Open a screened universe; unless `partial`, it must be finished.
+
+        Raises:
+            StoreError: there is none, it is unfinished, or it is damaged.
+        """
+        url = str(place_of(url, "a screened universe"))
+        store = open_store(url, create=False)
+        with reading(url):
+            self._opened(url, _read_settings(url, store), store)
+            missing = [] if partial else [seed for seed in self.seeds if not self.has(seed)]
+        if missing:
+            raise StoreError(
+                f"{self.url} is unfinished: {len(missing)} of {len(self.seeds)} samples are missing or damaged; "
+                "give the command that makes it again, and it computes what is missing"
+            )
+
+    @classmethod
+    def open(cls, url: str | Path | Screen, *, partial: bool = False) -> Screen:
+        """Open a screened universe. One that is open already is given back as it is."""
+        return url if isinstance(url, cls) else cls(place_of(url), partial=partial)
+
+    def _opened(self, url: str, made_with: ScreenSettings, store: Any) -> None:
+        self.url, self.made_with, self.store = url, made_with, store
         self.settings = made_with.universe
         self.units, self.seeds = self.settings.units, self.settings.seeds
         self._context = made_with.context()
         self._candidates = np.unique(self.settings.ablation)
 
-    # --- making and opening -------------------------------------------------------------------------------------
-
     @classmethod
     def begin(cls, url: str | Path, wanted: ScreenSettings, training: Units, *, overwrite: bool = False) -> Screen:
-        """Go on with the screen of these settings that is there, with more seeds if they are asked for, or begin one.
+        """Resume the screen of these settings that is there, with more seeds if they are wanted, or begin one.
 
         Raises:
             SettingsError: what is there was made with other settings (both values are named), or is something else.
@@ -90,7 +110,7 @@ class Screen:
         state, store = state_of(url), open_store(url)
         sweep(url)
         if state not in ("nothing", "screen"):
-            raise SettingsError(f"{url} holds something else, which is left alone; choose another --out")
+            raise SettingsError(f"{url} holds something else; choose another --out, or delete it yourself")
         if state == "screen" and overwrite:
             delete(store, SCREEN)
             store.delete([path for path in paths(store) if path == TRAINING or path.startswith("samples/")])
@@ -99,43 +119,17 @@ class Screen:
             compare_settings(there.told(), wanted.told(), url)
             wanted = there.with_seeds(wanted.universe.seeds)
         values = {"ablatable": wanted.model_dump(mode="json"), "environment": environment()}
+        screen = cls.__new__(cls)
+        screen._opened(str(url), wanted, store)
         with writing(url):
-            screen = cls(url, wanted, store)
             screen._put(TRAINING, {"images": training.images, "owner": training.owner})
             store.put(SCREEN, canonical_json({**values, "sha256": json_hash(values)}))
-        return screen
-
-    @classmethod
-    def open(cls, url: str | Path, *, partial: bool = False) -> Screen:
-        """Open a screened universe; unless `partial`, it must be finished.
-
-        Raises:
-            StoreError: there is none, it is unfinished, or its description is damaged.
-        """
-        store = open_store(url, create=False)
-        try:
-            values = json.loads(read(store, SCREEN))
-            digest = values.pop("sha256")
-            settings = ScreenSettings.model_validate(values["ablatable"])
-        except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
-            raise StoreError(
-                f"there is no readable screened universe at {url} ({type(error).__name__}); "
-                f"make one with 'ablatable universe screen RUN --share 0.1 --out {url}'"
-            ) from error
-        if json_hash(values) != digest:
-            raise StoreError(f"{url}: {SCREEN} is damaged (hash does not match); restore it or make it again")
-        screen = cls(url, settings, store)
-        if not partial and (missing := [seed for seed in screen.seeds if not screen.has(seed)]):
-            raise StoreError(
-                f"{url} is unfinished: {len(missing)} of {len(screen.seeds)} samples are missing or damaged; "
-                "give the same 'ablatable universe screen' command again"
-            )
         return screen
 
     # --- samples ------------------------------------------------------------------------------------------------
 
     def write(self, seed: int, found: Found) -> None:
-        """Store a sample; what is there is replaced at once or not at all."""
+        """Store a sample. It replaces what is there in one step."""
         with writing(self.url):
             self._put(_key(seed), asdict(found))
 
@@ -148,10 +142,8 @@ class Screen:
         return True
 
     def sample(self, number: int) -> Found:
-        """A sample, from 0: `DataError` if there is no such, `StoreError` if it is missing or damaged."""
-        if not 0 <= number < len(self.seeds):
-            raise DataError(f"no sample {number}; there are samples 0 to {len(self.seeds) - 1}")
-        return Found(**self._get(_key(self.seeds[number])))
+        """A sample, from 0: `DataError` if there is no such sample, `StoreError` if it is missing or damaged."""
+        return Found(**self._get(_key(self.seeds[checked_sample(number, self.seeds)])))
 
     def _put(self, key: str, arrays: dict[str, np.ndarray]) -> None:
         from safetensors.numpy import save
@@ -166,7 +158,7 @@ class Screen:
         except Exception as error:  # object stores and safetensors have many kinds
             raise StoreError(
                 f"{self.url}: {key} is missing or damaged ({type(error).__name__}); "
-                "give the same 'ablatable universe screen' command again"
+                "give the command that makes it again, and it computes what is missing"
             ) from error
 
     # --- reading, as from a universe ----------------------------------------------------------------------------
@@ -176,12 +168,13 @@ class Screen:
         """Factual samples, uint8 (samples, H, W, C)."""
         return np.moveaxis(np.stack([sample.factual for sample in self._samples()]), -3, -1)
 
-    def landscape(self, sample: int) -> np.ndarray:
-        """One sample's pictures, uint8 (ablations, H, W, C); the factual one stands for those that were not drawn."""
+    def landscape(self, sample: int) -> np.ma.MaskedArray:
+        """One sample under every ablation, uint8 (ablations, H, W, C), masked where it was not drawn."""
         found = self.sample(sample)
-        pictures = np.repeat(found.factual[None], len(self.settings.words), axis=0)
-        pictures[found.rows] = found.pictures
-        return np.moveaxis(pictures, -3, -1)
+        images = np.zeros((self.settings.ablations, *found.factual.shape), np.uint8)
+        images[found.rows] = found.pictures
+        mask = np.broadcast_to(~found.drawn[:, None, None, None], images.shape)
+        return np.ma.masked_array(np.moveaxis(images, -3, -1), np.moveaxis(mask, -3, -1))
 
     @property
     def training(self) -> Units:
@@ -190,74 +183,97 @@ class Screen:
         return Units(self.units, stored["images"], stored["owner"])
 
     def drawn(self) -> np.ndarray:
-        """Whether each unit's counterfactual was drawn: bool (units, samples)."""
+        """Whether the counterfactual of each unit was drawn: bool (units, samples)."""
         return np.stack([found.drawn[list(self.settings.ablation)] for found in self._samples()], axis=1)
 
     def distances(self, *, scaled: bool = True) -> np.ndarray:
-        """Distances of the counterfactuals that were drawn, 0 for the others: float32 (units, samples)."""
+        """Distance of each unit's counterfactual, NaN where it was not drawn: float32 (units, samples)."""
+        return np.where(self.drawn(), self.estimates(scaled=scaled), np.float32(np.nan))
+
+    def estimates(self, *, scaled: bool = True) -> np.ndarray:
+        """Distances that are exact where the counterfactual was drawn, and guesses elsewhere: as `distances`."""
         rows = list(self.settings.ablation)
-        return np.stack([self._scaled(found.distances * found.drawn, scaled)[rows] for found in self._samples()], 1)
+        return np.stack([in_unit(found.distances, self.settings, scaled)[rows] for found in self._samples()], 1)
 
     def spare_distances(self, *, scaled: bool = True) -> np.ndarray:
-        """Distances under the spares' ablations, all of which are drawn: float32 (spares, samples)."""
+        """Distances under the spares' ablations, which are all drawn: float32 (spares, samples)."""
         rows = list(self.settings.spares)
-        return np.stack([self._scaled(found.distances, scaled)[rows] for found in self._samples()], 1)
+        return np.stack([in_unit(found.distances, self.settings, scaled)[rows] for found in self._samples()], 1)
 
     def radius(self, *, scaled: bool = True) -> np.ndarray:
-        """The largest distance drawn of every sample, float32 (samples,): the radius, with the probability `chance`."""
-        return radius(self.distances(scaled=scaled))
+        """The largest distance drawn per sample, float32 (samples,): the radius, with the probability `chance`."""
+        return np.fmax.reduce(self.distances(scaled=scaled), axis=0)
 
     def chance(self, *, top: int = 1) -> np.ndarray:
-        """Of every sample, the chance that its `top` farthest units are those found: float64 (samples,)."""
+        """The chance that a sample's `top` farthest units are among those drawn: float64 (samples,)."""
         return np.array([found.chance(self._candidates, top) for found in self._samples()])
 
     def influence(self, sample: int, *, scaled: bool = True) -> pl.DataFrame:
-        """Units by how far their removal moves one sample, farthest first.
+        """Units by how far their removal moves one sample, the farthest first.
 
         Columns: rank (from 1), unit, distance (float32), drawn (whether the distance is exact, and not a guess).
         """
-        import polars as pl
-
-        found, rows = self.sample(sample), np.array(self.settings.ablation)
-        distances = self._scaled(found.distances, scaled)[rows]
-        order = np.argsort(-distances, kind="stable")
-        return pl.DataFrame(
-            {
-                "rank": np.arange(1, len(order) + 1),
-                "unit": [self.units[k] for k in order],
-                "distance": distances[order],
-                "drawn": found.drawn[rows][order],
-            }
-        )
+        found, rows = self.sample(sample), list(self.settings.ablation)
+        distances = in_unit(found.distances, self.settings, scaled)
+        return ranked(self.units, distances[rows], drawn=found.drawn[rows])
 
     def passes(self) -> tuple[int, int]:
-        """Forward passes (rows times survivors times steps) that were made, and that the whole universe takes."""
-        survivors = (~Code.from_words(list(self.settings.words), allow_dummy=True).matrix).sum(1)
-        factual = self.settings.components * len(self.seeds)
+        """Forward passes (rows times survivors times steps) that were made, and that the whole universe would take."""
+        words, steps = self.settings.codewords, self.settings.sampling.steps
+        survivors, factual = (~words).sum(1), words.shape[1] * len(self.seeds)
         made = factual + sum(int(survivors[found.rows].sum()) for found in self._samples())
-        return made * self.settings.steps, (factual + int(survivors.sum()) * len(self.seeds)) * self.settings.steps
+        return made * steps, (factual + int(survivors.sum()) * len(self.seeds)) * steps
+
+    # --- for notebooks --------------------------------------------------------------------------------------------
+
+    def to_polars(self) -> pl.DataFrame:
+        """Every counterfactual's distance, null where it was not drawn: columns sample, seed, unit, drawn, distance."""
+        return table(self)
+
+    def to_pandas(self) -> Any:
+        """`to_polars`, as a pandas data frame."""
+        return as_pandas(self.to_polars())
+
+    def show(self, sample: int = 0, *, top: int = 6) -> Figure:
+        """A figure of one sample and the counterfactuals farthest from it, beside the units removed."""
+        from ..figures import show
+
+        return show(self, sample, top=top)
+
+    def plot_landscape(self, sample: int = 0) -> Figure:
+        """A figure of how far each unit's removal moves one sample, beside the spares' distances."""
+        from ..figures import plot_landscape
+
+        return plot_landscape(self, sample)
+
+    def __repr__(self) -> str:
+        from ..showing import summary
+
+        return f"Screen({self.url!r}: {summary(self)})"
+
+    def _repr_html_(self) -> str:
+        from ..showing import html
+
+        return html(self)
 
     def _samples(self) -> list[Found]:
         return [self.sample(number) for number in range(len(self.seeds))]
-
-    def _scaled(self, distances: np.ndarray, scaled: bool) -> np.ndarray:
-        return distances if scaled else distances / np.float32(native_to_scaled(self.settings.shape))
 
 
 def _key(seed: int) -> str:
     return f"samples/{seed}.safetensors"
 
 
-def check_screen(url: str | Path) -> list[str]:
-    """Read every object of a screened universe. Returns what is wrong, one sentence each; empty = intact."""
+def _read_settings(url: str, store: Any) -> ScreenSettings:
     try:
-        opened = Screen.open(url, partial=True)
-    except StoreError as error:
-        return [str(error)]
-    wrong = [f"{url}: seed {seed} is missing or damaged" for seed in opened.seeds if not opened.has(seed)]
-    try:
-        if list(opened.training.digests) != list(opened.settings.digests):
-            wrong.append(f"{url}: the stored training images are not the units it was made from")
-    except (StoreError, DataError) as error:
-        wrong.append(str(error))
-    return wrong
+        values = json.loads(read(store, SCREEN))
+        digest = values.pop("sha256")
+        settings = ScreenSettings.model_validate(values["ablatable"])
+    except Exception as error:  # JSON, pydantic and object stores have many kinds
+        raise StoreError(
+            f"there is no readable screened universe at {url} ({type(error).__name__}); "
+            f"make one with 'ablatable universe screen RUN --out {url}'"
+        ) from error
+    if json_hash(values) != digest:
+        raise StoreError(f"{url}: {SCREEN} is damaged (its hash does not match); restore it, or make the screen again")
+    return settings

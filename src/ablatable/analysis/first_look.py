@@ -1,0 +1,126 @@
+"""A first look at a trained run: samples beside the training images nearest to them, and how the loss fell.
+
+The files lie in the run's folder, `first_look.png` and `loss.png`. They are not part of the run: no manifest names
+them, no hash covers them, and they may be deleted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._runtime.files import read_json, write_atomic
+from .._runtime.plotting import figure_png
+from ..diffusion.sampling_settings import Sampling
+from ..runs.run import Run
+from .sample_quality import SampleQuality, judge
+
+LOOK, LOSS = "first_look.png", "loss.png"
+SAMPLES = 12
+TARGET = 96  # pixels of an image's longer side, about
+GAP = 4
+GREY = 214
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """What was drawn, and the verdict.
+
+    Attributes:
+        sheet: the contact sheet's path.
+        loss: the loss figure's path; None if nothing was trained.
+        quality: the samples judged against the training images.
+    """
+
+    sheet: Path
+    loss: Path | None
+    quality: SampleQuality
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for programs."""
+        broken = self.quality.broken
+        return {
+            "sheet": str(self.sheet),
+            "drawn": len(broken),
+            "broken": int(broken.sum()),
+            "sound": self.quality.sound,
+        }
+
+    def sentences(self) -> list[str]:
+        """The verdict, and where to look."""
+        return [*self.quality.sentences(), f"samples above their nearest training images: {self.sheet}"]
+
+
+def first_look(
+    run: Run | str | Path, *, samples: int = SAMPLES, sampling: Sampling = Sampling(), device: str = "cpu"
+) -> FirstLook:
+    """Draw the samples of seeds 0, 1, .., judge them, and write both files into the run's folder.
+
+    Args:
+        run: a complete run.
+        samples: how many to draw.
+        sampling: how.
+        device: where, as `cpu` or `cuda:0`.
+    """
+    import torch
+
+    from .._runtime.devices import one_thread
+    from ..data.units import to_images
+    from ..diffusion.sampling import Trajectories, sample
+
+    opened = run if isinstance(run, Run) else Run(run)
+    training = opened.units().images
+    with one_thread(), torch.inference_mode():
+        noise = Trajectories(range(samples), opened.shape, device=device)
+        drawn = sample(opened.ensemble(device=device), noise, schedule=opened.recipe.schedule, sampling=sampling)
+    images = to_images(drawn.cpu())
+    quality = judge(images, training)
+    sheet = opened.path / LOOK
+    write_atomic(sheet, _png(contact_sheet(images, training[quality.nearest])))
+    curves = [read_json(opened.component_folder(i) / "training.json")["loss"] for i in range(opened.code.components)]
+    loss = opened.path / LOSS if any(curves) else None
+    if loss is not None:
+        write_atomic(loss, loss_figure(curves))
+    return FirstLook(sheet, loss, quality)
+
+
+def contact_sheet(*rows: np.ndarray) -> np.ndarray:
+    """Images in rows, uint8 (N, H, W, C) each, as one picture (height, width, C), enlarged by whole pixels."""
+    count, height, width, channels = rows[0].shape
+    factor = max(1, round(TARGET / max(height, width)))
+    height, width = height * factor, width * factor
+    sheet = np.full((len(rows) * (height + GAP) + GAP, count * (width + GAP) + GAP, channels), GREY, np.uint8)
+    for r, images in enumerate(rows):
+        for c, image in enumerate(images):
+            top, left = GAP + r * (height + GAP), GAP + c * (width + GAP)
+            sheet[top : top + height, left : left + width] = image.repeat(factor, axis=0).repeat(factor, axis=1)
+    return sheet
+
+
+def loss_figure(curves: list[list[list[float]]]) -> bytes:
+    """Every component's loss history, [step, mean loss] pairs, as a PNG file."""
+
+    def draw(axes: Any) -> None:
+        for number, curve in enumerate(curves):
+            steps, losses = np.array(curve).T
+            axes.plot(steps, losses, linewidth=0.8, alpha=0.8, label=f"component {number:02d}")
+        axes.set_yscale("log")
+        axes.set_xlabel("training step")
+        axes.set_ylabel("mean loss")
+        if len(curves) <= 12:
+            axes.legend(fontsize=6, frameon=False, ncols=2)
+
+    return figure_png(draw)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
+    return buffer.getvalue()

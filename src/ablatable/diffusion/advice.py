@@ -1,0 +1,75 @@
+"""What training a data set of some kind needs: a recipe to start from, and doubts about one that was chosen.
+
+The figures are those of docs/colour.md: small drawings come out recognisable when every image of a split was seen a few
+hundred times, and as noise when it was seen some tens of times, whatever the sampler.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .recipe import Recipe, TrainingConfig, UNetConfig, preset
+
+PASSES = 400  # times that each image of a split should be seen
+ENOUGH = 200  # below this, samples are blurred or noise
+COLOUR = 3  # channels
+
+
+def chosen(name: str | None, shape: tuple[int, int, int], images: int, **training: Any) -> tuple[str, Recipe]:
+    """A preset's name and recipe: what was asked for, and what the images ask for where nothing was.
+
+    Args:
+        name: a preset; None = `colour` for images in colour, else `tiny` up to 16 pixels and `small` above, with as
+            many steps as the images need, if that is more than the preset has.
+        shape: of the images, (C, H, W).
+        images: in the largest split.
+        training: settings that replace the preset's; None leaves a setting alone.
+    """
+    if name is not None:
+        return name, preset(name, **training)
+    name = "colour" if shape[0] == COLOUR else "tiny" if max(shape[1:]) <= 16 else "small"
+    recipe = preset(name, **training)
+    if training.get("steps") is None:
+        recipe = recipe.replace(steps=max(recipe.training.steps, steps_for(recipe.training, images)))
+    return name, recipe
+
+
+def steps_for(training: TrainingConfig, images: int) -> int:
+    """Training steps after which each of `images` was seen `PASSES` times, rounded up to hundreds."""
+    return math.ceil(PASSES * images / min(training.batch, images) / 100) * 100
+
+
+def passes(training: TrainingConfig, images: int) -> float:
+    """How often a component sees each of its `images`."""
+    return training.steps * min(training.batch, images) / images
+
+
+def concerns(recipe: Recipe, shape: tuple[int, int, int], images: int) -> list[str]:
+    """Why samples of this recipe may be noise, with what to change; empty if nothing is known against it.
+
+    Args:
+        recipe: the components' recipe.
+        shape: of the images, (C, H, W).
+        images: in the largest split.
+    """
+    if not isinstance(recipe.component, UNetConfig):
+        return []
+    found, seen = [], passes(recipe.training, images)
+    if seen < ENOUGH:
+        found.append(
+            f"each image is seen {seen:.0f} times, which leaves noise or blur: take --steps "
+            f"{steps_for(recipe.training, images)} ({PASSES} times), fewer images, or a larger --batch"
+        )
+    if shape[0] == COLOUR and recipe.component.prediction == "noise" and recipe.training.steps < 20_000:
+        found.append(
+            "components that predict noise get the colour of whole areas wrong when trained briefly: take --preset "
+            "colour"
+        )
+    levels, side = len(recipe.component.channels), max(shape[1:])
+    if side > 8 * 2**levels:
+        found.append(
+            f"{levels} levels see little of {side} pixels at once: take --size {8 * 2**levels}, or a preset with more "
+            "levels (small and colour have 3)"
+        )
+    return found

@@ -1,0 +1,118 @@
+"""Write a universe as a CTF archive."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from ..._runtime.files import writing
+from ..._runtime.progress import Display
+from ..._runtime.workers import chunks
+from ...errors import DataError, SettingsError
+from ..reader import Universe
+from .config import BUFFER, MOST_PIXELS, Config
+
+
+def export_ctf(
+    universe: str | Path | Universe, path: str | Path, *, overwrite: bool = False, quiet: bool = False
+) -> Path:
+    """Write a universe as a CTF archive. CTF has no place for codewords, spares and distances, which are left out.
+
+    The images keep their 8 bits, memory stays bounded, and the same universe gives the same bytes. The file appears
+    when it is complete.
+
+    Args:
+        universe: the universe, or its place.
+        path: the archive.
+        overwrite: replace a file that is there.
+        quiet: show no progress.
+
+    Returns:
+        `path`.
+
+    Raises:
+        SettingsError: `path` exists and `overwrite` is not given.
+        StoreError: it cannot be written.
+    """
+    opened, path = Universe.open(universe), Path(path)
+    if path.exists() and not overwrite:
+        raise SettingsError(f"{path} exists; choose another file, or --overwrite")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+                    for name, content in _members(opened, quiet):
+                        member = tarfile.TarInfo(name)
+                        member.size, member.mode = len(content), 0o644
+                        archive.addfile(member, io.BytesIO(content))
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def _members(universe: Universe, quiet: bool) -> Iterator[tuple[str, bytes]]:
+    settings, training = universe.settings, universe.training
+    channels, height, width = settings.shape
+    one_file = len(training.images) == len(training)
+    config = Config(
+        Format="ONEFILE" if one_file else "MULTIFILE",
+        TrainingUnits=len(training),
+        NumberGenerated=len(universe.seeds),
+        TrainHeight=height,
+        TrainWidth=width,
+        TrainChannel=channels,  # pyright: ignore[reportArgumentType]
+        GenHeight=height,
+        GenWidth=width,
+        GenChannel=channels,  # pyright: ignore[reportArgumentType]
+        UnitIds=training.ids,
+        Seeds=universe.seeds,
+    )
+    yield "config.json", json.dumps(config.model_dump(mode="json"), indent=1).encode()
+    yield "factual.png", _png(universe.factual)
+    if one_file:
+        yield "training_set.png", _png(training.images)
+    else:
+        for number, unit in enumerate(training.ids, start=1):
+            images = training.of(unit)
+            yield f"train_{number}_{_short(unit)}_{len(images)}.png", _png(images)
+    each = len(universe.seeds) * int(np.prod(settings.shape))
+    with Display(f"exporting {len(training)} units", len(training), quiet=quiet) as display:
+        for first, last in chunks(len(training), max(1, BUFFER // each)):
+            rows = np.array(settings.ablation[first:last])
+            distinct, place = np.unique(rows, return_inverse=True)
+            images = universe.ablations(distinct)  # (rows, samples, H, W, C)
+            for number, row in enumerate(place, start=first + 1):
+                yield f"leave_{number}_out.png", _png(images[row])
+                display.finish(number, 1)
+
+
+def _short(unit: str) -> str:
+    """As much of a unit's id as a file name can hold; `UnitIds` has all of it."""
+    return quote(unit, safe="")[:40]
+
+
+def _png(images: np.ndarray) -> bytes:
+    """Images, uint8 (n, H, W, C), in one column."""
+    from PIL import Image
+
+    column = np.ascontiguousarray(images).reshape(-1, *images.shape[2:])
+    if column.shape[0] * column.shape[1] > MOST_PIXELS:
+        raise DataError(
+            f"{len(images)} images of {images.shape[1]} x {images.shape[2]} have more than the {MOST_PIXELS} "
+            "pixels that a PNG of an archive may have; make a universe of fewer seeds"
+        )
+    buffer = io.BytesIO()
+    Image.fromarray(column[..., 0] if column.shape[2] == 1 else column).save(buffer, "PNG")
+    return buffer.getvalue()

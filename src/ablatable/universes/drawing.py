@@ -1,0 +1,159 @@
+"""Draw the same noise trajectories under several ablations: what enumerating and screening have in common.
+
+The bits of an image are the same whichever images are drawn beside it, because components always process batches of
+one fixed size (see `Ensemble`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._runtime.execution import Execution
+from ..diffusion.sampling_settings import Sampling
+from ..errors import SettingsError
+from ..runs.run import Run
+from .settings import UniverseSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..diffusion.ensemble import Ensemble
+    from ..diffusion.schedule import Schedule
+
+
+def draw(
+    ensemble: Ensemble,
+    ablations: np.ndarray,
+    seeds: Sequence[int],
+    *,
+    shape: tuple[int, int, int],
+    schedule: Schedule,
+    sampling: Sampling,
+    device: str = "cpu",
+    on_step: Callable[[int], None] = lambda step: None,
+) -> np.ndarray:
+    """Draw the same noise trajectories under several ablations.
+
+    Args:
+        ensemble: all components.
+        ablations: bool (ablations, components), True where a component is removed; a row of False is factual.
+        seeds: one per sample.
+        shape: (C, H, W) of an image.
+        schedule: the components' noise schedule.
+        sampling: how to draw.
+        device: where the components are.
+        on_step: called with the number of steps done.
+
+    Returns:
+        uint8 (ablations, samples, C, H, W).
+    """
+    import torch
+
+    from ..data.units import to_images
+    from ..diffusion.sampling import Trajectories, sample
+
+    alive = np.repeat(~ablations, len(seeds), axis=0)  # row (a, s) at a * samples + s
+    noise = Trajectories(seeds, shape, repeat=len(ablations), device=device)
+    ablated, started = ensemble.ablate(alive), False
+
+    def denoiser(x: Tensor, t: Tensor | int) -> Tensor:
+        nonlocal started
+        if started:
+            return ablated(x, t)
+        started = True  # all ablations of a sample start from the same noise, so each component sees it once
+        return ablated.shared(x[: len(seeds)], t)
+
+    with torch.inference_mode():
+        x = sample(denoiser, noise, schedule=schedule, sampling=sampling, on_step=on_step)
+    images = np.moveaxis(to_images(x.cpu()), -1, -3)
+    return images.reshape(len(ablations), len(seeds), *shape)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The run that samples are drawn from, as a task carries it to a worker.
+
+    Attributes:
+        run: the run's folder.
+        run_sha256: hash of its manifest: the run must not change while work is under way.
+        device: where the components are put.
+        max_resident: how many components are kept in memory; None = all.
+    """
+
+    run: str
+    run_sha256: str
+    device: str
+    max_resident: int | None = None
+
+    @classmethod
+    def of(cls, run: Run, execution: Execution) -> Source:
+        """A run that is open; `execution` must have been resolved."""
+        return cls(str(run.path.resolve()), run.digest, execution.device, execution.max_resident)
+
+    def load(self, settings: UniverseSettings) -> Drawing:
+        """Load the components as these settings need them; a worker loads them once."""
+        run, ensemble = loaded(self, settings.batch, settings.precision, settings.compiled)
+        return Drawing(run, ensemble, settings, self.device)
+
+
+@lru_cache(maxsize=1)
+def loaded(
+    source: Source, batch: int | None = None, precision: str = "fp32", compiled: bool = False
+) -> tuple[Run, Ensemble]:
+    """A run and its components; `SettingsError` if it is not the run it was."""
+    opened = Run(source.run)
+    if opened.digest != source.run_sha256:
+        raise SettingsError(f"{source.run} changed while it was being used; give the same command again")
+    return opened, opened.ensemble(
+        batch=batch, precision=precision, compiled=compiled, device=source.device, max_resident=source.max_resident
+    )
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A run that is ready to draw samples of a universe."""
+
+    run: Run
+    ensemble: Ensemble
+    settings: UniverseSettings
+    device: str
+
+    def __call__(
+        self,
+        ablations: np.ndarray,
+        seeds: Sequence[int],
+        *,
+        on_step: Callable[[int], None] = lambda step: None,
+    ) -> np.ndarray:
+        """Samples of these seeds under some ablations, bool (rows, n): uint8 (rows, samples, C, H, W)."""
+        from .._runtime.devices import one_thread
+
+        with one_thread():
+            return draw(
+                self.ensemble,
+                ablations,
+                seeds,
+                shape=self.settings.shape,
+                schedule=self.run.recipe.schedule,
+                sampling=self.settings.sampling,
+                device=self.device,
+                on_step=on_step,
+            )
+
+
+def as_run(run: str | Path | Run) -> Run:
+    """A run from its folder, or one that is open already."""
+    return run if isinstance(run, Run) else Run(run)
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, which `torch.compile` needs."""
+    return bool(os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"))

@@ -1,0 +1,240 @@
+"""A universe, opened for reading: factual samples and the counterfactual of every unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..data.distance import radius
+from ..data.units import Units
+from ..errors import DataError, StoreError
+from .arrays import Arrays, channels_last
+from .blocks import blocks_of, marked
+from .description import damaged, metadata_damaged, read_description
+from .landscapes import as_pandas, checked_sample, in_unit, place_of, ranked, table
+from .settings import UniverseSettings
+from .store import exists, open_store, reading
+
+if TYPE_CHECKING:
+    import polars as pl
+    from matplotlib.figure import Figure
+
+
+class Universe:
+    """A finished universe, opened for reading.
+
+    ```python
+    universe = ab.Universe.open("digits.zarr")
+    universe.radius()  # one number per sample
+    universe.influence(sample=0)  # units by how far their removal moves this sample
+    ```
+
+    Attributes:
+        url: where it is.
+        settings: what it was made from.
+        environment: versions and kind of machine that it was made with.
+        digest: SHA-256 of its description.
+        units: unit ids.
+        seeds: one per sample.
+        store: the obstore store that holds it.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        """Open a finished universe, at a local path or an object-store URL.
+
+        Raises:
+            StoreError: there is none, it is unfinished, or it is damaged.
+        """
+        self.url = str(place_of(url))
+        self.store = open_store(self.url, create=False)
+        with reading(self.url):
+            self._open()
+
+    def _open(self) -> None:
+        described = read_description(self.url, self.store)
+        self.settings, self.environment = described.settings, described.environment
+        self.digest = described.digest
+        self.units, self.seeds = self.settings.units, self.settings.seeds
+        self._row = {unit: row for row, unit in enumerate(self.units)}
+        self._arrays = Arrays(self.url, self.store, dict(described.laid_out))
+        self._training = [key for key in described.laid_out if key.startswith("training/")]
+        if changed := damaged(self.store, described):
+            if _extended(self._arrays, self.settings, changed):
+                raise StoreError(
+                    f"{self.url} was being extended when that stopped; give that command again to finish it"
+                )
+            raise StoreError(metadata_damaged(self.url, changed))
+        self._vouched()
+
+    @classmethod
+    def open(cls, url: str | Path | Universe) -> Universe:
+        """Open a finished universe. A universe that is open already is given back as it is."""
+        return url if isinstance(url, cls) else cls(place_of(url))
+
+    def _vouched(self) -> None:
+        """Learn from the markers which hash every object must have; `StoreError` if a block is missing."""
+        blocks, missing = list(blocks_of(self.settings)), 0
+        for block in blocks:
+            found = marked(self.store, self.settings, block)
+            if found is None or found[0] != block or not all(exists(self.store, key) for key in found[1]):
+                missing += 1
+            else:
+                self._arrays.hashes.update(found[1])
+        if missing:
+            raise StoreError(
+                f"{self.url} is unfinished: {len(blocks) - missing} of {len(blocks)} blocks are there; "
+                "give the command that makes it again, and it computes what is missing"
+            )
+
+    # --- images ---------------------------------------------------------------------------------------------------
+
+    @property
+    def factual(self) -> np.ndarray:
+        """Factual samples, uint8 (samples, H, W, C)."""
+        return channels_last(self._get("factual"))
+
+    def counterfactual(self, unit: str) -> np.ndarray:
+        """The samples without `unit`: uint8 (samples, H, W, C)."""
+        return channels_last(self._get("counterfactual", self.ablation_of(unit)))
+
+    def landscape(self, sample: int) -> np.ndarray:
+        """One sample under every ablation, spares too: uint8 (ablations, H, W, C)."""
+        return channels_last(self._get("counterfactual", slice(None), checked_sample(sample, self.seeds)))
+
+    def ablations(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """All samples under some ablations (rows of `settings.words`): uint8 (rows, samples, H, W, C)."""
+        rows = np.asarray(rows)
+        first, last = int(rows.min()), int(rows.max()) + 1
+        if last - first > 2 * len(rows):  # far apart
+            return channels_last(np.stack([self._get("counterfactual", int(row)) for row in rows]))
+        return channels_last(self._get("counterfactual", slice(first, last))[rows - first])
+
+    @property
+    def training(self) -> Units:
+        """The training data, as stored with the universe."""
+        return self._units
+
+    @cached_property
+    def _units(self) -> Units:
+        images = self._arrays.get("training/images", objects=self._training)
+        try:
+            return Units(self.units, channels_last(images), self._arrays.get("training/owner"))
+        except DataError as error:
+            raise StoreError(f"{self.url}: the stored training data is damaged ({error}); make it again") from error
+
+    def training_images(self, unit: str) -> np.ndarray:
+        """A unit's training images, uint8 (k, H, W, C)."""
+        return self.training.of(unit)
+
+    # --- distances ------------------------------------------------------------------------------------------------
+
+    def drawn(self) -> np.ndarray:
+        """Whether the counterfactual of each unit was drawn, which all were: bool (units, samples)."""
+        return np.ones((len(self.units), len(self.seeds)), bool)
+
+    def distances(self, *, scaled: bool = True) -> np.ndarray:
+        """Distance of each unit's counterfactual from the factual sample: float32 (units, samples).
+
+        In the paper's unit (images scaled to 256 x 256 x 3), or native.
+        """
+        return self._distances(scaled)[list(self.settings.ablation)]
+
+    def spare_distances(self, *, scaled: bool = True) -> np.ndarray:
+        """The same for the spare codewords' ablations, which remove no unit completely: float32 (spares, samples)."""
+        return self._distances(scaled)[list(self.settings.spares)]
+
+    def radius(self, *, scaled: bool = True) -> np.ndarray:
+        """Counterfactual radius of each sample: float32 (samples,)."""
+        return radius(self.distances(scaled=scaled))
+
+    def influence(self, sample: int, *, scaled: bool = True) -> pl.DataFrame:
+        """Units by how far their removal moves one sample (an index, from 0), the farthest first.
+
+        Columns: rank (from 1), unit, distance (float32).
+        """
+        return ranked(self.units, self.distances(scaled=scaled)[:, checked_sample(sample, self.seeds)])
+
+    def ablation_of(self, unit: str) -> int:
+        """The row of the ablation that removes `unit`; `DataError` if there is no such unit."""
+        if unit not in self._row:
+            raise DataError(f"no unit '{unit}' in {self.url}; its units are {self.units[0]} .. {self.units[-1]}")
+        return self.settings.ablation[self._row[unit]]
+
+    # --- for notebooks --------------------------------------------------------------------------------------------
+
+    def to_polars(self) -> pl.DataFrame:
+        """Every counterfactual's distance: columns sample, seed, unit, drawn, distance."""
+        return table(self)
+
+    def to_pandas(self) -> Any:
+        """`to_polars`, as a pandas data frame."""
+        return as_pandas(self.to_polars())
+
+    def show(self, sample: int = 0, *, top: int = 6) -> Figure:
+        """A figure of one sample and the counterfactuals farthest from it, beside the units removed."""
+        from .figures import show
+
+        return show(self, sample, top=top)
+
+    def plot_landscape(self, sample: int = 0) -> Figure:
+        """A figure of how far each unit's removal moves one sample, beside the spares' distances."""
+        from .figures import plot_landscape
+
+        return plot_landscape(self, sample)
+
+    def __repr__(self) -> str:
+        from .showing import summary
+
+        return f"Universe({self.url!r}: {summary(self)})"
+
+    def _repr_html_(self) -> str:
+        from .showing import html
+
+        return html(self)
+
+    # --- reading, verified ----------------------------------------------------------------------------------------
+
+    def _distances(self, scaled: bool) -> np.ndarray:
+        return in_unit(self._get("distance/euclidean"), self.settings, scaled)
+
+    def _get(self, name: str, rows: int | slice = slice(None), samples: int | slice = slice(None)) -> np.ndarray:
+        """Images or distances of some ablations (`rows`; all for the factual samples) and samples."""
+        where = samples if name == "factual" else (rows, samples)
+        blocks = blocks_of(self.settings)
+        wanted = [
+            key
+            for block in blocks
+            if (name == "factual") == (block.ablations is None)
+            and _meet(block.samples, samples)
+            and (block.ablations is None or _meet(block.ablations, rows))
+            for key in block.keys(self.settings)
+            if key.startswith(f"{name}/c/")
+        ]
+        return self._arrays.get(name, where, objects=wanted)
+
+
+def _meet(span: tuple[int, int], where: int | slice) -> bool:
+    """Whether a span has any of the indices `where`."""
+    if isinstance(where, int):
+        return span[0] <= where < span[1]
+    first, last = where.start or 0, span[1] if where.stop is None else where.stop
+    return first < span[1] and span[0] < last
+
+
+def _extended(arrays: Arrays, settings: UniverseSettings, changed: Sequence[str]) -> bool:
+    """Whether metadata changed only because an extension began: arrays as large as they were, or larger."""
+    counts = (settings.ablations, len(settings.seeds))
+    least = {"factual": counts[1:], "counterfactual": counts, "distance/euclidean": counts}
+    try:
+        for key in changed:
+            name = key.removesuffix("/zarr.json")
+            sizes = least.get(name, (len(settings.units),))
+            if any(here < there for here, there in zip(arrays.shape(name), sizes, strict=False)):
+                return False
+    except Exception:  # damaged metadata raises many kinds
+        return False
+    return True

@@ -1,0 +1,177 @@
+"""What a universe was made from, and how one grows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from .._runtime.provenance import compare_settings
+from ..codes.code import Code
+from ..diffusion.sampling_settings import Sampling
+from ..errors import SettingsError
+
+FORMAT = 1
+UNKNOWN = {"components": 0, "sampler": "unknown", "steps": 0, "batch": 0}  # how a file says that nobody recorded it
+
+
+class UniverseSettings(BaseModel):
+    """Everything that decides the bytes of a universe. It is stored in the attributes of the Zarr group.
+
+    An imported universe (see `ctf`) has no run, and its file does not record the codewords or how it was sampled: these
+    fields are None.
+
+    Attributes:
+        run_sha256: hash of the run's manifest.
+        shape: (channels, height, width) of an image.
+        components: how many components the run has.
+        sampler, steps, precision, threshold, compiled, clip: see `Sampling`.
+        batch: rows that a component processes at once.
+        block: (ablations, samples) per unit of work.
+        seeds: one per sample.
+        units: unit ids.
+        digests: content hash of each unit.
+        words: the ablations: distinct codewords, as texts of 0 and 1.
+        ablation: for each unit, its row of `words`.
+        spares: rows of `words` that no unit has.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = FORMAT
+    kind: str = "ablatable universe"
+    run_sha256: str | None
+    shape: tuple[int, int, int]
+    components: int | None
+    sampler: str | None
+    steps: int | None
+    precision: str = "fp32"
+    threshold: int | None = None
+    compiled: bool = False
+    clip: bool = False
+    batch: int | None
+    block: tuple[int, int]
+    seeds: tuple[int, ...]
+    units: tuple[str, ...]
+    digests: tuple[str, ...]
+    words: tuple[str, ...] | None
+    ablation: tuple[int, ...]
+    spares: tuple[int, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_unknown(cls, values: Any) -> Any:
+        """Files write 0, "unknown" and empty codewords for what an imported universe does not know."""
+        if isinstance(values, dict) and values.get("components") == 0:
+            return {**values, **dict.fromkeys(UNKNOWN), "words": None}
+        return values
+
+    @model_serializer(mode="wrap")
+    def _write_unknown(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = handler(self)
+        if self.imported:
+            unknown = {**UNKNOWN, "words": [""] * self.ablations}
+            values.update({name: value for name, value in unknown.items() if name in values})
+        if not self.clip:  # a universe without clipping keeps the bytes that it had before there was clipping
+            values.pop("clip", None)
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> UniverseSettings:
+        """Arrays are indexed by these values, so they must agree with one another."""
+        if (
+            self.format != FORMAT
+            or min(*self.shape, *self.block) < 1
+            or not len(self.units) == len(self.digests) == len(self.ablation)
+            or not self.units
+            or not self.seeds
+            or not all(0 <= row < self.ablations for row in (*self.ablation, *self.spares))
+        ):
+            raise ValueError("the settings contradict one another")
+        return self
+
+    @property
+    def imported(self) -> bool:
+        """Whether it was imported: then it has no run, no codewords, and no noise on record."""
+        return self.components is None
+
+    @property
+    def ablations(self) -> int:
+        """How many distinct ablations there are, spares included: rows of the arrays."""
+        return len(self.words) if self.words is not None else max(self.ablation) + 1
+
+    @property
+    def codewords(self) -> np.ndarray:
+        """The ablations, bool (ablations, components): True where a component is removed.
+
+        Raises:
+            SettingsError: the universe was imported, so its codewords are unknown.
+        """
+        if self.words is None:
+            raise SettingsError(
+                "an imported universe has no codewords, because its file does not record them; "
+                "use a universe that was drawn from a run"
+            )
+        return Code.from_words(list(self.words), allow_dummy=True).matrix
+
+    @property
+    def sampling(self) -> Sampling:
+        """How its samples were drawn.
+
+        Raises:
+            SettingsError: the universe was imported, so nobody knows.
+        """
+        if self.sampler is None or self.steps is None:
+            raise SettingsError(
+                "nobody recorded how the samples of an imported universe were drawn; "
+                "use a universe that was drawn from a run"
+            )
+        return Sampling(self.sampler, self.steps, self.precision, self.compiled, self.threshold, self.clip)
+
+
+def extension(old: UniverseSettings, wanted: UniverseSettings, place: str | Path) -> UniverseSettings:
+    """What a universe of `old` settings must become to hold everything that `wanted` asks for: `old` itself, or more.
+
+    Seeds, units and spares may be added. The image of an ablation and a sample has the same bits in whichever universe
+    it is drawn, so nothing that is there has to be drawn again.
+
+    Raises:
+        SettingsError: `wanted` lacks something that is there, or differs in anything else; both values are named.
+    """
+    if old.imported or wanted.imported:
+        compare_settings(old.model_dump(mode="json"), wanted.model_dump(mode="json"), place)
+        return old
+    assert old.words is not None and wanted.words is not None  # only imported universes have none
+    seeds, units, words = set(old.seeds), set(old.units), set(old.words)
+    spares = {old.words[row] for row in old.spares}
+    contained = {
+        "seeds": seeds <= set(wanted.seeds),
+        "units": units <= set(wanted.units),
+        "spares": spares <= {wanted.words[row] for row in wanted.spares},
+    }
+    compare_settings(_compared(old, contained), _compared(wanted, contained), place)
+    all_words = (*old.words, *(word for word in wanted.words if word not in words))
+    row = {word: number for number, word in enumerate(all_words)}
+    new_units = [k for k, unit in enumerate(wanted.units) if unit not in units]
+    new_spares = [word for k in wanted.spares if (word := wanted.words[k]) not in spares]
+    return old.model_copy(
+        update={
+            "seeds": (*old.seeds, *(seed for seed in wanted.seeds if seed not in seeds)),
+            "units": (*old.units, *(wanted.units[k] for k in new_units)),
+            "digests": (*old.digests, *(wanted.digests[k] for k in new_units)),
+            "words": all_words,
+            "ablation": (*old.ablation, *(row[wanted.words[wanted.ablation[k]]] for k in new_units)),
+            "spares": (*old.spares, *(row[word] for word in new_spares)),
+        }
+    )
+
+
+def _compared(settings: UniverseSettings, contained: dict[str, bool]) -> dict[str, Any]:
+    """The settings that two universes are compared by; those that may grow count only if they did not."""
+    derived = {"batch", "block", "words", "ablation", "digests"}
+    growing = {"seeds": list(settings.seeds), "units": list(settings.units), "spares": len(settings.spares)}
+    rest = settings.model_dump(mode="json", exclude=derived | growing.keys())
+    rest["clip"] = settings.clip  # a file leaves it out where there is none
+    return {**rest, **{name: "" if contained[name] else value for name, value in growing.items()}}

@@ -1,0 +1,66 @@
+"""What a notebook shows of a universe, enumerated or screened: key figures and small images."""
+
+from __future__ import annotations
+
+import base64
+import html as escaping
+import io
+
+import numpy as np
+
+from .landscapes import Landscapes
+
+SHOWN = 8  # samples in a notebook's cell
+SIZE = 72  # pixels, about, of an image there
+
+
+def summary(universe: Landscapes) -> str:
+    """One line: how much there is, how it was drawn, how far the samples move."""
+    settings, drawn = universe.settings, universe.drawn()
+    how = "imported" if settings.imported else f"{settings.sampler}, {settings.steps} steps"
+    part = "" if drawn.all() else f", {drawn.mean():.0%} of the counterfactuals drawn"
+    return (
+        f"{len(universe.seeds)} samples of {' x '.join(map(str, settings.shape))}, {len(universe.units)} units, "
+        f"{len(settings.spares)} spares, {how}{part}"
+    )
+
+
+def html(universe: Landscapes) -> str:
+    """A notebook's cell: the first samples, each with the unit whose removal moves it most, and its radius."""
+    factual, radius = universe.factual, universe.radius()
+    cells = []
+    for sample in range(min(SHOWN, len(universe.seeds))):
+        found = farthest(universe, sample, 1)
+        caption = f"seed {universe.seeds[sample]}<br>radius {radius[sample]:.1f}"
+        images = _image(factual[sample], "factual sample")
+        for row, unit, _ in found:
+            images += _image(universe.landscape(sample)[row], f"without {unit}")
+            caption += f"<br>{escaping.escape(unit)}"
+        cells.append(f'<td style="text-align:center;vertical-align:top;font-size:80%">{images}<br>{caption}</td>')
+    more = "" if len(universe.seeds) <= SHOWN else f"<p>and {len(universe.seeds) - SHOWN} more samples</p>"
+    name = escaping.escape(f"{type(universe).__name__} {universe.url}")
+    return (
+        f"<p><b>{name}</b><br>{escaping.escape(summary(universe))}</p>"
+        f"<table><tr>{''.join(cells)}</tr></table>"
+        f"<p>Left: the factual sample. Right: without the unit whose removal moves it most, named below.</p>{more}"
+    )
+
+
+def farthest(universe: Landscapes, sample: int, top: int) -> list[tuple[int, str, float]]:
+    """Ablation, unit and distance of the farthest counterfactuals that were drawn."""
+    distances = universe.distances()[:, sample]
+    order = [k for k in np.argsort(-np.nan_to_num(distances, nan=-1), kind="stable") if not np.isnan(distances[k])]
+    return [(universe.settings.ablation[k], universe.units[k], float(distances[k])) for k in order[:top]]
+
+
+def _image(image: np.ndarray, title: str) -> str:
+    """An image, uint8 (H, W, C), as an HTML element that holds it."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(image[..., 0] if image.shape[-1] == 1 else image)).save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return (
+        f'<img src="data:image/png;base64,{data}" title="{escaping.escape(title)}" '
+        f'style="height:{SIZE}px;image-rendering:pixelated;margin:1px">'
+    )

@@ -1,0 +1,72 @@
+"""The bundled run: whole, small, what its script says, and usable by its name."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ablatable as ab
+from ablatable.analysis.sample_quality import judge
+from ablatable.runs.bundled import FOLDER, located
+from ablatable.runs.run import check_run
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "make_bundled.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("make_bundled", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_is_whole_and_small() -> None:
+    assert check_run(FOLDER) == []
+    assert sum(file.stat().st_size for file in FOLDER.rglob("*")) < 8_000_000
+    assert {path.name for path in FOLDER.iterdir()} == {
+        "components",
+        "ensemble.json",
+        "images.safetensors",
+        "settings.json",
+        "units.parquet",
+    }
+
+
+def test_it_is_what_the_script_makes(script) -> None:
+    run, units = ab.bundled(), script.bundled_units()
+    assert (run.ids, run.digests) == (units.ids, units.digests)
+    assert run.units().fingerprint() == units.fingerprint()
+    assert run.recipe.training.steps == script.STEPS and run.recipe.training.stored == "float16"
+    expected = ab.Code.balanced(units=12, components=script.COMPONENTS, weight=script.WEIGHT, seed=script.SEED)
+    assert np.array_equal(run.code.matrix, expected.matrix)
+    assert run.code.spare_capacity >= 50  # enough to test at 0.02
+
+
+def test_it_draws_pictures() -> None:
+    run = ab.bundled()
+    model = ab.AblatablePipeline.from_pretrained("bundled")
+    drawn = model(range(8), num_inference_steps=25, output_type="np").images
+    found = judge(drawn, run.units().images)
+    assert found.sound and len(set(found.nearest.tolist())) >= 4
+    without = model(range(8), num_inference_steps=25, without=[run.ids[2]], output_type="np").images
+    assert (without != drawn).any(axis=(1, 2, 3)).all()
+
+
+def test_by_its_name(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fingerprints) -> None:
+    before = fingerprints(FOLDER)
+    monkeypatch.chdir(tmp_path)
+    assert call("run", "info", "bundled")[0] == 0
+    assert call("audit", "check", "bundled")[0] == 0
+    code, _, told = call("run", "sample", "bundled", "--seeds", "0", "--steps", "3", "--out", tmp_path / "out")
+    assert code == 0, told
+    one = ("--unit", ab.bundled().ids[0], "--seeds", "0", "--steps", "3", "--workers", "0")
+    code, _, told = call("universe", "create", "bundled", *one, "--out", tmp_path / "u.zarr")
+    assert code == 0, told
+    assert fingerprints(FOLDER) == before  # reading it writes nothing into the package
+    (tmp_path / "bundled").mkdir()
+    assert located(Path("bundled")) == Path("bundled")  # a folder of that name comes first
