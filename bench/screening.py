@@ -23,7 +23,7 @@ from ablatable._runtime.plotting import figure_png
 from ablatable._runtime.rng import generator
 from ablatable._runtime.stats import wilson
 from ablatable.codes.code import weight_change
-from ablatable.universes.differential import Differential, differentiate_universe
+from ablatable.universes.differential import Differential, differentiate
 from ablatable.universes.screening.search import SURE, search
 from ablatable.universes.screening.surrogate import Surrogate
 
@@ -215,7 +215,7 @@ def main() -> None:
             lambda sample, d=distances: d[:, sample.number], steps / settings.steps
         )
     began = time.perf_counter()
-    differentiate_universe(args.run, args.universe, execution=Execution(workers=args.workers))
+    differentiate(args.run, args.universe, execution=Execution(workers=args.workers))
     seconds = time.perf_counter() - began
     found, n = Differential(universe), words.shape[1]
     jacobians = {k: found.read(seed)[1].astype(float) for k, seed in enumerate(universe.seeds)}

@@ -22,7 +22,7 @@ from ablatable.diffusion.schedule import Schedule
 from ablatable.errors import SettingsError, StoreError
 from ablatable.universes import differential
 from ablatable.universes.checking import check_universe
-from ablatable.universes.differential import Differential, agreement, differentiate, differentiate_universe, extrapolate
+from ablatable.universes.differential import Differential, agreement, differentiate, extrapolate, sample_jacobian
 from ablatable.universes.reader import Universe
 
 SCHEDULE = Schedule()
@@ -72,7 +72,7 @@ def test_central_differences(kind: str, sampler: str) -> None:
     components, steps = COMPONENTS[kind](), 6
     n = len(components)
     noise = ab.noise_trajectory([3], steps, (1, 8, 8)).double()
-    factual, jacobian = differentiate(
+    factual, jacobian = sample_jacobian(
         components, noise, schedule=SCHEDULE, sampling=Sampling(sampler=sampler, steps=steps, clip=False)
     )
     even = torch.full((n,), 1 / n, dtype=torch.float64)
@@ -99,7 +99,7 @@ def test_central_differences_with_clipping(sampler: str) -> None:
 
     def differentiated(clip: bool) -> tuple[Tensor, Tensor]:
         sampling = Sampling(sampler=sampler, steps=steps, clip=clip)
-        return differentiate(components, noise, schedule=SCHEDULE, sampling=sampling)
+        return sample_jacobian(components, noise, schedule=SCHEDULE, sampling=sampling)
 
     factual, jacobian = differentiated(clip=True)
     even = torch.full((3,), 1 / 3, dtype=torch.float64)
@@ -118,7 +118,7 @@ def test_multistep_sampler() -> None:
     """The directions have the sampler's memory of their own. diffusers keeps parts of it in float32: a looser bound."""
     components = ideals()
     noise = ab.noise_trajectory([3], 6, (1, 8, 8)).double()
-    _, jacobian = differentiate(components, noise, schedule=SCHEDULE, sampling=Sampling("dpmsolver++", 6, clip=False))
+    _, jacobian = sample_jacobian(components, noise, schedule=SCHEDULE, sampling=Sampling("dpmsolver++", 6, clip=False))
     even, direction = torch.full((4,), 0.25, dtype=torch.float64), torch.tensor([0.75, -0.25, -0.25, -0.25])
     ahead, back = (weighted(components, noise, even + s * direction, "dpmsolver++", 6) for s in (5e-3, -5e-3))
     expected = (ahead - back) / 1e-2
@@ -147,10 +147,10 @@ def test_sides_that_need_padding() -> None:
 
 def test_chunks_of_directions_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = ab.noise_trajectory([3], 4, (1, 8, 8)).double()
-    whole = differentiate(ideals(), noise, schedule=SCHEDULE, sampling=Sampling(steps=4))[1]
+    whole = sample_jacobian(ideals(), noise, schedule=SCHEDULE, sampling=Sampling(steps=4))[1]
     monkeypatch.setattr(differential, "DIRECTIONS", 2)
     torch.testing.assert_close(
-        differentiate(ideals(), noise, schedule=SCHEDULE, sampling=Sampling(steps=4))[1], whole, rtol=1e-9, atol=1e-12
+        sample_jacobian(ideals(), noise, schedule=SCHEDULE, sampling=Sampling(steps=4))[1], whole, rtol=1e-9, atol=1e-12
     )
 
 
@@ -191,13 +191,15 @@ def contents(universe: Universe) -> dict[str, bytes]:
 
 def test_beside_a_universe(small, universe: Universe, call) -> None:
     """Stored, resumed, whatever the workers; damage is found and only that is computed again."""
-    found = differentiate_universe(small.run.path, universe.url, execution=Execution(workers=0, quiet=True))
+    found = differentiate(small.run.path, universe.url, execution=Execution(workers=0, quiet=True))
     first = contents(universe)
     assert len(first) == 3 and check_universe(universe.url) == []
     sample, seed = 1, universe.seeds[1]
     noise = ab.noise_trajectory([seed], 6, (1, 8, 8))
     components = small.run.ensemble().components
-    factual, jacobian = differentiate(components, noise, schedule=small.run.recipe.schedule, sampling=Sampling(steps=6))
+    factual, jacobian = sample_jacobian(
+        components, noise, schedule=small.run.recipe.schedule, sampling=Sampling(steps=6)
+    )
     np.testing.assert_allclose(found.read(seed)[1], jacobian, rtol=1e-4, atol=1e-4)
     delivered = np.rint(np.clip((factual.numpy() + 1) * 127.5, 0, 255))
     assert np.abs(delivered[0] - universe.factual[sample, ..., 0]).max() <= 1
@@ -209,7 +211,7 @@ def test_beside_a_universe(small, universe: Universe, call) -> None:
     (Path(universe.url) / "differential" / f"{universe.seeds[2]}.safetensors").unlink()
     untouched = Path(universe.url) / "differential" / f"{universe.seeds[0]}.safetensors"
     kept = untouched.stat().st_mtime_ns
-    differentiate_universe(small.run.path, universe.url, execution=Execution(workers=1, quiet=True))
+    differentiate(small.run.path, universe.url, execution=Execution(workers=1, quiet=True))
     assert contents(universe) == first
     assert untouched.stat().st_mtime_ns == kept
 
@@ -239,6 +241,6 @@ def test_another_run_is_refused(universe: Universe, tmp_path: Path) -> None:
         units, code, ab.preset("ideal"), out=tmp_path / "other", execution=Execution(workers=0, quiet=True)
     )
     with pytest.raises(SettingsError, match="not drawn from the run"):
-        differentiate_universe(other.path, universe.url, execution=Execution(workers=0, quiet=True))
+        differentiate(other.path, universe.url, execution=Execution(workers=0, quiet=True))
     with pytest.raises(StoreError, match="missing, damaged or of another"):
         Differential(universe).read(universe.seeds[0])

@@ -316,11 +316,11 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path, str]
 
 def test_a_certificate_holds(certified: tuple[Run, Path, str]) -> None:
     run, path, public = certified
-    certificate = certificates.read(path)
-    assert certificates.check(certificate, run.path, public_key=public) == []
-    assert certificates.check(certificate, run.path) == []
+    certificate = certificates.read_certificate(path)
+    assert certificates.check_certificate(certificate, run.path, public_key=public) == []
+    assert certificates.check_certificate(certificate, run.path) == []
     assert certificate.ablated == [f"{n:02d}" for n in np.flatnonzero(CODE.matrix[[3, 7]].any(axis=0))]
-    text = certificates.render(certificate)
+    text = certificates.render_certificate(certificate)
     for word in (*GONE, "the owner", run.digest, public, *certificate.after.weights_sha256.values()):
         assert word in text
 
@@ -345,7 +345,7 @@ def tampered(value: Any) -> Any:
 def verdict(values: dict, path: Path, run: Run, public: str | None) -> list[str]:
     path.write_bytes(canonical_json(values))
     try:
-        return certificates.check(certificates.read(path), run.path, public_key=public)
+        return certificates.check_certificate(certificates.read_certificate(path), run.path, public_key=public)
     except StoreError as error:
         return [str(error)]
 
@@ -380,21 +380,21 @@ def test_flipping_any_field_is_found(certified: tuple[Run, Path, str], tmp_path:
 
 def test_another_run_or_more_in_it_is_found(certified: tuple[Run, Path, str], tmp_path: Path) -> None:
     run, path, _ = certified
-    certificate = certificates.read(path)
+    certificate = certificates.read_certificate(path)
     made = run.path.parent / "made"
-    assert certificates.check(certificate, made)
+    assert certificates.check_certificate(certificate, made)
     dirty = shutil.copytree(run.path, tmp_path / "dirty")
     (dirty / "components" / "00.partial").mkdir()
     (dirty / "components" / "00.partial" / "checkpoint").write_bytes(b"what was to go")
-    assert any("00.partial/checkpoint" in line for line in certificates.check(certificate, dirty))
+    assert any("00.partial/checkpoint" in line for line in certificates.check_certificate(certificate, dirty))
 
 
 def test_ids_as_hashes(tmp_path: Path) -> None:
     made = anew_digits(tmp_path)
     run, certificate = forget(made.path, GONE, out=tmp_path / "run", hash_ids=True)
-    assert certificates.check(certificate, run.path) == []
+    assert certificates.check_certificate(certificate, run.path) == []
     assert not any(unit in (tmp_path / "run" / "certificate.json").read_text() for unit in GONE)
-    assert "id kept as a hash" in certificates.render(certificate)
+    assert "id kept as a hash" in certificates.render_certificate(certificate)
 
 
 def test_keys(tmp_path: Path) -> None:

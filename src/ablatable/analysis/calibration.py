@@ -15,18 +15,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from .._runtime.stats import q_values
+from .._runtime.tables import Tabular
+from ..codes.code import components_for
 from ..data.distance import native_to_scaled
 from ..errors import Message, SettingsError, command, option
 from ..universes.landscapes import Landscapes
+from ..universes.opening import open_landscapes
 from .features import Features, feature_distances
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from ..universes.settings import UniverseSettings
 
 Statistic = Literal["plain", "directional", "likeness", "residual", "both"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
@@ -173,7 +180,7 @@ def spares_to_mark_one(units: int, level: float = LEVEL) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
+class Calibration(Tabular):
     """Every unit's influence on every sample, against the spares; arrays are float64 (units, samples).
 
     Attributes:
@@ -182,6 +189,9 @@ class Calibration:
         p, q: p-values, and these adjusted over the units of each sample.
         radius_p: p-value of each sample's radius (the plain distance, in pixels), (samples,).
         spares: how many there were.
+        units: unit ids, one per row.
+        samples: the samples' numbers, one per column.
+        available: how many spares the code has; `weight`: how many components each removes.
     """
 
     statistic: str
@@ -190,6 +200,23 @@ class Calibration:
     q: np.ndarray
     radius_p: np.ndarray
     spares: int
+    units: tuple[str, ...] = ()
+    samples: tuple[int, ...] = ()
+    available: int = 0
+    weight: int = 1
+
+    def table(self) -> pl.DataFrame:
+        """One row per sample and unit. Columns: sample, unit, score, p, q, marked."""
+        import polars as pl
+
+        count, columns = len(self.units), {"score": self.score, "p": self.p, "q": self.q, "marked": self.marked()}
+        return pl.DataFrame(
+            {
+                "sample": np.repeat(np.array(self.samples, int), count),
+                "unit": list(self.units) * len(self.samples),
+                **{name: values.T.reshape(-1) for name, values in columns.items()},
+            }
+        )
 
     def marked(self, level: float = LEVEL) -> np.ndarray:
         """Units that stand out at this false discovery rate: bool (units, samples)."""
@@ -204,18 +231,21 @@ class Calibration:
             return Message(
                 f"{len(marked)} of {len(units)} units stand out at a false discovery rate of {level:g}: {names}{more}"
             )
-        text = "no unit stands out from the shrinkage of the ensemble"
         needed = spares_to_mark_one(len(units), level)
-        if self.spares < needed:
-            text += (
-                f"; with {self.spares} spares a single unit cannot reach q <= {level:g} among {len(units)}, "
-                f"that takes {option('spares', needed)}, and a code that has as many"
-            )
-        return Message(text)
+        if self.spares >= needed:
+            return Message("no unit stands out from the shrinkage of the ensemble")
+        how = option("spares", needed)
+        if needed > self.available:
+            taken = components_for(len(units) + needed, self.weight)
+            how = f"{needed} spares, and this code has {self.available}: {taken} components of weight {self.weight} do"
+        return Message(
+            f"whether a single unit stands out cannot be judged with {self.spares} spares: to reach a false discovery "
+            f"rate of {level:g} among {len(units)} units takes {how}"
+        )
 
 
 def calibrate(
-    universe: Landscapes,
+    universe: Landscapes | str | Path,
     *,
     statistic: str = DEFAULT,
     features: Features | None = None,
@@ -224,8 +254,8 @@ def calibrate(
     """Compare every unit's ablation with the spares'.
 
     Args:
-        universe: a universe with spares. If it is a screened one, units that were not drawn have p = 1, which keeps
-            q on the safe side.
+        universe: a universe with spares, or its place. If it is a screened one, units that were not drawn have
+            p = 1, which keeps q on the safe side.
         statistic: see `scores`.
         features: the space in which the statistic measures; None = pixels.
         samples: which samples (indices); None = all.
@@ -233,6 +263,7 @@ def calibrate(
     Raises:
         SettingsError: the universe has no spares, or there is no such statistic.
     """
+    universe = open_landscapes(universe)
     settings = universe.settings
     if statistic not in STATISTICS:
         raise SettingsError(f"no statistic '{statistic}'; there are {', '.join(STATISTICS)}")
@@ -258,11 +289,21 @@ def calibrate(
     missing = ~universe.drawn()[:, columns]
     score[missing], p[missing] = np.nan, 1
     radius_p = radius_p_values(universe.distances()[:, columns], universe.spare_distances()[:, columns])
-    return Calibration(statistic, score * scale, p, q_values(p), radius_p, len(spares))
+    return Calibration(
+        statistic,
+        score * scale,
+        p,
+        q_values(p),
+        radius_p,
+        len(spares),
+        universe.units,
+        tuple(columns),
+        *spares_of(settings),
+    )
 
 
 def influence(
-    universe: Landscapes, sample: int, calibration: Calibration | None, *, scaled: bool = True
+    universe: Landscapes | str | Path, sample: int, calibration: Calibration | None = None, *, scaled: bool = True
 ) -> pl.DataFrame:
     """Units by how surely and how far their removal moves one sample, the surest first.
 
@@ -272,6 +313,7 @@ def influence(
     """
     import polars as pl
 
+    universe = open_landscapes(universe)
     distances = universe.influence(sample, scaled=scaled).sort("unit")
     columns = {name: [None] * len(distances) for name in ("score", "p", "q", "marked")}
     if calibration is not None:
@@ -287,9 +329,22 @@ def influence(
     return table.with_row_index("rank", offset=1)
 
 
+def spares_of(settings: UniverseSettings) -> tuple[int, int]:
+    """How many spare codewords there are for a universe's units, and their weight."""
+    weights = [word.count("1") for k, word in enumerate(settings.words) if k not in settings.spares]
+    weight = max(weights, key=weights.count)
+    return max(0, comb(settings.components, weight) - weights.count(weight)), weight
+
+
 def without_spares(universe: Landscapes) -> Message:
     """What to do about a universe that has no spares."""
-    needed = option("spares", spares_to_mark_one(len(universe.units)))
+    available, _ = spares_of(universe.settings)
+    if not available:
+        return Message(
+            f"{universe.url} has no spare ablations, and its code has no spare codewords: nothing tells a unit's "
+            f"influence from that of a smaller ensemble; train with more {option('components')}"
+        )
+    needed = option("spares", min(available, spares_to_mark_one(len(universe.units))))
     return Message(
         f"{universe.url} has no spare ablations, so nothing tells a unit's influence from that of a smaller ensemble; "
         f"make it again with {command('universe create', 'RUN', needed)}, "

@@ -29,10 +29,11 @@ from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings
 from .._runtime.rng import generator
 from .._runtime.stats import bootstrap, rank_correlation
+from .._runtime.tables import Tabular
 from ..data.distance import euclidean
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError
-from ..runs.run import Run
+from ..runs.run import Run, as_run
 from ..universes.drawing import draw
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ RETRAINED = ("ensemble", "single")
 
 
 @dataclass(frozen=True, eq=False)
-class Control:
+class Control(Tabular):
     """What was found; distances are float32 (units, samples), in the paper's unit.
 
     Attributes:
@@ -92,7 +93,7 @@ class Control:
 
 
 def control(
-    run: str | Path,
+    run: str | Path | Run,
     units: int,
     seeds: list[int],
     *,
@@ -115,7 +116,7 @@ def control(
     """
     from ..runs.component_training import train_component
 
-    opened, path, execution = Run(run), Path(out), execution.resolved()
+    opened, path, execution = as_run(run), Path(out), execution.resolved()
     rows = choose(opened, units, seed)
     settings = {
         "run_sha256": opened.digest,

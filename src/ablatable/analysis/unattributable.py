@@ -8,11 +8,13 @@ it is shown that the same picture would have been drawn without it. It is *unatt
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._runtime.stats import wilson
+from .._runtime.tables import Tabular
 from ..universes.reader import Universe
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Unattributable:
+class Unattributable(Tabular):
     """Which samples of a universe no unit moves; arrays are (samples,).
 
     Attributes:
@@ -74,11 +76,12 @@ class Unattributable:
         return pl.DataFrame(columns)
 
 
-def unattributable(universe: Universe) -> Unattributable:
+def unattributable(universe: Universe | str | Path) -> Unattributable:
     """Look for samples that are the same, pixel for pixel, without any unit.
 
     Distances are exact sums of whole numbers, so a distance is 0 exactly where no pixel differs.
     """
+    universe = Universe.open(universe)
     distances = universe.distances()  # (units, samples)
     moved_by = (distances > 0).sum(axis=0)
     top = distances.argmax(axis=0)

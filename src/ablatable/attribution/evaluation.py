@@ -37,7 +37,7 @@ PIECE = 16  # samples of one method in a piece
 
 
 def evaluate(
-    universe: Universe,
+    universe: Universe | str | Path,
     methods: Sequence[str] | Mapping[str, Method],
     *,
     out: str | Path,
@@ -51,7 +51,8 @@ def evaluate(
     `results.csv`, `results.json`, `results.tex`, `results.png`, and every method's scores, `scores/<method>.parquet`.
 
     Args:
-        universe: what to compare with. Metrics that need spares or the run are left out where there are none.
+        universe: what to compare with, or its place. Metrics that need spares or the run are left out where there
+            are none.
         methods: names (see `attribution.find_method`), or methods of your own by name, which run in this process.
         run: the universe's run, for methods and metrics that look into components.
         rule: how scores of images become scores of units: `max`, `sum` or `mean`.
@@ -62,6 +63,7 @@ def evaluate(
         SettingsError: an unknown method or rule, a method needs what is not given, or `out` holds another evaluation.
         DataError: a file of scores does not fit the universe.
     """
+    universe = Universe.open(universe)
     folder, opened = Path(out), _run_of(universe, run)
     chosen = methods if isinstance(methods, Mapping) else {name: find_method(name, universe) for name in methods}
     if not chosen:

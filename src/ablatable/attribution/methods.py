@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -64,7 +64,12 @@ class Pictures:
     trajectories: Trajectories | None
 
 
-Attributor = Callable[[Pictures], np.ndarray]
+class Attributor(Protocol):
+    """Anything that maps pictures to scores: float (N, images) or (N, units), larger = more responsible."""
+
+    def __call__(self, pictures: Pictures, /) -> np.ndarray:
+        """Score every image or unit for every picture."""
+        ...
 
 
 class NotScored(DataError):

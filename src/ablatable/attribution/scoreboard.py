@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._runtime.tables import Tabular
 from .metrics import (
     Estimate,
     FalseAttribution,
@@ -60,7 +61,7 @@ class Scored:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(Tabular):
     """What `evaluate` found; `results[method][metric]`, None where a metric has no value (`why` gives the reason)."""
 
     results: dict[str, dict[str, Estimate | None]]

@@ -40,11 +40,9 @@ def verify(
 ) -> None:
     """Check which components never saw a unit or image; exit code 1 if anything is wrong."""
     from .._runtime.files import canonical_json, write_atomic
-    from ..unlearning.verification import audit_image, audit_unit
+    from ..unlearning.verification import audit
 
-    if (unit is None) == (image is None):
-        raise SettingsError("give either --unit X or --image FILE")
-    found = audit_unit(run, unit) if unit is not None else audit_image(run, image or "")
+    found = audit(run, unit, image=image)
     told: dict[str, Any] = found.as_dict()
     if proofs is not None:
         if proofs.exists():
@@ -205,9 +203,10 @@ def check_certificate(
 ) -> None:
     """Check a certificate, offline, against the run it is about; exit code 1 if anything is wrong."""
     from ..codes.removal_budget import counted
-    from ..unlearning.certificate import check, read
+    from ..unlearning.certificate import check_certificate as check
+    from ..unlearning.certificate import read_certificate
 
-    certificate = read(file)
+    certificate = read_certificate(file)
     wrong = check(certificate, run, public_key=public_key)
     signer = certificate.signature.public_key if certificate.signature else None
     if as_json:
@@ -230,9 +229,9 @@ def show_certificate(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The certificate.")],
 ) -> None:
     """Print a certificate in a form that people can read."""
-    from ..unlearning.certificate import read, render
+    from ..unlearning.certificate import read_certificate, render_certificate
 
-    print(render(read(file)))
+    print(render_certificate(read_certificate(file)))
     next_step(f"ablatable audit certificate check {file} RUN2")
 
 

@@ -18,7 +18,7 @@ def say(text: str) -> None:
     """Print a sentence of plain text, wrapped to the terminal; a `Message` in the command line's words."""
     from rich.console import Console
 
-    Console(highlight=False, markup=False).print(getattr(text, "shell", text))
+    Console(highlight=False, markup=False).print(_printable(getattr(text, "shell", text)))
 
 
 def next_step(command: str) -> None:
@@ -55,4 +55,9 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{value:.2f}" if isinstance(value, float) else _printable(str(value))
+
+
+def _printable(text: str) -> str:
+    """Text with control characters written out: a unit's name must not be able to rewrite the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

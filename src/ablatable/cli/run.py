@@ -257,11 +257,9 @@ def budget(
     as_json: Json = False,
 ) -> None:
     """Show how many more units can be removed, and how many components each removal costs."""
-    from ..codes.removal_budget import budget_of
-    from ..runs.run import Run
+    from ..unlearning.forgetting import budget as budget_of
 
-    opened = Run(run)
-    left = budget_of(opened.code, opened.ids, opened.design.components)
+    left = budget_of(run)
     if as_json:
         print_json(left.as_dict())
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +12,9 @@ from .common import Device, Json, RunPath, UniverseUrl, Workers, example, univer
 from .output import next_step, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from ..universes.reader import Universe
+    import numpy as np
+
+    from ..universes.landscapes import Landscapes
     from ..universes.screening.screen import Screen
 
 Native = Annotated[bool, typer.Option("--native", help="Distances of the images as they are, not scaled to 256 x 256.")]
@@ -22,42 +23,27 @@ Native = Annotated[bool, typer.Option("--native", help="Distances of the images 
 @universes.command(epilog=example("ablatable universe radius u.zarr"))
 def radius(universe_url: UniverseUrl, native: Native = False, as_json: Json = False) -> None:
     """Print how far removing one unit moves each sample at most, beside the same for spare ablations."""
-    import numpy as np
-    import polars as pl
-
-    from ..analysis.calibration import radius_p_values, without_spares
-    from ..data.distance import geometric_mean
+    from ..analysis.calibration import without_spares
+    from ..analysis.radii import radius_table
+    from ..universes.opening import open_landscapes
     from ..universes.screening.screen import Screen
 
-    opened = open_universe(universe_url)
-    distances, spares = opened.distances(scaled=not native), opened.spare_distances(scaled=not native)
-    none = [None] * len(opened.seeds)
-    table = pl.DataFrame(
-        {
-            "sample": range(len(opened.seeds)),
-            "seed": list(opened.seeds),
-            "radius": opened.radius(scaled=not native),
-            "spare_radius": spares.max(axis=0) if len(spares) else none,
-            "radius_p": radius_p_values(distances, spares) if len(spares) else none,
-            "top_unit": [opened.units[k] for k in np.nanargmax(distances, axis=0)],
-        }
-    )
-    if isinstance(opened, Screen):
-        table = table.with_columns(
-            drawn=pl.Series(opened.drawn().sum(axis=0)), chance=pl.Series(opened.chance(), dtype=pl.Float64)
-        )
+    opened = open_landscapes(universe_url)
+    table = radius_table(opened, scaled=not native)
     if as_json:
         print_json(table.to_dicts())
         return
     unit = "native" if native else "scaled to 256 x 256 x 3"
     print_table(table, title=f"Counterfactual radius, Euclidean, {unit}")
-    say(f"geometric mean of the radius: {geometric_mean(opened.radius(scaled=not native)):.2f}")
+    say(_geometric_mean("the radius", table["radius"].to_numpy()))
     if isinstance(opened, Screen):
         say("drawn: how many units' counterfactuals were drawn; chance: that none of the others is farther")
-    if len(spares):
-        mean = geometric_mean(spares.max(axis=0))
-        say(f"geometric mean of the largest distance under {len(spares)} spares: {mean:.2f}")
+    if spares := len(opened.settings.spares):
+        say(_geometric_mean(f"the largest distance under {spares} spares", table["spare_radius"].to_numpy()))
         say("radius p: the chance that the largest of as many ablations, units' and spares' mixed, is as large")
+        floor = len(opened.units) / (len(opened.units) + spares)
+        say(f"  (with {len(opened.units)} units and {spares} spares it cannot be below {floor:.2f})")
+        say("farthest unit: by distance; 'universe influence' orders by what it tests, and shows both")
     else:
         say(without_spares(opened))
     next_step(f"ablatable universe influence {universe_url} --sample 0")
@@ -79,9 +65,10 @@ def influence(
     """Print the units that one sample depends on, tested against spare ablations."""
     from ..analysis import calibration
     from ..analysis.features import load_features
+    from ..universes.opening import open_landscapes
     from ..universes.screening.screen import Screen
 
-    opened, tested = open_universe(universe_url), None
+    opened, tested = open_landscapes(universe_url), None
     if opened.settings.spares:
         compare = load_features(features) if features else None
         tested = calibration.calibrate(opened, samples=[sample_number], statistic=statistic, features=compare)
@@ -89,19 +76,29 @@ def influence(
     if as_json:
         print_json(table.to_dicts())
         return
-    extra = [*(["drawn"] if isinstance(opened, Screen) else []), *(["p", "q", "marked"] if tested else [])]
+    extra = [*(["drawn"] if isinstance(opened, Screen) else []), *(["score", "p", "q", "marked"] if tested else [])]
     shown = table.select("rank", "unit", "distance", *extra)
+    if tested:
+        shown = shown.rename({"score": f"{tested.statistic}_score"})
     print_table(shown, title=f"Sample {sample_number} (seed {opened.seeds[sample_number]}): units by influence")
     if isinstance(opened, Screen):
         _tell_screened(opened, sample_number, top)
     if tested:
         say(tested.verdict(0, opened.units))
-        say(f"p, q: {tested.statistic} statistic against {tested.spares} spare ablations, which remove no unit")
+        say(
+            f"Units are in the order of p, then of the {tested.statistic} score, which is what p compares with "
+            f"{tested.spares} spare ablations that remove no unit. "
+            f"By distance alone, the first is {_farthest(opened, sample_number)}."
+        )
     else:
         say(calibration.without_spares(opened))
     next_step(
         f"ablatable run sample RUN --seeds {opened.seeds[sample_number]} --without {table['unit'][0]} --out images"
     )
+
+
+def _farthest(opened: Landscapes, sample: int) -> str:
+    return opened.influence(sample)["unit"][0]
 
 
 def _tell_screened(opened: Screen, sample_number: int, top: int) -> None:
@@ -158,9 +155,9 @@ def differential(
     """Estimate counterfactuals from derivatives, and compare them with the exact ones."""
     import polars as pl
 
-    from ..universes.differential import differentiate_universe
+    from ..universes.differential import differentiate
 
-    table = differentiate_universe(run, universe_url, execution=Execution(workers, device)).compare()
+    table = differentiate(run, universe_url, execution=Execution(workers, device)).compare()
     if as_json:
         print_json(table.to_dicts())
         return
@@ -173,11 +170,10 @@ def differential(
     next_step(f"ablatable universe influence {universe_url}")
 
 
-def open_universe(url: str) -> Universe | Screen:
-    """A universe, enumerated or screened."""
-    from ..universes.reader import Universe
-    from ..universes.screening.screen import Screen
-    from ..universes.store import state_of
+def _geometric_mean(of: str, values: np.ndarray) -> str:
+    """The mean of those above 0, and how many are not."""
+    from ..data.distance import geometric_mean
 
-    exists = "://" in url or Path(url).exists()
-    return Screen.open(url) if exists and state_of(url) == "screen" else Universe.open(url)
+    zeros = int((values == 0).sum())
+    left_out = f" ({zeros} of {len(values)} are 0 and left out)" if zeros else ""
+    return f"geometric mean of {of}: {geometric_mean(values[values > 0]):.2f}{left_out}"

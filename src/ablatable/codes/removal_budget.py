@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .._runtime.tables import Tabular
 from .code import Code
 from .survival import RISK, Survival, survivors_of
 
 QUALITY = 0.25
 """With a smaller share of the designed components than this left, the ensemble's quality is called at risk."""
 
+if TYPE_CHECKING:
+    import polars as pl
+
 _AHEAD = 5  # removals looked ahead
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Tabular):
     """What is left of a run's design, and how long it will last."""
 
     designed: int
@@ -34,6 +38,12 @@ class Budget:
     """Survivors after 1, 2, .. random removals."""
     costs: tuple[tuple[str, int], ...]
     """Every unit and how many components its removal ablates, the cheapest first."""
+
+    def table(self) -> pl.DataFrame:
+        """One row per unit, the cheapest to remove first. Columns: unit, components (that its removal ablates)."""
+        import polars as pl
+
+        return pl.DataFrame(list(self.costs), schema=["unit", "components"], orient="row")
 
     @property
     def stuck(self) -> list[str]:

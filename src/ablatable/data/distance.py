@@ -57,6 +57,7 @@ def radius(distances: np.ndarray) -> np.ndarray:
 
 
 def geometric_mean(values: np.ndarray) -> float:
-    """exp(mean(log v)), the paper's average of radii; 0 if any value is 0."""
+    """exp(mean(log v)), the paper's average of radii. Zeros are left out (say how many); 0 if there is nothing else."""
     values = np.asarray(values, dtype=np.float64)
-    return float(np.exp(np.log(values).mean())) if (values > 0).all() else 0.0
+    positive = values[values > 0]
+    return float(np.exp(np.log(positive).mean())) if len(positive) else 0.0

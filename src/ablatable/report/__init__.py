@@ -16,7 +16,7 @@ PAGE = "report.html"
 
 
 def write_report(
-    universe: Universe, out: str | Path, *, run: str | Path | Run | None = None, overwrite: bool = False
+    universe: Universe | str | Path, out: str | Path, *, run: str | Path | Run | None = None, overwrite: bool = False
 ) -> Path:
     """Write a report on a finished universe.
 
@@ -31,7 +31,7 @@ def write_report(
     are always over all of it. The same universe gives the same bytes.
 
     Args:
-        universe: what to report on; its samples are taken to be pictures.
+        universe: what to report on, or its place; its samples are taken to be pictures.
         out: a folder, made if it is not there.
         run: the run that the universe is of, if the page is to tell how its components were made.
         overwrite: replace a report that is there.
@@ -45,6 +45,7 @@ def write_report(
     """
     from .._runtime.files import write_atomic
     from ..analysis.nearest import summary
+    from ..universes.reader import Universe
     from .content import Content
     from .figures import Story, contact_sheet, radii_plot
     from .page import Page
@@ -56,6 +57,7 @@ def write_report(
             f"{page_path} is already there; choose another {option('out')}, "
             f"or replace it with {option('overwrite', True)}"
         )
+    universe = Universe.open(universe)
     opened = _opened(run, universe)
     _prepare(folder)
     content = Content(universe)

@@ -174,6 +174,11 @@ class Run:
         return surviving(self.code, self.rows(without), list(without))
 
 
+def as_run(run: str | Path | Run) -> Run:
+    """A run that is open already, or the one at a path."""
+    return run if isinstance(run, Run) else Run(run)
+
+
 def component_folder(run: Path, number: int) -> Path:
     """Where a run keeps the component of that number."""
     return run / "components" / f"{number:02d}"

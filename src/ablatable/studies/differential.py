@@ -21,7 +21,7 @@ from ..codes.code import Code, components_for, weight_change
 from ..data.distance import geometric_mean
 from ..diffusion.recipe import preset
 from ..runs.run import Run
-from ..universes.differential import Differential, agreement, differentiate_universe, extrapolate
+from ..universes.differential import Differential, agreement, differentiate, extrapolate
 from ..universes.reader import Universe
 from .cells import Measured, StudySampling, make_cell, open_study
 from .size import COLOURS, Series
@@ -89,7 +89,7 @@ def study_differential(config: DifferentialStudy, out: Path, *, execution: Execu
 
 def _measure(universe: Universe, run: Path, config: DifferentialStudy, execution: Execution) -> Measured:
     """For each sample the quantities: of whole ablations as delivered, and of some at every step size, not rounded."""
-    found = differentiate_universe(run, universe.url, execution=execution)
+    found = differentiate(run, universe.url, execution=execution)
     whole = found.compare().select(*QUANTITIES).to_dicts()
     return {"whole": whole, "parts": [[step, _part(found, Run(run), step, config)] for step in config.fractions]}
 

@@ -27,14 +27,15 @@ from .._runtime.execution import Execution
 from .._runtime.files import writing
 from .._runtime.lock import exclusive
 from .._runtime.progress import Display
+from .._runtime.tables import Tabular
 from .._runtime.workers import chunks
 from ..codes.code import weight_change
 from ..data.distance import euclidean
 from ..data.images import delivered
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError, StoreError
-from ..runs.run import Run
-from .drawing import Source, as_run, loaded
+from ..runs.run import Run, as_run
+from .drawing import Source, loaded
 from .landscapes import checked_sample
 from .reader import Universe
 from .store import absolute, read, seal, unseal
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 DIRECTIONS = 32  # directions that pass through a component together, which bounds memory
 
 
-def differentiate(
+def sample_jacobian(
     components: Sequence[nn.Module],
     noise: Noise,
     *,
@@ -104,7 +105,7 @@ def extrapolate(factual: np.ndarray, jacobian: np.ndarray, words: np.ndarray, *,
 
     Args:
         factual: float (C, H, W).
-        jacobian: float (n, C, H, W), see `differentiate`.
+        jacobian: float (n, C, H, W), see `sample_jacobian`.
         words: ablations, bool (ablations, n).
         step: how far to go from the factual weights (0) to the survivors' (1).
 
@@ -127,7 +128,7 @@ class DifferentialTask:
     seed: int
 
 
-class Differential:
+class Differential(Tabular):
     """The Jacobians that are stored beside a universe: one object per sample, checked whenever it is read.
 
     Attributes:
@@ -136,7 +137,7 @@ class Differential:
     """
 
     def __init__(self, universe: str | Path | Universe) -> None:
-        """Open the Jacobians of a universe; `differentiate_universe` makes them.
+        """Open the Jacobians of a universe; `differentiate` makes them.
 
         Raises:
             SettingsError: the universe was imported, so it has no codewords.
@@ -210,6 +211,10 @@ class Differential:
         """Estimated distance of every ablation's counterfactual from the factual sample, float32 (ablations,)."""
         return euclidean(self.landscape(sample), self.universe.factual[sample])
 
+    def table(self) -> pl.DataFrame:
+        """As `compare`."""
+        return self.compare()
+
     def compare(self) -> pl.DataFrame:
         """Estimates beside exact counterfactuals, one row per sample.
 
@@ -261,7 +266,7 @@ def compute_sample(task: DifferentialTask, report: Callable[[dict], None]) -> No
     universe = Universe.open(task.universe)
     run, ensemble = loaded(task.source)
     with one_thread():
-        factual, jacobian = differentiate(
+        factual, jacobian = sample_jacobian(
             ensemble.components,
             Trajectories([task.seed], run.shape, device=task.source.device),
             schedule=run.recipe.schedule,
@@ -271,7 +276,7 @@ def compute_sample(task: DifferentialTask, report: Callable[[dict], None]) -> No
     Differential(universe).write(task.seed, factual.cpu().numpy(), jacobian.cpu().numpy())
 
 
-def differentiate_universe(
+def differentiate(
     run: str | Path | Run,
     url: str | Path | Universe,
     *,

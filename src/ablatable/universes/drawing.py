@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -147,11 +146,6 @@ class Drawing:
                 device=self.device,
                 on_step=on_step,
             )
-
-
-def as_run(run: str | Path | Run) -> Run:
-    """A run from its folder, or one that is open already."""
-    return run if isinstance(run, Run) else Run(run)
 
 
 def has_compiler() -> bool:

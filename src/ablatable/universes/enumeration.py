@@ -20,9 +20,9 @@ from ..codes.code import Code
 from ..data.images import delivered
 from ..diffusion.sampling_settings import Sampling
 from ..errors import CodeError, SettingsError
-from ..runs.run import Run
+from ..runs.run import Run, as_run
 from .blocks import Block
-from .drawing import Source, as_run, has_compiler
+from .drawing import Source, has_compiler
 from .reader import Universe
 from .settings import UniverseSettings
 from .store import absolute

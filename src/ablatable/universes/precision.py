@@ -10,7 +10,8 @@ import numpy as np
 from .._runtime.devices import one_thread
 from ..data.distance import euclidean
 from ..data.images import delivered
-from .drawing import as_run, draw
+from ..runs.run import as_run
+from .drawing import draw
 from .reader import Universe
 
 SAMPLES, ABLATIONS = 2, 24  # of a universe, at most: its first ones

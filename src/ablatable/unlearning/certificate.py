@@ -120,7 +120,7 @@ def write(certificate: Certificate, path: Path) -> None:
     write_atomic(path, canonical_json(certificate.model_dump(mode="json")))
 
 
-def read(path: str | Path) -> Certificate:
+def read_certificate(path: str | Path) -> Certificate:
     """Read it; `StoreError` if it is not a certificate, down to the last field."""
     path = Path(path)
     values = read_json(path)
@@ -135,18 +135,23 @@ def read(path: str | Path) -> Certificate:
     return certificate
 
 
-def check(certificate: Certificate, path: str | Path, *, public_key: str | None = None) -> list[str]:
+def check_certificate(
+    certificate: Certificate | str | Path, run: str | Path | Run, *, public_key: str | None = None
+) -> list[str]:
     """Verify a certificate offline against the run it is about.
 
     Args:
-        certificate: as read.
-        path: the run that is left.
+        certificate: as read, or its file.
+        run: the run that is left, or its folder.
         public_key: of whoever must have signed it, 64 hex digits; None accepts an unsigned one and any valid signature.
 
     Returns:
         What is wrong, one sentence each; empty = it holds.
     """
     wrong = []
+    if not isinstance(certificate, Certificate):
+        certificate = read_certificate(certificate)
+    path = run.path if isinstance(run, Run) else run
     if certificate.sha256 != _content_hash(certificate):
         wrong.append("the certificate was changed after it was issued: its hash does not match")
     wrong += _wrong_signature(certificate, public_key)
@@ -305,7 +310,7 @@ def _cryptography():
 # --- for people ---
 
 
-def render(certificate: Certificate) -> str:
+def render_certificate(certificate: Certificate) -> str:
     """The certificate in plain text."""
     c = certificate
     lines = ["CERTIFICATE OF REMOVAL", "", f"issued        {c.time}"]
@@ -323,7 +328,12 @@ def render(certificate: Certificate) -> str:
     lines += [f"  {number}  {digest}" for number, digest in c.after.weights_sha256.items()]
     lines += ["", f"{sum(map(len, c.proofs.values()))} proofs that no survivor's split holds a removed unit's content."]
     lines.append("Made with " + ", ".join(f"{name} {version}" for name, version in sorted(c.environment.items())) + ".")
-    return "\n".join(lines)
+    return "\n".join(map(_printable, lines))
+
+
+def _printable(line: str) -> str:
+    """A line with control characters written out: an id must not be able to rewrite the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _numbers(codeword: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from .._runtime.execution import HERE
 from .._runtime.provenance import environment
 from .._runtime.workers import default_workers
-from ..runs.run import Run
+from ..runs.run import Run, as_run
 from .verification import Repetition, repeat
 
 REPEATED = 16  # training steps that are repeated of one component; marks are at powers of two
@@ -95,7 +95,7 @@ def diagnose(run: str | Path | Run | None = None) -> Diagnosis:
         memory_free=free,
         disk_free=shutil.disk_usage(Path.cwd()).free,
         missing=dict(_missing_extras()),
-        repetition=None if run is None else _repeated(run if isinstance(run, Run) else Run(run)),
+        repetition=None if run is None else _repeated(as_run(run)),
     )
 
 

@@ -17,7 +17,7 @@ from ..codes.removal_budget import Budget, budget_of
 from ..data.units import Units
 from ..errors import DataError, SettingsError, option
 from ..runs.ensemble_training import make_run
-from ..runs.run import Run
+from ..runs.run import Run, as_run
 from . import certificate as certificates
 
 
@@ -68,7 +68,7 @@ def plan_removal(run: Run, ids: Sequence[str]) -> Removal:
 
 
 def forget(
-    run: str | Path,
+    run: str | Path | Run,
     ids: Sequence[str],
     *,
     out: str | Path,
@@ -84,7 +84,7 @@ def forget(
     killed before, the same call goes on.
 
     Args:
-        run: a complete run; it may have forgotten units before.
+        run: a complete run, or its folder; it may have forgotten units before.
         ids: the units.
         out: the new run's folder.
         requested_by: who asked for it, for the certificate.
@@ -96,7 +96,7 @@ def forget(
         DataError, CodeError: see `plan_removal`.
         SettingsError: `out` holds something else.
     """
-    old, out = Run(run), Path(out)
+    old, out = as_run(run), Path(out)
     if out.resolve() == old.path.resolve():
         raise SettingsError(f"{out} is the old run, which stays as it is; choose another {option('out')}")
     removal = plan_removal(old, ids)
@@ -113,10 +113,16 @@ def forget(
     )
     path = out / certificates.NAME
     if path.exists():
-        return new, certificates.read(path)
+        return new, certificates.read_certificate(path)
     made = certificates.issue(old, new, removal.ids, requested_by=requested_by, hash_ids=hash_ids, key=key)
     certificates.write(made, path)
     return new, made
+
+
+def budget(run: str | Path | Run) -> Budget:
+    """How many more units a run, or the one in a folder, can lose, and how many components each removal costs."""
+    opened = as_run(run)
+    return budget_of(opened.code, opened.ids, opened.design.components)
 
 
 def _refuse_copies(units: Units, ids: Sequence[str]) -> None:

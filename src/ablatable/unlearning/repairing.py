@@ -22,7 +22,7 @@ from ..data.units import Units, load_units
 from ..diffusion.recipe import Recipe
 from ..errors import CodeError, DataError, SettingsError, command, option
 from ..runs.ensemble_training import make_run, reusable, task_of
-from ..runs.run import Run
+from ..runs.run import Run, as_run
 
 
 @dataclass(frozen=True)
@@ -109,32 +109,34 @@ def complete(
     )
 
 
-def repair(run: str | Path, *, out: str | Path, execution: Execution = Execution(), overwrite: bool = False) -> Run:
+def repair(
+    run: str | Path | Run, *, out: str | Path, execution: Execution = Execution(), overwrite: bool = False
+) -> Run:
     """Bring a run that forgot units back to all its components: only those it lacks are trained, from scratch.
 
     Args:
-        run: a complete run, which is only read.
+        run: a complete run or its folder, which is only read.
         out: the new run's folder; if it holds the same work unfinished, it is resumed.
         execution: how to run the work.
         overwrite: replace the run at `out`.
     """
-    opened = Run(run)
+    opened = as_run(run)
     return complete(opened, plan_repair(opened), out=out, execution=execution, overwrite=overwrite)
 
 
 def extend(
-    run: str | Path, new: Units, *, out: str | Path, execution: Execution = Execution(), overwrite: bool = False
+    run: str | Path | Run, new: Units, *, out: str | Path, execution: Execution = Execution(), overwrite: bool = False
 ) -> Run:
     """Train new units into a run: they get unused codewords, and the components these name are trained from scratch.
 
     Args:
-        run: a complete run, which is only read.
+        run: a complete run or its folder, which is only read.
         new: the units to add.
         out: the new run's folder; if it holds the same work unfinished, it is resumed.
         execution: how to run the work.
         overwrite: replace the run at `out`.
     """
-    opened = Run(run)
+    opened = as_run(run)
     return complete(opened, plan_extension(opened, new), out=out, execution=execution, overwrite=overwrite)
 
 

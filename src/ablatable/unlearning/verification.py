@@ -22,10 +22,10 @@ from .._runtime.provenance import environment
 from .._runtime.rng import generator
 from ..data.images import fit, read_picture, recolour
 from ..data.units import Units
-from ..errors import SettingsError
+from ..errors import SettingsError, option
 from ..runs.component_training import TrainTask, first_marks, train_component
 from ..runs.ensemble_training import task_of
-from ..runs.run import Run, check_run, component_folder
+from ..runs.run import Run, as_run, check_run, component_folder
 
 NEAR = 0.95
 """From this likeness on, two pictures are called near-duplicates; see `likeness`."""
@@ -65,14 +65,31 @@ class Audit:
         return {**asdict(self), "proofs": {f"{number:02d}": proof for number, proof in self.proofs.items()}}
 
 
-def audit_unit(run: str | Path, unit: str) -> Audit:
+def audit(run: str | Path | Run, unit: str | None = None, *, image: str | Path | None = None) -> Audit:
+    """Say which components of a run saw a unit or an image, and whether all its records agree.
+
+    Args:
+        run: a complete run, or its folder.
+        unit: the id of one of its units; or
+        image: an image file, which is looked for in the run's units.
+
+    Raises:
+        SettingsError: neither or both of `unit` and `image` are given.
+        DataError: the run has no such unit, or the image cannot be read.
+    """
+    if (unit is None) == (image is None):
+        raise SettingsError(f"give either {option('unit')} or {option('image')}")
+    return audit_unit(run, unit) if unit is not None else audit_image(run, image or "")
+
+
+def audit_unit(run: str | Path | Run, unit: str) -> Audit:
     """Audit one of a run's units; `DataError` if the run has no such unit."""
     wrong, opened = _chain(run)
     row = opened.rows([unit])[0]
     return _audit(opened, unit, opened.digests[row], opened.units().of(unit), wrong)
 
 
-def audit_image(run: str | Path, image: str | Path) -> Audit:
+def audit_image(run: str | Path | Run, image: str | Path) -> Audit:
     """Audit a picture, brought to the run's size and channels as training data are; `DataError` if it is unreadable."""
     wrong, opened = _chain(run)
     channels, height, width = opened.shape
@@ -80,8 +97,9 @@ def audit_image(run: str | Path, image: str | Path) -> Audit:
     return _audit(opened, str(image), Units((str(image),), pixels, np.zeros(1, np.int64)).digests[0], pixels, wrong)
 
 
-def _chain(run: str | Path) -> tuple[list[str], Run]:
-    return check_run(run), Run(run)
+def _chain(run: str | Path | Run) -> tuple[list[str], Run]:
+    opened = as_run(run)
+    return check_run(opened.path), opened
 
 
 def _audit(run: Run, subject: str, digest: str, pictures: np.ndarray, wrong: list[str]) -> Audit:

@@ -17,8 +17,8 @@ from ..._runtime.progress import Display
 from ..._runtime.workers import chunks
 from ...diffusion.sampling_settings import Sampling
 from ...errors import SettingsError
-from ...runs.run import Run
-from ..drawing import Source, as_run
+from ...runs.run import Run, as_run
+from ..drawing import Source
 from ..enumeration import plan_universe
 from ..store import absolute
 from .screen import Screen, ScreenSettings

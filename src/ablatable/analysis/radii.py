@@ -1,0 +1,48 @@
+"""The counterfactual radius of every sample, beside that of spare ablations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..universes.landscapes import Landscapes
+from ..universes.opening import open_landscapes
+from ..universes.screening.screen import Screen
+from .calibration import radius_p_values
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def radius_table(universe: Landscapes | str | Path, *, scaled: bool = True) -> pl.DataFrame:
+    """How far removing one unit moves each sample at most, one row per sample.
+
+    Columns: sample, seed, radius, spare_radius (the largest distance under a spare ablation), radius_p (see
+    `calibration.radius_p_values`), farthest_unit. Without spares, spare_radius and radius_p are null. Of a screened
+    universe also drawn (units whose counterfactuals were drawn) and chance (that none of the others is farther).
+
+    Args:
+        universe: a universe, enumerated or screened, or its place.
+        scaled: distances in the paper's unit; else native.
+    """
+    import polars as pl
+
+    opened = open_landscapes(universe)
+    distances, spares = opened.distances(scaled=scaled), opened.spare_distances(scaled=scaled)
+    known, none = np.nan_to_num(distances, nan=-np.inf), [None] * len(opened.seeds)
+    table = pl.DataFrame(
+        {
+            "sample": range(len(opened.seeds)),
+            "seed": list(opened.seeds),
+            "radius": known.max(axis=0),
+            "spare_radius": spares.max(axis=0) if len(spares) else none,
+            "radius_p": radius_p_values(distances, spares) if len(spares) else none,
+            "farthest_unit": [opened.units[k] for k in known.argmax(axis=0)],
+        }
+    )
+    if isinstance(opened, Screen):
+        drawn, chance = opened.drawn().sum(axis=0), pl.Series(opened.chance(), dtype=pl.Float64)
+        table = table.with_columns(drawn=pl.Series(drawn), chance=chance)
+    return table
