@@ -26,11 +26,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .._runtime.files import writing
-from .._runtime.lock import exclusive
+from .._runtime.outputs import check_file, output_folder
 from .._runtime.progress import Display
 from .._runtime.workers import chunks
 from ..data.units import Units
-from ..errors import AblatableError, DataError, SettingsError
+from ..errors import AblatableError, DataError
+from .store import UNIVERSE
 from .universe import Block, Universe, UniverseSettings
 
 BUFFER = 2**26  # bytes of pictures held at once
@@ -94,16 +95,14 @@ def export_ctf(universe: Universe, path: str | Path, *, overwrite: bool = False,
     gives the same bytes.
 
     Raises:
-        SettingsError: `path` exists and `overwrite` is not given.
+        SettingsError: `path` exists and `overwrite` is not given, or it is no archive; or it cannot be written.
         StoreError: it cannot be written.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise SettingsError(f"{path} exists; choose another file, or --overwrite")
+    check_file(path, "a CTF archive", _is_archive, overwrite=overwrite)
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             with aside.open("wb") as file:
                 with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
                     for name, content in _members(universe, quiet):
@@ -116,6 +115,15 @@ def export_ctf(universe: Universe, path: str | Path, *, overwrite: bool = False,
     finally:
         aside.unlink(missing_ok=True)
     return path
+
+
+def _is_archive(path: Path) -> bool:
+    with tarfile.open(path, "r:") as archive:
+        first = archive.next()
+        file = (
+            archive.extractfile(first) if first and first.name == "config.json" and first.size < MOST_HEADER else None
+        )
+        return file is not None and "Format" in json.loads(file.read())
 
 
 def _members(universe: Universe, quiet: bool) -> Iterator[tuple[str, bytes]]:
@@ -201,7 +209,7 @@ def import_ctf(
     path = Path(path)
     with _opened(path) as archive:
         settings = archive.settings(most_gib)
-        with exclusive(out, "universe"):
+        with output_folder(out, UNIVERSE):
             universe = Universe.begin(out, settings, lambda: archive.training, overwrite=overwrite)
             todo = [block for block in universe.blocks() if not universe.has(block)]
             total, done = len(settings.words), len(settings.words) - len(_rows_of(todo))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._runtime.execution import Execution
-from .._runtime.lock import exclusive
+from .._runtime.outputs import output_folder
 from .._runtime.progress import Display
 from ..codes.code import Code
 from ..data.images import delivered
@@ -25,6 +25,7 @@ from ..diffusion.sampling_settings import Sampling
 from ..errors import CodeError, SettingsError
 from ..runs.run import Run
 from .compiling import did_not_pay, has_compiler, would_pay
+from .store import UNIVERSE
 from .universe import Block, Universe, UniverseSettings
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def enumerate_universe(
         sampling=sampling,
         spares=spares,
     )
-    with exclusive(out, "universe"):
+    with output_folder(out, UNIVERSE):
         universe = Universe.begin(out, settings, opened.units, overwrite=overwrite)
         todo = [block for block in universe.blocks() if not universe.has(block)]
         if todo:

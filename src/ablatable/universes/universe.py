@@ -29,7 +29,7 @@ from ..data.distance import native_to_scaled, radius
 from ..data.units import Units
 from ..diffusion.sampling_settings import Sampling
 from ..errors import DataError, SettingsError, StoreError
-from .store import NothingAssumed, clear, delete, object_hash, open_store, paths, read, state_of, sweep
+from .store import NothingAssumed, clear, delete, object_hash, open_store, paths, read, state_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -191,7 +191,6 @@ class Universe:
         Raises:
             SettingsError: what is there was made with other settings (both values are named), or is no universe.
         """
-        sweep(url)
         match state_of(url):
             case "other" | "screen" as state:
                 what = "a screened universe" if state == "screen" else "other files and no universe"

@@ -21,7 +21,7 @@ from ...codes.code import Code
 from ...data.distance import native_to_scaled, radius
 from ...data.units import Units
 from ...errors import DataError, SettingsError, StoreError
-from ..store import SCREEN, delete, open_store, paths, read, seal, state_of, sweep, unseal
+from ..store import SCREEN, SCREENED, delete, open_store, paths, read, seal, state_of, unseal
 from ..universe import UniverseSettings
 from .search import Found
 
@@ -88,12 +88,11 @@ class Screen:
             SettingsError: what is there was made with other settings (both values are named), or is something else.
         """
         state, store = state_of(url), open_store(url)
-        sweep(url)
         if state not in ("nothing", "screen"):
             raise SettingsError(f"{url} holds something else, which is left alone; choose another --out")
         if state == "screen" and overwrite:
             delete(store, SCREEN)
-            store.delete([path for path in paths(store) if path == TRAINING or path.startswith("samples/")])
+            store.delete([path for path in paths(store) if path != SCREEN and SCREENED.owns(path)])
         elif state == "screen":
             there = cls.open(url, partial=True).made_with
             compare_settings(there.told(), wanted.told(), url)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..._runtime.execution import Execution
-from ..._runtime.lock import exclusive
+from ..._runtime.outputs import output_folder
 from ..._runtime.progress import Display
 from ..._runtime.workers import chunks
 from ...codes.code import Code
@@ -21,6 +21,7 @@ from ...diffusion.sampling_settings import Sampling
 from ...errors import SettingsError
 from ...runs.run import Run
 from ..enumeration import draw, loaded, plan_universe
+from ..store import SCREENED
 from ..universe import UniverseSettings
 from .screen import Screen, ScreenSettings
 from .search import SURE, most_drawn, search
@@ -151,7 +152,7 @@ def screen_universe(
     )
     most_drawn(share, len(np.unique(universe.ablation)), spares, universe.components)
     settings = ScreenSettings(universe=universe, share=share, top=top, sure=sure)
-    with exclusive(out, "screened universe"):
+    with output_folder(out, SCREENED):
         found = Screen.begin(out, settings, opened.units().select(universe.units), overwrite=overwrite)
         missing = [seed for seed in found.seeds if not found.has(seed)]
         if missing:
