@@ -56,9 +56,13 @@ class OutputKind:
     def owns(self, path: str) -> bool:
         """Whether the format names a file of this relative path, finished or being written."""
         folder, slash, name = path.rpartition("/")
-        if aside := _ASIDE.fullmatch(name):
-            name = aside["name"] or aside["object"]
-        return any(re.fullmatch(pattern, f"{folder}{slash}{name}") for pattern in self.files)
+        return any(re.fullmatch(pattern, f"{folder}{slash}{_meant(name)}") for pattern in self.files)
+
+
+def _meant(name: str) -> str:
+    """The name that a file is to have when it is written."""
+    aside = _ASIDE.fullmatch(name)
+    return (aside["name"] or aside["object"]) if aside else name
 
 
 @contextmanager
@@ -90,7 +94,7 @@ def check_folder(folder: Path, kind: OutputKind) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise SettingsError(f"{folder} is a file; choose a folder as {option('out')}")
-    if folder.is_dir() and not kind.is_at(folder) and (others := list(islice(_others(folder), 4))):
+    if folder.is_dir() and not kind.is_at(folder) and (others := list(islice(_others(folder, kind), 4))):
         names = ", ".join(others[:3]) + (", .." if len(others) > 3 else "")
         raise SettingsError(
             f"{folder} holds other files and no {kind.what} ({names}), and they are left alone, with "
@@ -131,9 +135,9 @@ def clear_folder(folder: Path, kind: OutputKind, *, keep_marker: bool = False) -
         return
     check_clearable(folder, kind)
     found = list(_files(folder))
-    ours = [path for path in found if kind.owns(path) and not (keep_marker and path == kind.marker)]
+    ours = [path for path in found if kind.owns(path) and path != kind.marker]
     # half of what is there must not look complete, and what is left must be known as ours until the end
-    for path in sorted(ours, key=lambda path: (path == kind.marker, path != kind.finished)):
+    for path in sorted(ours, key=lambda path: path != kind.finished):
         (folder / path).unlink()
     for path in found:
         if path.partition("/")[0] in kind.closed and path.rpartition("/")[2] in SYSTEM_FILES:
@@ -142,6 +146,8 @@ def clear_folder(folder: Path, kind: OutputKind, *, keep_marker: bool = False) -
     for inner in sorted(emptied, reverse=True):
         with suppress(OSError):  # it is not empty
             inner.rmdir()
+    if not keep_marker:
+        (folder / kind.marker).unlink()
 
 
 def check_file(path: Path, what: str, is_ours: Callable[[Path], bool], *, overwrite: bool = False) -> None:
@@ -176,9 +182,13 @@ def _files(folder: Path) -> Iterator[str]:
             yield (inside / name).relative_to(folder).as_posix()
 
 
-def _others(folder: Path) -> Iterator[str]:
-    """What makes a folder more than empty."""
-    return (path for path in _files(folder) if not _ignored(folder, path))
+def _others(folder: Path, kind: OutputKind) -> Iterator[str]:
+    """What makes a folder more than empty; a marker that was being written when its writer was killed does not."""
+    return (path for path in _files(folder) if not _ignored(folder, path) and not _begun(path, kind))
+
+
+def _begun(path: str, kind: OutputKind) -> bool:
+    return path != kind.marker and _meant(path) == kind.marker
 
 
 def _ignored(folder: Path, path: str) -> bool:

@@ -62,13 +62,13 @@ def write_report(
 
     folder = Path(out)
     page_path = folder / PAGE
+    opened = _opened(run, universe)
     check_folder(folder, REPORT)
     if page_path.exists() and not overwrite:
         raise SettingsError(
             f"{page_path} is already there; choose another {option('out')}, "
             f"or replace it with {option('overwrite', True)}"
         )
-    opened = _opened(run, universe)
     clear_folder(folder, REPORT)  # sheets of an earlier report may be more than the new one's
     write_json(folder / REPORT.marker, {"kind": "ablatable report"})
     content = Content(universe)

@@ -15,7 +15,7 @@ import numpy as np
 
 from .._runtime.execution import Execution
 from .._runtime.files import file_hash, json_hash, move_folder_into_place, read_json, write_atomic, write_json
-from .._runtime.outputs import output_folder
+from .._runtime.outputs import check_clearable, output_folder
 from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings, environment
 from ..codes.code import Code
@@ -176,6 +176,7 @@ def _remove_damaged(path: Path, kind: str) -> None:
         except (StoreError, OSError, KeyError, TypeError):
             sound = False
         if not sound:
+            check_clearable(path, RUN)
             shutil.rmtree(folder)
 
 
