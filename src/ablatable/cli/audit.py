@@ -40,15 +40,16 @@ def verify(
 ) -> None:
     """Check which components never saw a unit or image; exit code 1 if anything is wrong."""
     from .._runtime.files import canonical_json, write_atomic
+    from .._runtime.outputs import check_file
     from ..unlearning.verification import audit_image, audit_unit
 
     if (unit is None) == (image is None):
         raise SettingsError("give either --unit X or --image FILE")
+    if proofs is not None:
+        check_file(proofs, "a file of proofs", lambda path: False)
     found = audit_unit(run, unit) if unit is not None else audit_image(run, image or "")
     told: dict[str, Any] = found.as_dict()
     if proofs is not None:
-        if proofs.exists():
-            raise SettingsError(f"{proofs} exists; choose another file")
         write_atomic(proofs, canonical_json({"content_sha256": found.content_sha256, "components": told["proofs"]}))
     repeated = None
     if retrain is not None:

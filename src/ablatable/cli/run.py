@@ -80,36 +80,27 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Draw samples with all components, or without some units; the same seed is the same noise."""
-    from .._runtime.devices import resolve_device
-    from .._runtime.progress import Display
     from ..diffusion.sampling import parse_seeds
-    from ..runs.pipeline import AblatablePipeline
+    from ..diffusion.sampling_settings import Sampling
+    from ..runs.run import Run
+    from ..runs.samples import draw_samples
 
-    chosen, gone = parse_seeds(seeds), without or []
-    paths = [out / f"sample-{seed:05d}.png" for seed in chosen]
-    taken = [path for path in paths if path.exists()]
-    if taken and not overwrite:
-        raise SettingsError(f"{taken[0]} exists; choose another --out, or --overwrite")
-    model = AblatablePipeline.from_pretrained(run).to(resolve_device(device))
-    with Display("drawing", steps) as display:
-        pictures = model(
-            chosen,
-            without=gone,
-            sampler=sampler,
-            num_inference_steps=steps,
-            clip=clip,
-            callback=lambda step: display.update(0, "step", step, steps),
-            return_dict=False,
-        )[0]
-    out.mkdir(parents=True, exist_ok=True)
-    for path, picture in zip(paths, pictures, strict=True):
-        picture.save(path)
-    survivors = int(model.run.survivors(gone).sum())
+    opened, gone = Run(run), without or []
+    paths = draw_samples(
+        opened,
+        parse_seeds(seeds),
+        out=out,
+        without=gone,
+        sampling=Sampling(sampler, steps, clip=clip),
+        execution=Execution(device=device),
+        overwrite=overwrite,
+    )
+    survivors = int(opened.survivors(gone).sum())
     if as_json:
         print_json({"pictures": [str(path) for path in paths], "without": gone, "survivors": survivors})
         return
     what = (
-        f"without {', '.join(gone)} ({survivors} of {model.code.components} components survive)" if gone else "factual"
+        f"without {', '.join(gone)} ({survivors} of {opened.code.components} components survive)" if gone else "factual"
     )
     say(f"{len(paths)} images in {out}, {what}")
     next_step(
@@ -138,12 +129,15 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Make a new run from the components that never saw some units, with a certificate; nothing is trained."""
+    from .._runtime.outputs import check_folder
     from ..codes.removal_budget import counted
-    from ..runs.run import Run
+    from ..runs.run import RUN, Run
     from ..unlearning.forgetting import forget as forget_units
     from ..unlearning.forgetting import plan_removal
     from ..unlearning.verification import audit_unit
 
+    if not dry_run:
+        check_folder(_needed(out), RUN)
     removal = plan_removal(Run(run), unit)
     near = {
         (gone, other) for gone in removal.ids for other, *_ in audit_unit(run, gone).near if other not in removal.ids

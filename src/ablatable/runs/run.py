@@ -24,6 +24,7 @@ import numpy as np
 
 from .._runtime.files import canonical_json, file_hash, json_hash, read_json
 from .._runtime.merkle import commit
+from .._runtime.outputs import OutputKind
 from ..codes.code import Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe, recipe_from
@@ -36,6 +37,20 @@ if TYPE_CHECKING:
     from ..diffusion.ensemble import Ensemble
 
 FORMAT = 2
+
+RUN = OutputKind(
+    what="run",
+    marker="settings.json",
+    recognises=lambda value: value["kind"] == "ablatable run",
+    files=(
+        r"settings\.json|units\.parquet|images\.safetensors|ensemble\.json|log\.jsonl|certificate\.json",
+        r"components/\d+(\.partial)?/(config\.json|diffusion_pytorch_model\.safetensors|images\.safetensors)",
+        r"components/\d+(\.partial)?/(training\.json|checkpoint)",
+    ),
+    finished="ensemble.json",
+    closed=("components",),
+)
+"""What a run's folder holds."""
 
 
 class Run:

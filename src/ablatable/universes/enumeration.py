@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .._runtime.execution import Execution
-from .._runtime.lock import exclusive
+from .._runtime.outputs import output_folder
 from .._runtime.progress import Display
 from ..codes.code import Code
 from ..data.images import delivered
@@ -25,7 +25,7 @@ from .blocks import Block
 from .drawing import Source, as_run, has_compiler
 from .reader import Universe
 from .settings import UniverseSettings
-from .store import absolute
+from .store import UNIVERSE, absolute
 from .writer import UniverseWriter
 
 # rows that a component processes at once: as fast as more rows, and less padding in a block's last batch
@@ -112,7 +112,7 @@ def enumerate_universe(
         sampling=sampling,
         spares=spares,
     )
-    with exclusive(out, "universe"):
+    with output_folder(out, UNIVERSE):
         universe = UniverseWriter.begin(out, settings, opened.units, overwrite=overwrite)
         todo = [block for block in universe.blocks() if not universe.has(block)]
         if todo:

@@ -16,9 +16,30 @@ import zarr
 from zarr.storage import ObjectStore
 
 from .._runtime.lock import LOCK_FILES
+from .._runtime.outputs import OutputKind, check_clearable, clear_folder
 from ..errors import AblatableError, StoreError
 
 SCREEN = "screen.json"  # describes a screened universe, which has no Zarr group
+
+UNIVERSE = OutputKind(
+    what="universe",
+    marker="zarr.json",
+    recognises=lambda value: "ablatable" in value["attributes"],
+    files=(
+        r"((factual|counterfactual|distance|distance/\w+|training|training/\w+)/)?zarr\.json",
+        r"(factual|counterfactual|distance/\w+|training/\w+)/c(/\d+)+",
+        r"done/[\w.]+\.json",
+        r"differential/[\w.-]+",
+    ),
+    closed=("factual", "counterfactual", "distance", "training", "done", "differential"),
+)
+SCREENED = OutputKind(
+    what="screened universe",
+    marker=SCREEN,
+    recognises=lambda value: "ablatable" in value,
+    files=(r"screen\.json|training\.safetensors", r"samples/[\w.-]+"),
+)
+"""What the folders of a universe, and of a screened one, hold; objects of a store have the same names."""
 
 
 class NothingAssumed(ObjectStore[Any]):
@@ -72,18 +93,20 @@ def state_of(url: str | Path) -> str:
 
 
 def clear(url: str | Path) -> None:
-    """Remove a universe's objects except for its root, which from now on says that it is only begun."""
+    """Remove a universe's objects except for its root, which from now on says that it is only begun.
+
+    Raises:
+        SettingsError: a local folder holds files of somebody else's where the universe's have to go.
+    """
+    local = "://" not in str(url)
+    if local:
+        check_clearable(Path(url), UNIVERSE)
     store = open_store(url)
     zarr.open_group(ObjectStore(store), mode="r+").attrs.put({"ablatable": None})
-    store.delete([path for path in paths(store) if path != "zarr.json"])
-
-
-def sweep(url: str | Path) -> None:
-    """Remove the files that killed writers left on a local disk. The store itself neither lists nor reads them."""
-    if "://" not in str(url):
-        for aside in Path(url).rglob("*#*"):
-            if aside.name.rpartition("#")[2].isdecimal():
-                aside.unlink(missing_ok=True)
+    if local:
+        clear_folder(Path(url), UNIVERSE, keep_marker=True)
+    else:
+        store.delete([path for path in paths(store) if path != UNIVERSE.marker and UNIVERSE.owns(path)])
 
 
 def paths(store: Any) -> list[str]:

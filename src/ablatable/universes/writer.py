@@ -21,7 +21,7 @@ from .arrays import Arrays, fill, lay_out_results, lay_out_training, writable
 from .blocks import Block, blocks_of, finished, mark
 from .description import damaged, describe, read_description, repair_metadata
 from .settings import UniverseSettings, extension
-from .store import clear, delete, open_store, reading, state_of, sweep
+from .store import clear, delete, open_store, reading, state_of
 
 
 class UniverseWriter:
@@ -52,7 +52,6 @@ class UniverseWriter:
         Raises:
             SettingsError: what is there was made with other settings (both values are named), or is no universe.
         """
-        sweep(url)
         match state_of(url):
             case "other" | "screen" as state:
                 what = "a screened universe" if state == "screen" else "other files and no universe"

@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from .._runtime.execution import Execution
+from .._runtime.outputs import check_folder
 from ..codes.code import Code
 from ..data.units import Units, load_units
 from ..diffusion.recipe import Recipe
 from ..errors import CodeError, DataError, SettingsError, command, option
 from ..runs.ensemble_training import make_run, reusable, task_of
-from ..runs.run import Run
+from ..runs.run import RUN, Run
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def extend(
         execution: how to run the work.
         overwrite: replace the run at `out`.
     """
+    check_folder(Path(out), RUN)
     opened = Run(run)
     return complete(opened, plan_extension(opened, new), out=out, execution=execution, overwrite=overwrite)
 

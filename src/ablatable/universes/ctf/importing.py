@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..._runtime.lock import exclusive
+from ..._runtime.outputs import output_folder
 from ..._runtime.progress import Display
 from ..blocks import Block
 from ..reader import Universe
 from ..settings import UniverseSettings
+from ..store import UNIVERSE
 from ..writer import UniverseWriter
 from .archive import MOST_GIB, Archive, open_archive, size_text
 from .config import BUFFER, MOST_PIXELS
@@ -45,7 +46,7 @@ def import_ctf(
     path = Path(path)
     with open_archive(path) as archive:
         settings = settings_of(archive, most_gib)
-        with exclusive(out, "universe"):
+        with output_folder(out, UNIVERSE):
             universe = UniverseWriter.begin(out, settings, lambda: archive.training, overwrite=overwrite)
             todo = [block for block in universe.blocks() if not universe.has(block)]
             total, done = settings.ablations, settings.ablations - len(_rows_of(todo))

@@ -22,7 +22,7 @@ from ...data.units import Units
 from ...errors import SettingsError, StoreError
 from ..landscapes import as_pandas, checked_sample, in_unit, place_of, ranked, table
 from ..settings import UniverseSettings
-from ..store import SCREEN, delete, open_store, paths, read, reading, seal, state_of, sweep, unseal
+from ..store import SCREEN, SCREENED, delete, open_store, paths, read, reading, seal, state_of, unseal
 from .search import Found
 
 if TYPE_CHECKING:
@@ -108,12 +108,11 @@ class Screen:
             SettingsError: what is there was made with other settings (both values are named), or is something else.
         """
         state, store = state_of(url), open_store(url)
-        sweep(url)
         if state not in ("nothing", "screen"):
             raise SettingsError(f"{url} holds something else; choose another --out, or delete it yourself")
         if state == "screen" and overwrite:
             delete(store, SCREEN)
-            store.delete([path for path in paths(store) if path == TRAINING or path.startswith("samples/")])
+            store.delete([path for path in paths(store) if path != SCREEN and SCREENED.owns(path)])
         elif state == "screen":
             there = cls.open(url, partial=True).made_with
             compare_settings(there.told(), wanted.told(), url)
