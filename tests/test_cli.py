@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import psutil
 import pytest
 import typer
 from PIL import Image
@@ -22,6 +24,7 @@ from ablatable.cli.common import app
 from ablatable.universes.reader import Universe
 
 Call = Callable[..., tuple[int, str, str]]
+BUSY = 2.0  # seconds that a busy machine may add
 
 
 def one_line(result: tuple[int, str, str], code: int, *words: str) -> None:
@@ -29,8 +32,8 @@ def one_line(result: tuple[int, str, str], code: int, *words: str) -> None:
     actual, _, err = result
     assert actual == code, result
     assert "Traceback" not in err
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and err.strip() == lines[0].strip(), err
+    lines = [line for line in err.splitlines() if not line.startswith("details: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: "), err
     assert "`" not in err and "ablatable." not in err, err  # Python's words
     for word in words:
         assert word in err, (word, err)
@@ -180,21 +183,56 @@ def test_a_typing_mistake_gets_the_nearest_match(given: str, meant: str, call: C
     one_line(call(*given.split()), 2, meant, "--help")
 
 
-def test_ctrl_c(tmp_path: Path) -> None:
-    """It stops at once, says how far it came, leaves no worker, and the same command goes on."""
-    out = tmp_path / "run"
+@pytest.mark.parametrize(("number", "workers"), [("SIGINT", 1), ("SIGHUP", 1), ("SIGINT", 0)])
+def test_a_stopped_command(number: str, workers: int, tmp_path: Path) -> None:
+    """It ends within two seconds with one line, leaves no worker behind, and the same command resumes."""
+    out, stop = tmp_path / "run", getattr(signal, number)
     train = [sys.executable, "-m", "ablatable", "train", "digits:8", "--size", "8", "--components", "5"]
-    train += ["--steps", "2000", "--workers", "1", "--out", str(out)]
+    train += ["--steps", "2000", "--workers", str(workers), "--out", str(out)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen(train, stderr=subprocess.PIPE, text=True, env=environment)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 90
     while not list(out.glob("components/*.partial")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    workforce = psutil.Process(process.pid).children(recursive=True)
+    assert len(workforce) == workers
+    began = time.monotonic()
+    process.send_signal(stop)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "stopped at" in err and "same command" in err and "Traceback" not in err
+    assert time.monotonic() - began < 2 + BUSY and process.returncode == 128 + stop
+    lines = [line for line in err.splitlines() if "% " not in line or "stopped" in line]
+    assert len(lines) == 1 and "stopped at" in lines[0] and "give the same command again to resume" in lines[0], err
+    _, alive = psutil.wait_procs(workforce, timeout=2 + BUSY)
+    assert not alive, alive
+
+
+def test_stopped_while_nothing_reacts() -> None:
+    """Code that holds on to the main thread, or swallows the interruption, is cut short."""
+    program = (
+        "import sys, time, typer\nfrom ablatable.cli.running import run_command_line\napp = typer.Typer()\n"
+        "@app.command()\ndef hold():\n while True:\n"
+        "  try: print('ready', flush=True); time.sleep(60)\n  except BaseException: pass\n"
+        "run_command_line(app)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", program], text=True, env=environment, stdout=pipe, stderr=pipe)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - began < 2 + BUSY and process.returncode == 143
+    assert err == "stopped; what is finished is kept: give the same command again to resume\n"
+
+
+def test_a_failure_leaves_its_traceback_in_the_log(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    code, _, err = call("universe", "radius", tmp_path / "nothing.zarr")
+    error, details = err.splitlines()
+    log = Path(details.removeprefix("details: "))
+    assert code == 1 and error.startswith("error: ") and log.is_relative_to(tmp_path)
+    assert "Traceback" in log.read_text() and "nothing.zarr" in log.read_text() and "StoreError" in log.read_text()
 
 
 def test_exchange_and_evaluation(call: Call, tmp_path: Path) -> None:
@@ -221,6 +259,36 @@ def test_exchange_and_evaluation(call: Call, tmp_path: Path) -> None:
     assert max(len(line) for line in text.splitlines() if not line.startswith("next:")) <= 80
     one_line(call(*evaluate, "--out", tmp_path / "f", "--attributor", "trak"), 2, "trak", "--run")
     one_line(call(*evaluate, "--out", tmp_path / "f", "--attributor", "neares"), 2, "neares", "euclidean")
+
+
+def test_doctor(call: Call, small, tmp_path: Path) -> None:
+    """It says what there is, what is missing, and whether a run's bits come out again; it sees when they do not."""
+    code, text, _ = call("doctor", "--json")
+    told = json.loads(text)
+    assert code == 0 and told["versions"]["torch"] == importlib.metadata.version("torch")
+    assert told["cores"] == len(os.sched_getaffinity(0)) and told["repetition"] is None
+    for extra, packages in told["missing"].items():
+        for package in packages:
+            with pytest.raises(importlib.metadata.PackageNotFoundError):
+                importlib.metadata.version(package)
+        assert f"ablatable[{extra}]" in call("doctor")[1]
+    code, text, _ = call("doctor", small.run.path)
+    assert code == 0 and "makes the run's bits" in " ".join(text.split())
+    run = tmp_path / "run"
+    shutil.copytree(small.run.path, run)
+    record = run / "components" / "00" / "training.json"
+    told = json.loads(record.read_text())
+    told["marks"][2][1] = told["marks"][1][1]
+    record.write_text(json.dumps(told))
+    code, text, _ = call("doctor", run)
+    assert code == 0 and "does NOT make the run's bits" in " ".join(text.split())
+
+
+def test_version(call: Call) -> None:
+    code, text, _ = call("--version")
+    assert code == 0
+    for package in ("ablatable", "torch", "diffusers"):
+        assert f"{package} {importlib.metadata.version(package)}" in text
 
 
 # --- mistakes ---

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +24,9 @@ from ablatable._runtime.files import (
     sweep,
     write_atomic,
     write_json,
+    writing,
 )
+from ablatable._runtime.lock import exclusive
 from ablatable.errors import StoreError
 
 SIZE = 8_000_000
@@ -89,3 +95,32 @@ def test_a_folder_appears_at_once_and_replaces(tmp_path: Path) -> None:
         move_folder_into_place(partial, tmp_path / "x")
         assert (tmp_path / "x" / "in" / "file").read_text() == content
         assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_full_disk_says_how_much_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=3 * 2**20)
+    monkeypatch.setattr("shutil.disk_usage", lambda place: usage)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    wanted = r"disk is full: 3\.0 MiB are free, 4\.5 MiB more are needed.*make room"
+    with pytest.raises(StoreError, match=wanted), writing(tmp_path / "new" / "file", needs=int(7.5 * 2**20)):
+        raise full
+    with pytest.raises(StoreError, match=r"disk is full: 3\.0 MiB are free; make room"), writing("s3://bucket/u.zarr"):
+        raise RuntimeError("Generic error: No space left on device (os error 28)")
+
+
+def test_whoever_holds_a_folder_is_named(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with exclusive(tmp_path, "run"):
+        ours = rf"process {os.getpid()} on .*, since 20.*kill {os.getpid()}"
+        with pytest.raises(StoreError, match=ours), exclusive(tmp_path, "run"):
+            pass
+        told = {"host": platform.node(), "since": "2026-01-01 00:00:00"}
+        for holder, remedy in (
+            ({**told, "pid": ended.pid}, rf"which is gone; delete {tmp_path / '.lock'}"),
+            ({**told, "pid": 1, "host": "elsewhere"}, rf"process 1 on elsewhere.*If it is gone, delete {tmp_path}"),
+            ("", "another process"),
+        ):
+            (tmp_path / ".lock.json").write_text(json.dumps(holder))
+            with pytest.raises(StoreError, match=remedy), exclusive(tmp_path, "run"):
+                pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -41,25 +42,46 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def writing(place: Path | str) -> Iterator[None]:
-    """Say what to do when a place cannot be written: whatever a library raises for it becomes a `StoreError`."""
+def writing(place: Path | str, *, needs: int | None = None) -> Iterator[None]:
+    """Say what to do when a place cannot be written: whatever a library raises for it becomes a `StoreError`.
+
+    `needs`: how many bytes were to be written, if known, so that a full disk can say how many are missing.
+    """
     try:
         yield
     except AblatableError:
         raise
     except Exception as error:  # safetensors, Zarr and object stores have errors of their own for a full disk
         reason = " ".join((str(error) or repr(error)).split())[:300]
-        raise StoreError(
-            f"cannot write {place} ({reason}); make room or mend the place, then give the "
-            "same command again: what is finished is kept"
-        ) from error
+        if full := disk_is_full(place, error, needs):
+            raise StoreError(f"cannot write {place}: {full}; {_AGAIN}") from error
+        raise StoreError(f"cannot write {place} ({reason}); make room or choose another place. {_AGAIN}") from error
+
+
+def disk_is_full(place: Path | str, error: Exception, needs: int | None = None) -> str | None:
+    """How much room there is and how much is missing, if that is what an error is about; else None."""
+    if getattr(error, "errno", None) != errno.ENOSPC and "no space left" not in str(error).lower():
+        return None
+    folder = Path(place).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    missing = "" if needs is None or needs <= free else f", {_mebibytes(needs - free)} more are needed for this file"
+    return f"the disk is full: {_mebibytes(free)} are free{missing}; make room"
+
+
+_AGAIN = "What is finished is kept: do the same again to resume"
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write aside, fsync, rename: after a crash there is the old file or the new one, never a torn one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with writing(path):
+        with writing(path, needs=len(data)):
             path.parent.mkdir(parents=True, exist_ok=True)
             with aside.open("wb") as file:
                 file.write(data)

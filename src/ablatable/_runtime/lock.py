@@ -10,7 +10,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import SettingsError, StoreError
@@ -35,9 +35,7 @@ def exclusive(place: Path | str, what: str) -> Iterator[None]:
         lock, holder = FileLock(folder / LOCK), folder / HOLDER
         lock.acquire(timeout=0)
     except Timeout:
-        raise StoreError(
-            f"the {what} {place} is being written by {_who(folder / HOLDER)}; wait for it or stop it"
-        ) from None
+        raise StoreError(f"the {what} {place} is being written by {_who(folder)}") from None
     except OSError as error:
         raise SettingsError(f"cannot write in {folder}: {error.strerror}; choose a place that is writable") from error
     try:
@@ -54,8 +52,29 @@ def _stand_in(url: str) -> Path:
     )
 
 
-def _who(holder: Path) -> str:
-    with suppress(OSError, ValueError):
-        told = json.loads(holder.read_text())
-        return f"process {told['pid']} on {told['host']}, since {told['since']}"
-    return "another process"
+def _who(folder: Path) -> str:
+    """Who holds the lock, since when, and what to do about it."""
+    lock = folder / LOCK
+    try:
+        told = json.loads((folder / HOLDER).read_text())
+        process, host, since = int(told["pid"]), str(told["host"]), str(told["since"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"another process; wait until it ends. If there is none, delete {lock}"
+    holder = f"process {process} on {host}, since {since}"
+    if host != platform.node():
+        return f"{holder}; wait until it ends, or stop it there. If it is gone, delete {lock}"
+    if not _alive(process):
+        return f"{holder}, which is gone; delete {lock}, then try again"
+    return f"{holder}; wait until it ends, or stop it with: kill {process}"
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":  # signal 0 would end it there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

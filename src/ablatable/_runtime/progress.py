@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .clock import AwakeClock
+
+RESUME = "give the same command again to resume"
 LOG_EVERY = 10.0  # seconds between lines where there is no terminal to draw on
 
 
@@ -20,7 +22,8 @@ class Display:
         self.title, self.total, self.done, self.at_start = title, total, done, done
         self.amounts: dict[int, float] = {}  # running task -> amount done
         self.rows: dict[int, TaskID] = {}
-        self.started = self.told = time.monotonic()
+        self.clock = AwakeClock()
+        self.told = 0.0
         self.quiet = quiet
         self.live = not quiet and sys.stderr.isatty()
         self.progress = Progress(
@@ -32,6 +35,7 @@ class Display:
             TimeRemainingColumn(elapsed_when_finished=True),
             console=Console(stderr=True),
             disable=not self.live,
+            get_time=self.clock,
         )
         self.bar = self.progress.add_task(title, total=total, note="")
         self.progress.update(self.bar, completed=done)
@@ -46,12 +50,12 @@ class Display:
         for row in self.rows.values():
             self.progress.remove_task(row)
         self.progress.stop()
-        if kind is KeyboardInterrupt:
-            self._log(
-                f"stopped at {self._share():.0%}; what is finished is kept, and give the same command again to resume"
-            )
+        if isinstance(value, KeyboardInterrupt):
+            text = f"stopped at {self._share():.0%}; what is finished is kept: {RESUME}"
+            value.add_note(f"{self.title}: {text}")  # so that whoever catches it knows what was said
+            self._log(text)
         elif kind is None and not self.quiet and not self.live:
-            self._log(f"done in {_clock(time.monotonic() - self.started)}")
+            self._log(f"done in {_clock(self.clock())}")
 
     def update(self, task: int, label: str, amount: float, total: float, note: str = "") -> None:
         """A running task has done `amount` of `total`; `note` says more, e.g. its loss."""
@@ -82,7 +86,7 @@ class Display:
 
     def seconds(self) -> tuple[float, float, float]:
         """How long it has taken, how long the rest and how long all of the work would take, at the speed so far."""
-        amount, elapsed = self._amount(), time.monotonic() - self.started
+        amount, elapsed = self._amount(), self.clock()
         pace = elapsed / (amount - self.at_start) if amount > self.at_start else float("inf")
         return elapsed, (self.total - amount) * pace, self.total * pace
 
@@ -95,10 +99,10 @@ class Display:
     def _refresh(self, what: str) -> None:
         amount = self._amount()
         self.progress.update(self.bar, completed=amount)
-        now = time.monotonic()
+        now = self.clock()
         if not self.live and not self.quiet and now - self.told >= LOG_EVERY:
             self.told = now
-            speed = (amount - self.at_start) / (now - self.started)
+            speed = (amount - self.at_start) / now
             left = f", {_clock((self.total - amount) / speed)} left" if speed > 0 else ""
             self._log(f"{self._share():4.0%}{left}  {what.strip()}")
 
