@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import AblatableError, SettingsError, StoreError
+from ..errors import AblatableError, Message, SettingsError, StoreError, command, option
 from ..runs.run import Run, check_run
 from .blocks import blocks_of, finished
 from .description import damaged, read_description
@@ -85,8 +85,10 @@ def check_universe(url: str | Path | Universe) -> list[str]:
 
 
 def _changed(url: str, key: str) -> str:
-    remedy = f"; 'ablatable audit check {url} --repair' writes it again" if key.endswith("zarr.json") else ""
-    return f"{url}: {key} is missing or does not have the hash it was written with{remedy}"
+    remedy = (
+        f"; {command('audit check', url, option('repair', True))} writes it again" if key.endswith("zarr.json") else ""
+    )
+    return Message(f"{url}: {key} is missing or does not have the hash it was written with{remedy}")
 
 
 def _contradictions(universe: Universe | Screen) -> list[str]:

@@ -19,7 +19,7 @@ from .._runtime.progress import Display
 from ..codes.code import Code
 from ..data.images import delivered
 from ..diffusion.sampling_settings import Sampling
-from ..errors import CodeError, SettingsError
+from ..errors import CodeError, SettingsError, command, option
 from ..runs.run import Run
 from .blocks import Block
 from .drawing import Source, as_run, has_compiler
@@ -132,9 +132,13 @@ def plan_universe(
     """The settings of a universe that is to be drawn from a run."""
     sampling.check(run.recipe.schedule)
     if (sampling.precision != "fp32" or sampling.compiled) and run.recipe.component.kind == "ideal":
-        raise SettingsError("ideal components have the precision of their recipe; leave --precision and --compile out")
+        raise SettingsError(
+            f"ideal components have the precision of their recipe; leave {option('precision')} and {option('compiled')} out"
+        )
     if sampling.compiled and not has_compiler():
-        raise SettingsError("--compile needs a C++ compiler, and there is none; install g++, or leave --compile out")
+        raise SettingsError(
+            f"{option('compiled')} needs a C++ compiler, and there is none; install g++, or leave it out"
+        )
     rows = run.rows(list(dict.fromkeys(units))) if units is not None else list(range(len(run.ids)))
     if not rows:
         raise SettingsError("the list of units is empty; name one or more, or give None to remove each unit in turn")
@@ -142,7 +146,8 @@ def plan_universe(
     if stuck := [run.ids[row] for row in rows if run.code.matrix[row].all()]:
         raise CodeError(
             f"every component that is left was trained on {len(stuck)} of the units, {stuck[0]} among them, so no "
-            f"component survives without it; repair the run first: ablatable run repair {run.path} --out RUN3"
+            f"component survives without it; repair the run first: "
+            f"{command('run repair', run.path, option('out', 'RUN3'))}"
         )
     if spares:
         words = np.concatenate([words, run.code.spares(spares, seed=run.seed)])

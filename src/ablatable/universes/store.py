@@ -17,7 +17,7 @@ from zarr.storage import ObjectStore
 
 from .._runtime.lock import LOCK_FILES
 from .._runtime.outputs import OutputKind, check_clearable, clear_folder
-from ..errors import AblatableError, StoreError
+from ..errors import AblatableError, StoreError, command, option
 
 SCREEN = "screen.json"  # describes a screened universe, which has no Zarr group
 
@@ -66,7 +66,9 @@ def open_store(url: str | Path, *, create: bool = True) -> Any:
         return stores.from_url(text)
     path = Path(text).resolve()
     if not create and not path.is_dir():
-        raise StoreError(f"there is no universe at {url}; make one with 'ablatable universe create RUN --out {url}'")
+        raise StoreError(
+            f"there is no universe at {url}; make one with {command('universe create', 'RUN', option('out', url))}"
+        )
     try:
         return stores.LocalStore(path, mkdir=create)
     except Exception as error:
@@ -138,7 +140,7 @@ def reading(place: str | Path) -> Iterator[None]:
     except Exception as error:  # object stores and Zarr have many kinds
         reason = " ".join((str(error) or type(error).__name__).split())[:200]
         raise StoreError(
-            f"{place} cannot be read ({reason}); 'ablatable audit check {place}' lists what is damaged"
+            f"{place} cannot be read ({reason}); {command('audit check', place)} lists what is damaged"
         ) from error
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..._runtime.outputs import output_folder
 from ..._runtime.progress import Display
+from ...errors import option
 from ..blocks import Block
 from ..reader import Universe
 from ..settings import UniverseSettings
@@ -83,7 +84,7 @@ def settings_of(archive: Archive, most_gib: float = MOST_GIB) -> UniverseSetting
     each = int(np.prod(config.picture))
     gib = each * (config.NumberGenerated * (config.TrainingUnits + 1) + images) / 2**30
     if gib > most_gib:
-        archive.refuse(f"its images take {gib:.1f} GiB, more than {most_gib:g}; allow more with --most-gib")
+        archive.refuse(f"its images take {gib:.1f} GiB, more than {most_gib:g}; allow more with {option('most_gib')}")
     for what, count in [("generated", config.NumberGenerated), *archive.training_files]:
         if count * config.GenHeight * config.GenWidth > MOST_PIXELS:
             archive.refuse(f"{count} images in one PNG ({what}) are more than {MOST_PIXELS} pixels")
