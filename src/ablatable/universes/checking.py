@@ -81,7 +81,7 @@ def check_universe(url: str | Path | Universe) -> list[str]:
                     wrong.append(f"{url}: block {block.name} does not have the hash it was written with")
             return wrong or _contradictions(Universe(url))
     except StoreError as error:
-        return [str(error)]
+        return [error.message]
 
 
 def _changed(url: str, key: str) -> str:
@@ -98,7 +98,7 @@ def _contradictions(universe: Universe | Screen) -> list[str]:
             return [f"{universe.url}: the stored training images are not the units it was made from"]
         _ = universe.factual, universe.distances()
     except AblatableError as error:
-        return [str(error)]
+        return [error.message]
     return []
 
 
@@ -112,7 +112,7 @@ def check_screen(url: str | Path | Screen) -> list[str]:
             ]
             return wrong or _contradictions(opened)
     except StoreError as error:
-        return [str(error)]
+        return [error.message]
 
 
 def _parts_of_a_universe(place: Any) -> bool:

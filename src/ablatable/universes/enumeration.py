@@ -133,7 +133,8 @@ def plan_universe(
     sampling.check(run.recipe.schedule)
     if (sampling.precision != "fp32" or sampling.compiled) and run.recipe.component.kind == "ideal":
         raise SettingsError(
-            f"ideal components have the precision of their recipe; leave {option('precision')} and {option('compiled')} out"
+            f"ideal components have the precision of their recipe; "
+            f"leave {option('precision')} and {option('compiled')} out"
         )
     if sampling.compiled and not has_compiler():
         raise SettingsError(
