@@ -116,10 +116,12 @@ def train(
     from ..data.units import load_units
     from ..diffusion.recipe import preset
     from ..runs.ensemble_training import train as train_ensemble
+    from ..runs.run import recorded_code
 
     recipe = preset(preset_name, steps=steps, batch=batch, precision=precision)
     units = load_units(data, unit_column=unit_column, size=size, channels=channels)
-    code = designed(len(units), components, weight, seed=seed, bear=removals)
+    recorded = None if overwrite else recorded_code(out)
+    code = designed(len(units), components, weight, seed=seed, bear=removals, recorded=recorded)
     execution = Execution(workers, device, ray=ray)
     run = train_ensemble(units, code, recipe, out=out, seed=seed, execution=execution, overwrite=overwrite)
     if as_json:
