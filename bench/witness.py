@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,14 @@ import torch
 
 import ablatable as ab
 from ablatable._runtime.rng import generator
+from ablatable._runtime.stats import wilson
+from ablatable.analysis.exchangeable import Reference
 from ablatable.data.units import to_model
 from ablatable.diffusion.sampling import Trajectories, make_sampler, sample
 
 LEVELS = (0.99, 0.97, 0.9, 0.52, 0.2)  # alpha-bar of the re-noised samples
 DRAWS = 4
+MOST_PIXELS = 800  # beyond, no covariance is estimated from 48 samples
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,7 @@ class Cell:
     def data(self, colour: Path | None) -> ab.Units:
         if self.colour:
             assert colour is not None, "this cell needs --colour"
-            every = ab.Units.from_folder(
-                colour if self.colour > 1 else colour.with_name(colour.name + "1"), size=self.size
-            )
+            every = ab.Units.from_folder(colour, size=self.size)
             wanted = [i for i in every.ids if len(every.of(i)) >= self.colour]
             order = generator("witness", self.seed).permutation(len(wanted))[: self.units]
             chosen = [wanted[k] for k in sorted(order)]
@@ -116,8 +116,8 @@ def observe(run: ab.Run, cell: Cell) -> dict[str, np.ndarray]:
         x0 = x.clip(-1, 1)
         abar = schedule.alphas_cumprod()
         levels = []
-        for a in LEVELS:
-            t = int((abar - a).abs().argmin())
+        for level in LEVELS:
+            t = int((abar - level).abs().argmin())
             a = float(abar[t])
             draws = []
             for draw in range(DRAWS):
@@ -156,8 +156,85 @@ def linear_weights(sampling: ab.Sampling, schedule) -> np.ndarray:
     return sample(impulse, Silence(), schedule=schedule, sampling=sampling).flatten().numpy()
 
 
-def all_words(n: int, weight: int) -> np.ndarray:
-    return np.array([[k in ones for k in range(n)] for ones in map(set, combinations(range(n), weight))])
+# --- candidates -----------------------------------------------------------------------------------------------------
+
+
+def candidates(seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What each candidate takes as the components' word about every image: (n, samples, images)."""
+    push, steps, renoised = seen["push"], seen["steps"], seen["renoised"].mean(axis=1)
+    towards = seen["images"] - seen["images"].mean(axis=0)
+
+    def on(said: np.ndarray) -> np.ndarray:
+        return np.einsum("isd,jd->isj", said, towards, optimize=True)
+
+    def gaussian(*parts: np.ndarray) -> np.ndarray:
+        return sum(part / np.maximum(part.std(axis=0), 1e-12) for part in parts)
+
+    found = {
+        "push": on(push),
+        "push, last 40 %": on(steps[3] + steps[4]),
+        "push, last 20 %": on(steps[4]),
+        "0.97, one draw": on(seen["renoised"][1, 0]),
+        **{f"{level:g}": on(said) for level, said in zip(LEVELS, renoised, strict=True)},
+    }
+    found["0.97 + 0.9 + 0.52"] = gaussian(found["0.97"], found["0.9"], found["0.52"])
+    found["push + 0.97"] = gaussian(found["push"], found["0.97"])
+    if towards.shape[1] <= MOST_PIXELS:  # a matched filter: directions in which components disagree anyway count less
+        noise = renoised[1].reshape(-1, towards.shape[1])
+        covariance = noise.T @ noise / len(noise)
+        shrunk = covariance + np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+        found["0.97, matched"] = np.einsum(
+            "isd,jd->isj", renoised[1], np.linalg.solve(shrunk, towards.T).T, optimize=True
+        )
+    return found
+
+
+def evidence_of_units(images: np.ndarray, owner: np.ndarray, away: np.ndarray, rule: str) -> np.ndarray:
+    """From (n, images) of one sample to (n, units): the image nearest to the sample, or the mean of all."""
+    units = range(owner.max() + 1)
+    if rule == "mean":
+        return np.stack([images[:, owner == u].mean(axis=1) for u in units], axis=1)
+    speaker = [np.flatnonzero(owner == u)[away[owner == u].argmin()] for u in units]
+    return images[:, speaker]
+
+
+def p_of_nearest(seen: dict[str, np.ndarray], said: np.ndarray, rule: str = "nearest") -> np.ndarray:
+    """p-value of each sample's nearest unit, (samples,), and of four units drawn from the far half, (samples, 4)."""
+    code, owner = ab.Code(seen["words"]).as_random(), seen["owner"]
+    reference, p = Reference(code), []
+    away = np.square(seen["factual"][:, None] - seen["images"]).sum(axis=2)  # (samples, images)
+    for sample, distance in enumerate(away):
+        order = owner[distance.argsort()]
+        far = order[len(order) // 2 :]
+        rows = np.array([order[0], *generator("far", sample).choice(far, 4)])
+        evidence = evidence_of_units(said[:, sample], owner, distance, rule)[:, rows]
+        p.append(reference.p_values(evidence, rows, ("bench", sample)))
+    return np.array(p)
+
+
+def print_tables(out: Path, names: list[str]) -> None:
+    """Markdown: share of samples whose nearest unit reaches each level, with Wilson's 95 % intervals."""
+    for name in names:
+        path = out / (name.replace("/", "w") + ".npz")
+        if not path.exists():
+            continue
+        seen = dict(np.load(path))
+        groups = seen["owner"].max() + 1 < len(seen["owner"])
+        nearest = np.square(seen["factual"][:, None] - seen["images"]).mean(axis=2).min(axis=1) ** 0.5 * 221.7
+        unused = Reference(ab.Code(seen["words"]).as_random()).size(int(seen["words"][0].sum())) - 1
+        print(f"\n{name}: {unused} unused codewords, nearest unit {np.median(nearest):.0f} away (median)\n")
+        print("| statistic | p <= 0.05 | p <= 0.01 | far units, p <= 0.05 |\n| --- | --- | --- | --- |")
+        for statistic, said in candidates(seen).items():
+            for rule in ("nearest", "mean") if groups else ("nearest",):
+                p = p_of_nearest(seen, said, rule)
+                label = f"{statistic} ({rule} image)" if groups else statistic
+                cells = [share(p[:, 0], 0.05), share(p[:, 0], 0.01), share(p[:, 1:].ravel(), 0.05)]
+                print(f"| {label} | {' | '.join(cells)} |", flush=True)
+
+
+def share(p: np.ndarray, level: float) -> str:
+    low, high = wilson(int((p <= level).sum()), len(p))
+    return f"{(p <= level).mean():.2f} ({low:.2f} to {high:.2f})"
 
 
 def main() -> None:
@@ -168,13 +245,15 @@ def main() -> None:
     parser.add_argument("--colour", type=Path, help="a folder with one sub-folder per unit")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.stage == "tables":
+        print_tables(args.out, args.cells)
+        return
     for name in args.cells:
-        cell = CELLS[name]
-        run = train_cell(name, cell, args.out, args.colour)
+        run = train_cell(name, CELLS[name], args.out, args.colour)
         print("trained", name, flush=True)
         path = args.out / (name.replace("/", "w") + ".npz")
-        if not path.exists():
-            np.savez(path, **observe(run, cell))
+        if args.stage == "observe" and not path.exists():
+            np.savez(path, **observe(run, CELLS[name]))
             print("observed", name, flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ablatable.analysis import witness as module
 from ablatable.analysis.calibration import Landscape, regressed
 from ablatable.analysis.exchangeable import Reference
 from ablatable.analysis.witness import denoised, unit_evidence, witness, witness_pictures
+from ablatable.attribution.evaluation import evaluate
 from ablatable.diffusion.component import IdealDenoiser
 from ablatable.diffusion.ensemble import Ensemble
 from ablatable.diffusion.schedule import Schedule
@@ -131,6 +133,31 @@ def test_only_random_codes_are_called_exact(small: Small, tmp_path: Path) -> Non
     copy = tmp_path / "copy"
     shutil.copytree(run.path, copy)
     assert ab.Run(copy).design.design == "random"
+
+
+def test_as_an_attribution_method(small: Small, small_universe: Universe, tmp_path: Path) -> None:
+    """The same scores, so it can be compared with others."""
+    found = evaluate(small_universe, ["witness", "random"], run=small.run, out=tmp_path / "e", execution=HERE)
+    scores = witness_pictures(small.run, small_universe.factual, small_universe.seeds).score
+    rows = [small.units.ids.index(unit) for unit in small_universe.units]
+    np.testing.assert_allclose(found.scored["witness"].scores, scores[rows].T, atol=1e-9)
+
+
+def test_on_the_command_line(small: Small, call) -> None:
+    code, out, err = call("witness", small.run.path, "--seed", "5", "--steps", "5", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert told["exact"] is False and len(told["table"]) == 12
+    assert {row["unit"]: row["p"] for row in told["table"]} == dict(
+        zip(small.units.ids, witness(small.run, "5", sampling=Sampling(steps=5)).p[:, 0], strict=True)
+    )
+    code, out, _ = call("witness", small.run.path, "--seed", "5", "--steps", "5", "--top", "3")
+    assert code == 0 and "denoise the sample towards it" in " ".join(out.split())
+    assert "approximate" in out and "next: ablatable run sample" in out
+    code, out, _ = call("witness", small.run.path, "--seeds", "0-2", "--steps", "5", "--unit", "digit-0003")
+    assert code == 0 and "3 samples" in out and "digit-0003" in out and "digit-0004" not in out
+    code, _, err = call("witness", small.run.path, "--seed", "x")
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
 
 
 # --- power: planted copies ------------------------------------------------------------------------------------------

@@ -314,4 +314,4 @@ def _noises(pictures: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray
 
 
 def _name(picture: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(picture)).hexdigest()
+    return hashlib.sha256(picture.tobytes()).hexdigest()

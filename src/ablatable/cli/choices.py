@@ -14,4 +14,4 @@ Preset = Literal["tiny", "small", "paper", "ideal"]
 Statistic = Literal["plain", "directional", "likeness", "residual", "both", "regressed"]
 Rule = Literal["max", "sum", "mean"]
 Orientation = Literal["quanda", "dattri"]
-Attributors = ("random", "euclidean", "euclidean-flips", "tracin", "grad-cos", "trak", "d-trak")
+Attributors = ("random", "euclidean", "euclidean-flips", "witness", "tracin", "grad-cos", "trak", "d-trak")

@@ -55,8 +55,8 @@ def witness(
     say(TESTED)
     if not found.exact:
         say(APPROXIMATE)
-    surest = int(found.p[:, 0].argmin())
-    next_step(f"ablatable run sample {run} --seeds {found.seeds[0]} --without {found.units[surest]} --out images")
+    nearest = found.units[found.nearest[0]]
+    next_step(f"ablatable run sample {run} --seeds {found.seeds[0]} --without {nearest} --out images")
 
 
 def _print_sample(found: Witness, top: int) -> None:
