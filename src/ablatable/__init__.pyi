@@ -1,5 +1,7 @@
 from ._runtime.execution import Execution as Execution
 from ._version import __version__ as __version__
+from .analysis.witness import Witness as Witness
+from .analysis.witness import witness as witness
 from .codes.code import Code as Code
 from .codes.planning import plan as plan
 from .data.distance import euclidean as euclidean

@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "run_demo",
     "plan": "plan",
     "train": "train",
+    "witness": "witness",
     "evaluate": "evaluate",
     "report": "write_report",
     "doctor": "diagnose",

@@ -131,9 +131,11 @@ def train(
     from ..data.units import load_units
     from ..diffusion.advice import chosen, concerns
     from ..runs.ensemble_training import train as train_ensemble
+    from ..runs.run import recorded_code
 
     units = load_units(data, unit_column=unit_column, size=size, channels=channels)
-    code = designed(len(units), components, weight, seed=seed, bear=removals)
+    recorded = None if overwrite else recorded_code(out)
+    code = designed(len(units), components, weight, seed=seed, bear=removals, recorded=recorded)
     most = int((np.bincount(units.owner) @ code.matrix).max())  # images of the largest split
     name, recipe = chosen(preset_name, units.shape, most, steps=steps, batch=batch, precision=precision)
     doubts = concerns(recipe, units.shape, most)

@@ -18,7 +18,7 @@ from .._runtime.files import file_hash, json_hash, move_folder_into_place, read_
 from .._runtime.outputs import check_clearable, output_folder
 from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings, environment
-from ..codes.code import Code
+from ..codes.code import RANDOM, Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe
 from ..errors import SettingsError, StoreError, command
@@ -106,6 +106,8 @@ def make_run(
         "units_sha256": units.fingerprint(),
         "torch": version("torch"),
     }
+    if code.design == RANDOM:  # runs of other codes, and older ones, have no such key
+        settings["code_design"] = RANDOM
     with output_folder(path, RUN, overwrite=overwrite):
         _open_for_training(path, settings, units, code)
         if not (path / "ensemble.json").exists():
