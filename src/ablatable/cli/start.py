@@ -23,6 +23,7 @@ from .common import (
     app,
     example,
 )
+from .data_options import Background, Drop, Keep, Merge, NoCache, SkipBroken, Table, load_options
 from .output import next_step, print_json, print_rows, print_table, say
 
 _TRAINING = "Training"
@@ -75,6 +76,7 @@ def plan(
 @app.command(
     epilog=example(
         "ablatable train digits:48 --size 14 --out runs/digits",
+        "ablatable train openmoji:32 --size 16 --out runs/emoji",
         "ablatable train paintings/ --unit-column artist --size 32 --out runs/artists",
     )
 )
@@ -105,6 +107,13 @@ def train(
         int | None, typer.Option(help="1 for grey, 3 for colour.", show_default="as the images", rich_help_panel="Data")
     ] = None,
     unit_column: UnitColumn = None,
+    table: Table = None,
+    background: Background = None,
+    skip_broken: SkipBroken = False,
+    merge_duplicates: Merge = False,
+    drop_duplicates: Drop = False,
+    keep_duplicates: Keep = False,
+    no_cache: NoCache = False,
     workers: Workers = None,
     device: Device = "auto",
     ray: Ray = None,
@@ -118,13 +127,20 @@ def train(
     from ..runs.ensemble_training import train as train_ensemble
 
     recipe = preset(preset_name, steps=steps, batch=batch, precision=precision)
-    units = load_units(data, unit_column=unit_column, size=size, channels=channels)
+    options = load_options(
+        size, channels, background, skip_broken, merge_duplicates, drop_duplicates, keep_duplicates, no_cache
+    )
+    units = load_units(data, unit_column=unit_column, table=table, **options)
+    if units.report is not None and not as_json:
+        for line in units.report.lines():
+            say(line)
     code = designed(len(units), components, weight, seed=seed, bear=removals)
     execution = Execution(workers, device, ray=ray)
     run = train_ensemble(units, code, recipe, out=out, seed=seed, execution=execution, overwrite=overwrite)
     if as_json:
         told = {"run": str(out), "units": len(units), "components": code.components}
-        print_json({**told, "weight": code.weight, "digest": run.digest})
+        loaded = units.report.as_dict() if units.report is not None else None
+        print_json({**told, "weight": code.weight, "digest": run.digest, "loaded": loaded})
         return
     say(f"{out}: {code.components} components trained on {len(units)} units; {code.weight} of them saw each unit")
     spares = min(len(units), code.spare_capacity)

@@ -62,7 +62,7 @@ def check_channels(channels: int | None) -> None:
 
 def parse_background(background: Background) -> Colour:
     """`(red, green, blue)` from `"white"`, `"black"`, `"#rrggbb"` or three numbers from 0 to 255."""
-    text = background if isinstance(background, str) else "#" + bytes(background).hex()
+    text = background if isinstance(background, str) else "#" + "".join(f"{level:02x}" for level in background)
     named = {"white": "#ffffff", "black": "#000000"}.get(text.lower(), text)
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", named):
         raise SettingsError(f"background {background!r} is not possible; give white, black or #rrggbb")

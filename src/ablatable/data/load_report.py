@@ -11,7 +11,7 @@ from .images import CONVERSIONS
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a source gave. It says nothing that training could depend on; runs keep it as `loading.json`.
+    """What a source gave. It says nothing that training could depend on; runs keep it in their log.
 
     converted: what was done to pictures (see `images.CONVERSIONS`) -> to how many.
     skipped: what was passed over -> how many.
@@ -27,6 +27,7 @@ class LoadReport:
     channels_given: bool
     """Whether the channels were asked for; otherwise they are those that all pictures have."""
     duplicates: str
+    skip_broken: bool
     converted: Mapping[str, int] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
     broken: tuple[str, ...] = ()
@@ -35,12 +36,16 @@ class LoadReport:
     """A sentence on pictures that are in more than one unit; None if there were none."""
 
     def sentence(self) -> str:
-        """As in '640 images, 32 units, 16 x 16 colour, transparency on white; skipped: 3 .heic'."""
+        """As in '640 images, 32 units, 16 x 16 colour, transparency on white; skipped: 3 .heic'.
+
+        `16 x 16, all in colour` says that no channels were asked for, and that all images have these.
+        """
         channels, height, width = self.shape
+        colours = {1: " grey", 3: " colour"} if self.channels_given else {1: ", all grey", 3: ", all in colour"}
         parts = [
             f"{self.images:,} image{'s' * (self.images != 1)}",
             f"{self.units:,} unit{'s' * (self.units != 1)}",
-            f"{height} x {width} {'grey' if channels == 1 else 'colour'}",
+            f"{height} x {width}{colours[channels]}",
         ]
         for what, count in self.converted.items():
             told = CONVERSIONS[what] + (f" on {self.background}" if what == "transparent" else "")

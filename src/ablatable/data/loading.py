@@ -34,7 +34,7 @@ from .load_report import LoadReport
 from .sources import Entry, Source
 
 BLOCK = 32  # pictures decoded at the same time, before they are fitted: they may be large
-SHOW_FROM = 500  # fewer pictures are read before a progress bar could be seen
+SHOW_FROM = 500  # fewer files are read before a progress bar could be seen
 THREADS = 8  # decoders leave Python's lock, but not for all of their work
 
 
@@ -110,6 +110,7 @@ def load(source: Source, settings: LoadSettings) -> Loaded:
         background=background_name(settings.background),
         channels_given=settings.channels is not None,
         duplicates=settings.duplicates,
+        skip_broken=settings.skip_broken,
         converted=dict(sorted(Counter(note for notes in pictures.notes for note in notes).items())),
         skipped=dict(sorted(source.skipped.items())),
         broken=tuple(pictures.broken),
@@ -214,7 +215,7 @@ def _decoding(
     source: Source, settings: LoadSettings
 ) -> Iterator[tuple[Apply, list[warnings.WarningMessage], Callable[[int], None]]]:
     """How to map over entries (with threads, if each has a file of its own), warnings caught, and the progress."""
-    many = len(source.entries) >= SHOW_FROM and not settings.quiet
+    many = len(source.entries) >= (SHOW_FROM if source.folder else 50 * SHOW_FROM) and not settings.quiet
     with ExitStack() as stack:
         warned = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")

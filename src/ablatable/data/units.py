@@ -219,8 +219,8 @@ class Units:
         .webp in any case, .avif if Pillow reads it, and .heic and .heif with the extra `heif`. Others, and hidden
         ones, are passed over and counted in the report, unless a table lists them. Symbolic links are followed.
         """
-        source = folders.folder_source(Path(path), unit_column, Path(table) if table else None)
-        return cls._load(source, LoadSettings.of(options))
+        settings = LoadSettings.of(options)
+        return cls._load(folders.folder_source(Path(path), unit_column, Path(table) if table else None), settings)
 
     @classmethod
     def from_dataset(
@@ -239,8 +239,8 @@ class Units:
         id_column: one unit per row, its id the value as text. With neither, ids are `row-0000` on.
         options: as in `Units`.
         """
-        source = hub_datasets.dataset_source(dataset, image_column, unit_column, id_column)
-        return cls._load(source, LoadSettings.of(options))
+        settings = LoadSettings.of(options)
+        return cls._load(hub_datasets.dataset_source(dataset, image_column, unit_column, id_column), settings)
 
     @classmethod
     def from_idx(

@@ -22,6 +22,7 @@ from ..codes.code import Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe
 from ..errors import SettingsError, StoreError, command, option
+from .loading_record import EVENT
 from .run import FORMAT, Run, component_folder
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def make_run(
     }
     with exclusive(path, "run"):
         _open_for_training(path, settings, units, code, overwrite)
+        if units.report is not None:
+            log(path, event=EVENT, **units.report.as_dict())
         if not (path / "ensemble.json").exists():
             _remove_damaged(path, recipe.component.kind)
         tasks = [task_of(units, code, recipe, seed, number, path, execution.device) for number in present]
