@@ -65,12 +65,12 @@ def test_artists_by_number_and_by_name():
     assert sorted(counts[artist] for artist in ten.ids) == sorted(counts.values())[-10:]
     assert load_units("openmoji:10").fingerprint() == ten.fingerprint()
     assert load_units("openmoji").fingerprint() == ab.Units.openmoji().fingerprint()
-    named = ab.Units.openmoji(["Liz Bravo", "Sam Hocevar"])
-    assert named.ids == ("Liz Bravo", "Sam Hocevar") and named.digests == ab.Units.openmoji().select(named.ids).digests
+    named = ab.Units.openmoji(["Robin Bauer", "Liz Bravo"])
+    assert named.ids == ("Liz Bravo", "Robin Bauer") and named.digests == ab.Units.openmoji().select(named.ids).digests
     for asked in (0, 97):
         with pytest.raises(DataError, match="1 to 96 are bundled"):
             ab.Units.openmoji(asked)
-    with pytest.raises(DataError, match="no drawings by 'Emily Jager' .*Emily J\xe4ger"):
+    with pytest.raises(DataError, match=r"no drawings by 'Emily Jager' .*Emily J.ger"):
         ab.Units.openmoji(["Emily Jager"])
     for source in ("openmoji:", "openmoji:all", "openmoji:-3"):
         with pytest.raises(DataError, match="openmoji:32"):
