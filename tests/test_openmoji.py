@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -26,11 +27,16 @@ def table() -> pl.DataFrame:
     return pl.read_parquet(ASSETS / "openmoji.parquet")
 
 
+@cache
+def sheet() -> np.ndarray:
+    with Image.open(ASSETS / "openmoji.webp") as image:
+        return np.asarray(image.convert("RGB"))
+
+
 def drawing(row: int) -> np.ndarray:
     """Cut out of the sheet."""
     left, top = row % COLUMNS * 32, row // COLUMNS * 32
-    with Image.open(ASSETS / "openmoji.webp") as sheet:
-        return np.asarray(sheet.convert("RGB").crop((left, top, left + 32, top + 32)))
+    return sheet()[top : top + 32, left : left + 32]
 
 
 def test_the_files_are_those_that_their_note_describes():

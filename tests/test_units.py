@@ -475,11 +475,11 @@ def test_duplicate_stems_name_both_files(tmp_path):
 def test_mixed_sizes_and_channels_name_two_files(tmp_path):
     save(tmp_path / "a.png", GREY)
     save(tmp_path / "b.png", GREY[:, :6])
-    with pytest.raises(DataError, match=r"a.png is 8x8, .*b.png is 8x6 .*--size"):
+    with pytest.raises(DataError, match=r"a.png is 8x8, .*b.png is 8x6 .*`size=28`"):
         Units.from_folder(tmp_path)
     assert Units.from_folder(tmp_path, size=4).shape == (1, 4, 4)
     save(tmp_path / "b.png", COLOUR)
-    with pytest.raises(DataError, match=r"a.png is grey, .*b.png is in colour; give --channels 1"):
+    with pytest.raises(DataError, match=r"a.png is grey, .*b.png is in colour; give `channels=1`"):
         Units.from_folder(tmp_path)
     assert Units.from_folder(tmp_path, channels=3).shape == (3, 8, 8)
 

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import DataError, SettingsError
+from ..errors import DataError, SettingsError, words
 
 POLICIES = ("refuse", "merge", "drop", "keep")
 SHOWN = 3  # examples in a message
@@ -100,9 +100,14 @@ def refuse(found: Duplicates) -> None:
     """`DataError` that names the pictures and what can be done."""
     raise DataError(
         f"{found.told()}. When one of these units is removed, its picture would stay with another. "
-        "Decide: --merge-duplicates makes one unit of those that share a picture, --drop-duplicates leaves these "
-        "pictures out, --keep-duplicates accepts it (in Python: duplicates='merge', 'drop' or 'keep')"
+        f"Decide: {named('merge')} makes one unit of those that share a picture, {named('drop')} leaves these "
+        f"pictures out, {named('keep')} accepts it"
     )
+
+
+def named(policy: str) -> str:
+    """A policy in a message, as the command line or Python asks for it."""
+    return words(shell=f"--{policy}-duplicates", python=f"duplicates={policy!r}")
 
 
 def alike_names(ids: Sequence[str]) -> str | None:

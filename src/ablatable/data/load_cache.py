@@ -9,6 +9,7 @@ its folder has gone, or that nobody has used it for a month.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from .._runtime.files import json_hash, move_folder_into_place, read_json, write_json
+from .._runtime.files import move_folder_into_place, read_json, write_json
 from ..errors import StoreError
 from .sources import Entry, Source
 
@@ -123,7 +124,7 @@ class Slot:
                     "broken": pictures.broken,
                     "warnings": pictures.warnings,
                 }
-                write_json(self.partial / TABLE, table)
+                (self.partial / TABLE).write_text(json.dumps(table))
                 write_json(self.home / WHERE, {"folder": str(self.folder)})
                 move_folder_into_place(self.partial, self.path)
         shutil.rmtree(self.partial, ignore_errors=True)
@@ -134,21 +135,24 @@ def slot(source: Source, settings: dict[str, Any]) -> Slot | None:
     if source.folder is None or len(source.entries) < FEWEST:
         return None
     try:
-        files = json_hash(_stamps(source.folder, source.entries))
+        files = _hash(_stamps(source.entries))
     except OSError:  # a link to nowhere: reading says so
         return None
     units = [entry.unit for entry in source.entries]
     names = [entry.name for entry in source.entries]
-    rest = json_hash(
-        {"format": FORMAT, "pillow": version("pillow"), "units": units, "names": names, "settings": settings}
-    )
+    rest = _hash([FORMAT, version("pillow"), units, names, settings])
     made = Slot(source.folder, files, rest)
     with suppress(OSError):
         _sweep(made, files[:16])
     return made
 
 
-def _stamps(folder: Path, entries: Sequence[Entry]) -> list[list[Any]]:
+def _hash(value: Any) -> str:
+    """Of plain JSON, which is quick for long lists."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _stamps(entries: Sequence[Entry]) -> list[list[Any]]:
     """Per file what changes with its content: size, times and inode."""
     rows = []
     for entry in entries:

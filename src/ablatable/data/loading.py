@@ -16,7 +16,7 @@ import numpy as np
 
 from .._runtime.progress import Display
 from .._runtime.workers import default_workers
-from ..errors import DataError
+from ..errors import DataError, option
 from . import duplicates, load_cache
 from .images import (
     Background,
@@ -242,11 +242,10 @@ def _refuse_broken(broken: Sequence[str], count: int, skip: bool) -> None:
     if len(broken) == count and skip:
         raise DataError(f"no images are left: none of {count} can be read, such as {broken[0]}")
     if broken and not skip:
-        listed = broken[0] if len(broken) == 1 else "\n".join([f"{len(broken)} pictures are broken:", *broken])
-        raise DataError(
-            f"{listed}{' ' if len(broken) == 1 else chr(10)}(--skip-broken leaves such pictures out; "
-            "skip_broken=True in Python)"
-        )
+        remedy = f"{option('skip_broken', True)} leaves out what cannot be read"
+        if len(broken) == 1:
+            raise DataError(f"{broken[0]} ({remedy})")
+        raise DataError("\n".join([f"{len(broken)} pictures are broken:", *broken, f"({remedy})"]))
 
 
 def _trimmed(images: np.ndarray, count: int) -> np.ndarray:
@@ -273,12 +272,12 @@ def _disagreement(first: str, first_shape: tuple[int, ...], name: str, shape: tu
     if (height, width) != (h, w):
         return (
             f"mixed sizes: {first} is {height}x{width}, {name} is {h}x{w} (height x width); "
-            "give one size for all: --size 28 (size=28 in Python)"
+            f"give one size for all: {option('size', 28)}"
         )
     kinds = {1: "grey", 3: "in colour"}
     return (
         f"mixed channels: {first} is {kinds[channels]}, {name} is {kinds[c]}; "
-        "give --channels 1 (grey) or --channels 3 (colour) (channels=1 or channels=3 in Python)"
+        f"give {option('channels', 1)} (grey) or {option('channels', 3)} (colour)"
     )
 
 
@@ -304,7 +303,7 @@ def _settle_duplicates(pictures: Pictures, policy: str) -> tuple[Pictures, str |
     shared = {place for group in found.groups for place in group}
     kept = [place for place in range(len(pictures.units)) if place not in shared]
     if not kept:
-        raise DataError(f"no images are left: {found.told()}, and --drop-duplicates leaves them out")
+        raise DataError(f"no images are left: {found.told()}, and {duplicates.named('drop')} leaves them out")
     left = {pictures.units[place] for place in kept}
     empty = [unit for unit in found.owners if unit not in left]
     gone = f"; {len(empty)} units had no others and are gone: {duplicates.some(empty)}" if empty else ""

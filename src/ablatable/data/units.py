@@ -18,7 +18,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, option
 from . import folders, hub_datasets, idx, openmoji, sources
 from .load_report import LoadReport
 from .loading import LoadOptions, LoadSettings, load
@@ -323,7 +323,9 @@ def load_units(
         if colon and not count.isdecimal():
             raise DataError(f"{source!r} is not understood; write {name}, or {name}:{'48' if name == 'digits' else 32}")
         if table:
-            raise DataError(f"{name} is bundled, so a table of files says nothing about it; leave --table out")
+            raise DataError(
+                f"{name} is bundled, so a table of files says nothing about it; leave {option('table')} out"
+            )
         if name == "openmoji":
             return Units.openmoji(int(count) if colon else None, by=unit_column or "artist", **options)
         return Units.digits(int(count) if colon else 48, unit_column=unit_column, **options)
