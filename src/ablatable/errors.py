@@ -56,6 +56,11 @@ def option(name: str, value: Any = None) -> str:
     return _mark("option", name, *([] if value is None else [_value(value)]))
 
 
+def words(*, shell: str, python: str) -> str:
+    """What is called one thing on the command line and another in Python, such as a flag and a value."""
+    return _mark("value", shell, f"`{python}`")
+
+
 def command(name: str, *arguments: Any) -> str:
     """Name a command in a message, with arguments: strings, paths, numbers, `option(...)`, or placeholders like RUN."""
     assert name in COMMANDS, name

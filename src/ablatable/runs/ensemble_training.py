@@ -22,6 +22,7 @@ from ..codes.code import RANDOM, Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe
 from ..errors import SettingsError, StoreError, command
+from .loading_record import EVENT
 from .run import FORMAT, RUN, Run, component_folder
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ def make_run(
         settings["code_design"] = RANDOM
     with output_folder(path, RUN, overwrite=overwrite):
         _open_for_training(path, settings, units, code)
+        if units.report is not None:
+            log(path, event=EVENT, **units.report.as_dict())
         if not (path / "ensemble.json").exists():
             _remove_damaged(path, recipe.component.kind)
         tasks = [task_of(units, code, recipe, seed, number, path, execution.device) for number in present]
