@@ -24,7 +24,7 @@ from PIL import Image
 from ablatable import Execution, Sampling
 from ablatable.analysis.calibration import calibrate
 from ablatable.data.units import Units
-from ablatable.errors import SettingsError, StoreError
+from ablatable.errors import SettingsError
 from ablatable.report import charts, content, figures, layout, pictures, wording, write_report
 from ablatable.report import page as page_module
 from ablatable.universes.reader import Universe
@@ -363,6 +363,7 @@ def test_files_beside_the_page(reported: tuple[Made, Path]) -> None:
     folder, samples = path.parent, len(made.factual)
     assert {file.name for file in folder.iterdir()} == {
         "report.html",
+        "report.json",
         "radii.png",
         "story.png",
         "summary.csv",
@@ -605,7 +606,7 @@ def test_out_must_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="is a file"):
         write_report(make().universe, tmp_path / "file")
-    with pytest.raises(StoreError, match="cannot write"):
+    with pytest.raises(SettingsError, match="cannot write"):
         write_report(make().universe, tmp_path / "file" / "below")
 
 

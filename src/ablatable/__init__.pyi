@@ -5,6 +5,8 @@ from .analysis.calibration import influence as influence
 from .analysis.radii import radius_table as radius_table
 from .analysis.retraining import control as control
 from .analysis.unattributable import unattributable as unattributable
+from .analysis.witness import Witness as Witness
+from .analysis.witness import witness as witness
 from .attribution.evaluation import evaluate as evaluate
 from .attribution.methods import Attributor as Attributor
 from .attribution.methods import Method as Method
@@ -26,6 +28,7 @@ from .runs.bundled import bundled as bundled
 from .runs.ensemble_training import train as train
 from .runs.pipeline import AblatablePipeline as AblatablePipeline
 from .runs.run import Run as Run
+from .runs.samples import write_samples as write_samples
 from .studies.differential import study_differential as study_differential
 from .studies.size import study_size as study_size
 from .studies.unattributable import study_unattributable as study_unattributable

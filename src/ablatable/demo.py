@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._runtime.execution import Execution
+from ._runtime.outputs import OutputKind, check_folder
 from .analysis.nearest import Nearest, nearest_units, summary
 from .codes.code import Code
 from .data.distance import geometric_mean
@@ -17,6 +18,7 @@ from .data.units import Units
 from .diffusion.recipe import preset
 from .report import write_report
 from .runs.ensemble_training import train
+from .runs.run import RUN
 from .universes.enumeration import enumerate_universe
 from .universes.reader import Universe
 
@@ -25,6 +27,14 @@ if TYPE_CHECKING:
 
 # Few units and many passes over each: the regime in which single units matter (docs/demo.md says what was tried).
 UNITS, SIDE, COMPONENTS, SAMPLES = 48, 14, 8, 12
+
+DEMO = OutputKind(
+    what="demo",
+    marker="run/settings.json",
+    recognises=RUN.recognises,
+    files=(r"(run|universe\.zarr|report)/.*",),
+)
+"""What the demo's folder holds; each folder in it is checked again when it is written."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +105,9 @@ class Outcome:
 def run_demo(out: Path, *, execution: Execution = Execution(), overwrite: bool = False) -> Outcome:
     """Run the demo into `out`; what an earlier call finished is kept."""
     began = time.monotonic()
+    check_folder(out, DEMO)
     units = Units.digits(UNITS, size=SIDE)
-    code = Code.balanced(units=UNITS, components=COMPONENTS, seed=0)
+    code = Code.random(units=UNITS, components=COMPONENTS, seed=0)
     run = train(units, code, preset("tiny"), out=out / "run", execution=execution, overwrite=overwrite)
     universe = enumerate_universe(
         run.path,

@@ -6,9 +6,10 @@ not matter, its own ablation is just one more spare, so that among M spares its 
 
     p = (1 + #{spare score >= unit score}) / (1 + M)
 
-and P(p <= a) <= a for every a: a permutation test, exact whatever the scores' distribution. This needs the unit's
-ablation and the spares to be treated alike, which is why a score may depend on the unit's images but never on which of
-the ablations is the unit's (see `left_out_distances`).
+and P(p <= a) <= a for every a: a permutation test, exact whatever the scores' distribution. The statistic `regressed`
+needs no spares: it ranks the unit's codeword among all that it could have had, see `exchangeable`. The others need the
+unit's ablation and the spares to be treated alike, which is why a score may depend on the unit's images but never on
+which of the ablations is the unit's (see `left_out_distances`).
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ import numpy as np
 
 from .._runtime.stats import q_values
 from .._runtime.tables import Tabular
-from ..codes.code import components_for
+from ..codes.code import Code, components_for
 from ..data.distance import native_to_scaled
 from ..errors import Message, SettingsError, command, option
 from ..universes.landscapes import Landscapes
 from ..universes.opening import open_landscapes
+from .exchangeable import Reference, standardised
 from .features import Features, feature_distances
 
 if TYPE_CHECKING:
@@ -35,11 +37,14 @@ if TYPE_CHECKING:
 
     from ..universes.settings import UniverseSettings
 
-Statistic = Literal["plain", "directional", "likeness", "residual", "both"]
+Statistic = Literal["plain", "directional", "likeness", "residual", "both", "regressed"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 DEFAULT: Statistic = "likeness"  # highest power up to a weight of n / 2: docs/results/statistics.md
 LEVEL = 0.1  # false discovery rate at which units are marked
 RIDGE = 0.1  # keeps the additive fit defined when spares are few; an ablation of weight w weighs w
+
+
+SPARED: tuple[Statistic, ...] = tuple(name for name in STATISTICS if name != "regressed")  # compared with spares
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +96,36 @@ def scores(landscape: Landscape, statistic: str) -> tuple[np.ndarray, np.ndarray
     own = zip(landscape.units[:, None], landscape.starts, ends, strict=True)
     unit = np.array([unlike(picture, images[first:last]).min() for picture, first, last in own]) - before
     return unit, spare
+
+
+def regressed(landscape: Landscape, ablation: np.ndarray, drawn: np.ndarray | None = None) -> np.ndarray:
+    """What the removal of each component does to the likeness of each unit, from the removals of the *other* units.
+
+    The likeness of a unit is the picture's length along the unit's image (of several, the one nearest to the factual
+    sample), less the mean image. How much of it every other unit's ablation takes away is regressed on which components
+    that ablation removes: ridge regression, no intercept, for removing nothing changes nothing. If the unit influences
+    no component, the coefficients do not depend on its codeword, so the rank of its word's sum of coefficients among
+    the words that it could have had is a randomisation test (see `exchangeable`). It needs no spares.
+
+    Args:
+        landscape: `units` may hold each ablation once.
+        ablation: each unit's row of `landscape.units`, int (units,).
+        drawn: which of these rows are pictures and not guesses, bool (ablations,); None = all.
+
+    Returns:
+        Likeness lost per component removed, float64 (n, units).
+    """
+    used = np.ones(len(landscape.units), bool) if drawn is None else drawn
+    words = landscape.unit_words * used[:, None].astype(np.float64)  # (ablations, n); a row of zeros has no say
+    away = np.square(landscape.images - landscape.factual).sum(axis=1)
+    ends = [*landscape.starts[1:], len(away)]
+    speaker = [first + int(away[first:last].argmin()) for first, last in zip(landscape.starts, ends, strict=True)]
+    images = landscape.images[speaker] - landscape.images.mean(axis=0)
+    lost = _unlikeness(landscape.units - landscape.factual, images)  # (ablations, units)
+    own, units = words[ablation], np.arange(len(ablation))
+    gram = words.T @ words + RIDGE * np.eye(words.shape[1]) - own[:, :, None] * own[:, None, :]  # without its own row
+    moments = (words.T @ lost).T - own * lost[ablation, units][:, None]
+    return np.linalg.solve(gram, moments[:, :, None])[:, :, 0].T
 
 
 def _standardised(unit: np.ndarray, spare: np.ndarray) -> np.ndarray:
@@ -185,10 +220,11 @@ class Calibration(Tabular):
 
     Attributes:
         statistic: what was compared.
-        score: the units' scores; of `plain` and pixels, in the paper's unit.
+        score: the units' scores; of `plain` and pixels, in the paper's unit; of `regressed`, in standard deviations
+            over all codewords.
         p, q: p-values, and these adjusted over the units of each sample.
         radius_p: p-value of each sample's radius (the plain distance, in pixels), (samples,).
-        spares: how many there were.
+        spares: how many ablations, or codewords that no unit has (`regressed`), each unit was compared with.
         units: unit ids, one per row.
         samples: the samples' numbers, one per column.
         available: how many spares the code has; `weight`: how many components each removes.
@@ -234,12 +270,13 @@ class Calibration(Tabular):
         needed = spares_to_mark_one(len(units), level)
         if self.spares >= needed:
             return Message("no unit stands out from the shrinkage of the ensemble")
+        what = "spares" if self.statistic in SPARED else "unused codewords"
         how = option("spares", needed)
-        if needed > self.available:
+        if needed > self.available or self.statistic not in SPARED:
             taken = components_for(len(units) + needed, self.weight)
-            how = f"{needed} spares, and this code has {self.available}: {taken} components of weight {self.weight} do"
+            how = f"{needed} {what}, and this code has {self.available}: {taken} components of weight {self.weight} do"
         return Message(
-            f"whether a single unit stands out cannot be judged with {self.spares} spares: to reach a false discovery "
+            f"whether a single unit stands out cannot be judged with {self.spares} {what}: to reach a false discovery "
             f"rate of {level:g} among {len(units)} units takes {how}"
         )
 
@@ -254,20 +291,20 @@ def calibrate(
     """Compare every unit's ablation with the spares'.
 
     Args:
-        universe: a universe with spares, or its place. If it is a screened one, units that were not drawn have
-            p = 1, which keeps q on the safe side.
+        universe: a universe with spares, or, for `regressed`, any that was drawn here; or its place. If it is a
+            screened one, units that were not drawn have p = 1, which keeps q on the safe side.
         statistic: see `scores`.
         features: the space in which the statistic measures; None = pixels.
         samples: which samples (indices); None = all.
 
     Raises:
-        SettingsError: the universe has no spares, or there is no such statistic.
+        SettingsError: the universe has no spares, or was imported, or there is no such statistic.
     """
     universe = open_landscapes(universe)
     settings = universe.settings
     if statistic not in STATISTICS:
         raise SettingsError(f"no statistic '{statistic}'; there are {', '.join(STATISTICS)}")
-    if not settings.spares:
+    if settings.imported or (statistic in SPARED and not settings.spares):
         raise SettingsError(without_spares(universe))
     words = settings.codewords
     ablation, spares = np.array(settings.ablation), np.array(settings.spares)
@@ -278,28 +315,31 @@ def calibrate(
     images, starts = see(training.images).astype(np.float64), np.flatnonzero(np.diff(training.owner, prepend=-1))
     score = np.empty((len(universe.units), len(chosen)))
     p = np.empty_like(score)
+    reference, compared = Reference(Code(words[ablation], allow_dummy=True)), len(spares)
     for column, sample in enumerate(chosen):
         vectors = see(np.ma.getdata(universe.landscape(sample))).astype(np.float64)
-        landscape = Landscape(
-            factual[sample], vectors[ablation], vectors[spares], words[ablation], words[spares], images, starts
-        )
-        score[:, column], null = scores(landscape, statistic)
-        p[:, column] = p_values(score[:, column], null)
+        if statistic in SPARED:
+            landscape = Landscape(
+                factual[sample], vectors[ablation], vectors[spares], words[ablation], words[spares], images, starts
+            )
+            score[:, column], null = scores(landscape, statistic)
+            p[:, column] = p_values(score[:, column], null)
+            continue
+        rows, own = np.unique(ablation, return_inverse=True)
+        landscape = Landscape(factual[sample], vectors[rows], vectors[:0], words[rows], words[:0], images, starts)
+        drawn = np.isin(rows, ablation[universe.drawn()[:, sample]])
+        evidence = regressed(landscape, own, drawn)
+        score[:, column] = standardised(words[ablation], evidence)
+        key = (str(settings.run_sha256), universe.seeds[sample])
+        p[:, column] = reference.p_values(evidence, np.arange(len(ablation)), key)
+        compared = max(reference.size(int(weight)) for weight in words[ablation].sum(axis=1)) - 1
+        scale = 1.0
     columns = list(chosen)
     missing = ~universe.drawn()[:, columns]
     score[missing], p[missing] = np.nan, 1
     radius_p = radius_p_values(universe.distances()[:, columns], universe.spare_distances()[:, columns])
-    return Calibration(
-        statistic,
-        score * scale,
-        p,
-        q_values(p),
-        radius_p,
-        len(spares),
-        universe.units,
-        tuple(columns),
-        *spares_of(settings),
-    )
+    about = universe.units, tuple(chosen), *spares_of(settings)
+    return Calibration(statistic, score * scale, p, q_values(p), radius_p, compared, *about)
 
 
 def influence(
@@ -330,7 +370,9 @@ def influence(
 
 
 def spares_of(settings: UniverseSettings) -> tuple[int, int]:
-    """How many spare codewords there are for a universe's units, and their weight."""
+    """How many spare codewords there are for a universe's units, and their weight; (0, 1) if no code is on record."""
+    if settings.words is None or settings.components is None:
+        return 0, 1
     weights = [word.count("1") for k, word in enumerate(settings.words) if k not in settings.spares]
     weight = max(weights, key=weights.count)
     return max(0, comb(settings.components, weight) - weights.count(weight)), weight
@@ -338,6 +380,11 @@ def spares_of(settings: UniverseSettings) -> tuple[int, int]:
 
 def without_spares(universe: Landscapes) -> Message:
     """What to do about a universe that has no spares."""
+    if universe.settings.imported:
+        return Message(
+            f"{universe.url} was imported without spare ablations, so nothing tells a unit's influence from that of a "
+            "smaller ensemble"
+        )
     available, _ = spares_of(universe.settings)
     if not available:
         return Message(

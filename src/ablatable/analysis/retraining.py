@@ -23,7 +23,7 @@ import numpy as np
 
 from .._runtime.execution import Execution
 from .._runtime.files import read_json, write_atomic, write_json
-from .._runtime.lock import exclusive
+from .._runtime.outputs import OutputKind, output_folder
 from .._runtime.plotting import Axes, figure_png
 from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings
@@ -41,6 +41,17 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..runs.component_training import TrainTask
+
+CONTROL = OutputKind(
+    what="retraining study",
+    marker="settings.json",
+    recognises=lambda value: {"run_sha256", "units", "seeds"} <= set(value) and "kind" not in value,
+    files=(
+        r"(settings|control)\.json|table\.csv|figure\.png",
+        r"(single/\w+|ensemble/\d+/\d+)(\.partial)?/[\w.]+",
+    ),
+)
+"""What the folder of such a study holds."""
 
 RETRAINED = ("ensemble", "single")
 
@@ -127,7 +138,7 @@ def control(
         **({"clip": True} if sampling.clip else {}),
         "seed": seed,
     }
-    with exclusive(path, "control"):
+    with output_folder(path, CONTROL):
         known = path / "settings.json"
         if known.exists():
             compare_settings(read_json(known), settings, path)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..data.distance import pairwise
+from ..errors import Message, option
 
 NOISE = 15.0  # levels of 255, beyond what the noisiest twentieth of the training images has
 FAR = 1.35  # times the distance within which 95 % of the training images have their nearest neighbour
@@ -74,8 +75,11 @@ class SampleQuality:
         ]
         return [
             f"samples: {broken} of {count} are broken ({', '.join(found)}): the components are not trained well enough",
-            "what helps: more training steps (--steps, twice as many); --preset colour for drawings in colour, small "
-            "for 28 x 28 and more; smaller images (--size); fewer images per unit",
+            Message(
+                f"what helps: more training steps ({option('steps')}, twice as many); {option('preset', 'colour')} for "
+                f"drawings in colour, small for 28 x 28 and more; smaller images ({option('size')}); fewer images per "
+                "unit"
+            ),
         ]
 
 

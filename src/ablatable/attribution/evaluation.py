@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from .._runtime.execution import Execution
-from .._runtime.files import file_hash, json_hash, read_json, sweep, write_atomic, write_json
-from .._runtime.lock import exclusive
+from .._runtime.files import file_hash, json_hash, read_json, write_atomic, write_json
+from .._runtime.outputs import OutputKind, output_folder
 from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings
 from .._runtime.rng import generator
@@ -34,6 +34,18 @@ from .scores import SUFFIXES, write_scores
 from .truth import find_truth
 
 PIECE = 16  # samples of one method in a piece
+
+EVALUATION = OutputKind(
+    what="evaluation",
+    marker="evaluation.json",
+    recognises=lambda value: set(value) == {"universe", "run", "rule"},
+    files=(
+        r"evaluation\.json|results\.(csv|json|tex|png)",
+        r"scores/[^/]+\.(parquet|ask\.csv)",
+        r"pieces/[^/]+/\d+\.json",
+    ),
+)
+"""What an evaluation's folder holds."""
 
 
 def evaluate(
@@ -75,8 +87,8 @@ def evaluate(
         raise SettingsError(f"two of the methods have one name: {', '.join(labels.values())}")
     per_unit(np.zeros((1, len(universe.units))), universe.training, rule)  # is there such a rule?
     settings = {"universe": _digest(universe), "run": universe.settings.run_sha256 if opened else None, "rule": rule}
-    with exclusive(folder, "evaluation"):
-        _begin(folder, settings, overwrite)
+    with output_folder(folder, EVALUATION, overwrite=overwrite):
+        _begin(folder, settings)
         own = {} if not isinstance(methods, Mapping) else dict(chosen)
         tasks = [
             Piece(
@@ -280,20 +292,12 @@ def _digest(universe: Universe) -> str:
     return json_hash(universe.settings.model_dump(mode="json"))
 
 
-def _begin(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    import shutil
-
+def _begin(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / "evaluation.json"
-    sweep(folder)
-    if path.exists() and not overwrite:
+    if path.exists():
         compare_settings(read_json(path), settings, folder)
-        return
-    others = [file for file in folder.iterdir() if not file.name.startswith(".lock")]
-    if others and not path.exists():
-        raise SettingsError(f"{folder} holds other files and no evaluation; choose another {option('out')}")
-    for file in others:
-        shutil.rmtree(file) if file.is_dir() else file.unlink()
-    write_json(path, settings)
+    else:
+        write_json(path, settings)
 
 
 def _write(folder: Path, found: Evaluation, universe: Universe) -> None:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from .._runtime.files import write_atomic, write_json
-from ..errors import DataError, SettingsError, option
+from .._runtime.files import read_json, write_atomic, write_json
+from .._runtime.outputs import check_file
+from ..errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -52,15 +53,17 @@ def write_scores(
     """Write scores, float (samples, units), in the format that the file's name ends in.
 
     Raises:
-        SettingsError: an unknown ending or orientation, or the file exists and `overwrite` is not given.
+        SettingsError: an unknown ending or orientation; the file exists and `overwrite` is not given, or holds
+            something else; or it cannot be written.
     """
     path = Path(path)
     if orientation not in get_args(Orientation):
         raise SettingsError(f"no orientation '{orientation}'; there are {', '.join(get_args(Orientation))}")
     if path.suffix not in SUFFIXES:
         raise SettingsError(f"{path}: scores are written as {', '.join(SUFFIXES)}")
-    if path.exists() and not overwrite:
-        raise SettingsError(f"{path} exists; choose another file, or {option('overwrite', True)}")
+    check_file(path, "a file of scores", _is_scores, overwrite=overwrite)
+    if path.suffix == ".npy":
+        check_file(path.with_suffix(".json"), "about scores", _is_about, overwrite=overwrite)
     samples = list(range(len(scores)))
     matrix = np.ascontiguousarray(scores if orientation == "quanda" else scores.T)
     about = {"samples": samples, "units": list(units), "orientation": orientation}
@@ -79,6 +82,15 @@ def write_scores(
     else:
         write_atomic(path, _as_table(long_table(scores, units), path.suffix))
     return path
+
+
+def _is_scores(path: Path) -> bool:
+    table, (_, _, about) = _read(path)
+    return {"sample", "unit", "score"} <= set(about if table is None else table.columns) or "orientation" in about
+
+
+def _is_about(path: Path) -> bool:
+    return set(read_json(path)) == {"samples", "units", "orientation"}
 
 
 def long_table(scores: np.ndarray, units: tuple[str, ...]) -> pl.DataFrame:

@@ -40,13 +40,14 @@ def verify(
 ) -> None:
     """Check which components never saw a unit or image; exit code 1 if anything is wrong."""
     from .._runtime.files import canonical_json, write_atomic
+    from .._runtime.outputs import check_file
     from ..unlearning.verification import audit
 
+    if proofs is not None:
+        check_file(proofs, "a file of proofs", lambda path: False)
     found = audit(run, unit, image=image)
     told: dict[str, Any] = found.as_dict()
     if proofs is not None:
-        if proofs.exists():
-            raise SettingsError(f"{proofs} exists; choose another file")
         write_atomic(proofs, canonical_json({"content_sha256": found.content_sha256, "components": told["proofs"]}))
     repeated = None
     if retrain is not None:

@@ -25,6 +25,7 @@ from .common import (
     example,
     runs,
 )
+from .data_options import Background, Drop, Keep, Merge, NoCache, SkipBroken, Table, load_options
 from .output import next_step, print_json, print_rows, say
 
 if TYPE_CHECKING:
@@ -80,36 +81,27 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Draw samples with all components, or without some units; the same seed is the same noise."""
-    from .._runtime.devices import resolve_device
-    from .._runtime.progress import Display
     from ..diffusion.sampling import parse_seeds
-    from ..runs.pipeline import AblatablePipeline
+    from ..diffusion.sampling_settings import Sampling
+    from ..runs.run import Run
+    from ..runs.samples import draw_samples
 
-    chosen, gone = parse_seeds(seeds), without or []
-    paths = [out / f"sample-{seed:05d}.png" for seed in chosen]
-    taken = [path for path in paths if path.exists()]
-    if taken and not overwrite:
-        raise SettingsError(f"{taken[0]} exists; choose another --out, or --overwrite")
-    model = AblatablePipeline.from_pretrained(run).to(resolve_device(device))
-    with Display("drawing", steps) as display:
-        pictures = model(
-            chosen,
-            without=gone,
-            sampler=sampler,
-            num_inference_steps=steps,
-            clip=clip,
-            callback=lambda step: display.update(0, "step", step, steps),
-            return_dict=False,
-        )[0]
-    out.mkdir(parents=True, exist_ok=True)
-    for path, picture in zip(paths, pictures, strict=True):
-        picture.save(path)
-    survivors = int(model.run.survivors(gone).sum())
+    opened, gone = Run(run), without or []
+    paths = draw_samples(
+        opened,
+        parse_seeds(seeds),
+        out=out,
+        without=gone,
+        sampling=Sampling(sampler, steps, clip=clip),
+        execution=Execution(device=device),
+        overwrite=overwrite,
+    )
+    survivors = int(opened.survivors(gone).sum())
     if as_json:
         print_json({"pictures": [str(path) for path in paths], "without": gone, "survivors": survivors})
         return
     what = (
-        f"without {', '.join(gone)} ({survivors} of {model.code.components} components survive)" if gone else "factual"
+        f"without {', '.join(gone)} ({survivors} of {opened.code.components} components survive)" if gone else "factual"
     )
     say(f"{len(paths)} images in {out}, {what}")
     next_step(
@@ -138,12 +130,15 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Make a new run from the components that never saw some units, with a certificate; nothing is trained."""
+    from .._runtime.outputs import check_folder
     from ..codes.removal_budget import counted
-    from ..runs.run import Run
+    from ..runs.run import RUN, Run
     from ..unlearning.forgetting import forget as forget_units
     from ..unlearning.forgetting import plan_removal
     from ..unlearning.verification import audit_unit
 
+    if not dry_run:
+        check_folder(_needed(out), RUN)
     removal = plan_removal(Run(run), unit)
     near = {
         (gone, other) for gone in removal.ids for other, *_ in audit_unit(run, gone).near if other not in removal.ids
@@ -205,6 +200,13 @@ def extend(
     data: Annotated[str, typer.Option(metavar="DATA", help="The new units.", rich_help_panel="Data")],
     out: Out = None,
     unit_column: UnitColumn = None,
+    table: Table = None,
+    background: Background = None,
+    skip_broken: SkipBroken = False,
+    merge_duplicates: Merge = False,
+    drop_duplicates: Drop = False,
+    keep_duplicates: Keep = False,
+    no_cache: NoCache = False,
     workers: Workers = None,
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -213,12 +215,20 @@ def extend(
 ) -> None:
     """Add new units to a run; the components that see them are trained from scratch, the others are copied."""
     from ..data.units import load_units
+    from ..runs.loading_record import background_of
     from ..runs.run import Run
     from ..unlearning.repairing import plan_extension
 
     opened = Run(run)
     channels, height, width = opened.shape
-    new = load_units(data, unit_column=unit_column, size=(height, width), channels=channels)
+    options = load_options(
+        (height, width), channels, background, skip_broken, merge_duplicates, drop_duplicates, keep_duplicates, no_cache
+    )
+    options.setdefault("background", background_of(opened.path))  # as that of the units that are there
+    new = load_units(data, unit_column=unit_column, table=table, **options)
+    if new.report is not None and not as_json:
+        for line in new.report.lines():
+            say(line)
     _complete(opened, plan_extension(opened, new), out, Execution(workers, device), dry_run, overwrite, as_json)
 
 

@@ -54,7 +54,9 @@ def influence(
     universe_url: UniverseUrl,
     sample_number: Annotated[int, typer.Option("--sample", min=0, help="Which sample, counted from 0.")] = 0,
     top: Annotated[int, typer.Option(min=1, help="How many units to print.")] = 20,
-    statistic: Annotated[choices.Statistic, typer.Option(help="What is compared with the spares.")] = "likeness",
+    statistic: Annotated[
+        choices.Statistic, typer.Option(help="What is compared; regressed needs no spares.")
+    ] = "likeness",
     features: Annotated[
         str | None,
         typer.Option(help="Compare in a feature space, for example efficientnet-lite0.", show_default="pixels"),
@@ -69,7 +71,7 @@ def influence(
     from ..universes.screening.screen import Screen
 
     opened, tested = open_landscapes(universe_url), None
-    if opened.settings.spares:
+    if opened.settings.spares or (statistic == "regressed" and not opened.settings.imported):
         compare = load_features(features) if features else None
         tested = calibration.calibrate(opened, samples=[sample_number], statistic=statistic, features=compare)
     table = calibration.influence(opened, sample_number, tested, scaled=not native).head(top)
@@ -85,10 +87,10 @@ def influence(
         _tell_screened(opened, sample_number, top)
     if tested:
         say(tested.verdict(0, opened.units))
+        against = "codewords that no unit has" if statistic == "regressed" else "spare ablations that remove no unit"
         say(
-            f"Units are in the order of p, then of the {tested.statistic} score, which is what p compares with "
-            f"{tested.spares} spare ablations that remove no unit. "
-            f"By distance alone, the first is {_farthest(opened, sample_number)}."
+            f"Units are in the order of p, then of the {tested.statistic} score, which p compares with that of "
+            f"{tested.spares} {against}. By distance alone, the first is {_farthest(opened, sample_number)}."
         )
     else:
         say(calibration.without_spares(opened))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..errors import Message, option
 from .recipe import Recipe, TrainingConfig, UNetConfig, preset
 
 PASSES = 400  # times that each image of a split should be seen
@@ -57,19 +58,21 @@ def concerns(recipe: Recipe, shape: tuple[int, int, int], images: int) -> list[s
         return []
     found, seen = [], passes(recipe.training, images)
     if seen < ENOUGH:
+        more = option("steps", steps_for(recipe.training, images))
         found.append(
-            f"each image is seen {seen:.0f} times, which leaves noise or blur: take --steps "
-            f"{steps_for(recipe.training, images)} ({PASSES} times), fewer images, or a larger --batch"
+            f"each image is seen {seen:.0f} times, which leaves noise or blur: take {more} ({PASSES} times), fewer "
+            f"images, or a larger {option('batch')}"
         )
     if shape[0] == COLOUR and recipe.component.prediction == "noise" and recipe.training.steps < 20_000:
         found.append(
-            "components that predict noise get the colour of whole areas wrong when trained briefly: take --preset "
-            "colour"
+            "components that predict noise get the colour of whole areas wrong when trained briefly: take "
+            f"{option('preset', 'colour')}"
         )
     levels, side = len(recipe.component.channels), max(shape[1:])
     if side > 8 * 2**levels:
+        smaller = option("size", 8 * 2**levels)
         found.append(
-            f"{levels} levels see little of {side} pixels at once: take --size {8 * 2**levels}, or a preset with more "
+            f"{levels} levels see little of {side} pixels at once: take {smaller}, or a preset with more "
             "levels (small and colour have 3)"
         )
-    return found
+    return list(map(Message, found))

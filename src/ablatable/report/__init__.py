@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SettingsError, StoreError, option
+from .._runtime.outputs import OutputKind, check_folder, clear_folder
+from ..errors import SettingsError, option
 
 if TYPE_CHECKING:
     from ..runs.run import Run
     from ..universes.reader import Universe
 
 PAGE = "report.html"
+
+REPORT = OutputKind(
+    what="report",
+    marker="report.json",
+    recognises=lambda value: value["kind"] == "ablatable report",
+    files=(r"report\.(json|html)|landscape-\d+\.png|(radii|story)\.png|summary\.csv",),
+    finished=PAGE,
+)
+"""What a report's folder holds."""
 
 
 def write_report(
@@ -25,7 +34,8 @@ def write_report(
     - `report.html`: one page that opens from disk and asks for nothing; written last, so it is there when all is;
     - `landscape-<sample>.png`: a captioned contact sheet of each sample's counterfactuals, farthest first;
     - `radii.png`: the histogram of radii; `story.png`: samples, nearest units, and what becomes of the samples;
-    - `summary.csv`: one row per sample, see `nearest.summary`.
+    - `summary.csv`: one row per sample, see `nearest.summary`;
+    - `report.json`: marks the folder as a report's.
 
     Large universes are shown in part, and the page says so (see the constants in `content` and `page`); the numbers
     are always over all of it. The same universe gives the same bytes.
@@ -40,26 +50,28 @@ def write_report(
         The path of `report.html`.
 
     Raises:
-        SettingsError: `out` holds a report and `overwrite` is not given; or `run` is not the universe's run.
+        SettingsError: `out` holds a report and `overwrite` is not given, holds anything else, or cannot be written; or
+            `run` is not the universe's run.
         StoreError: the universe or the run cannot be read, or `out` cannot be written.
     """
-    from .._runtime.files import write_atomic
+    from .._runtime.files import write_atomic, write_json
     from ..analysis.nearest import summary
     from ..universes.reader import Universe
     from .content import Content
     from .figures import Story, contact_sheet, radii_plot
     from .page import Page
 
-    folder = Path(out)
+    folder, universe = Path(out), Universe.open(universe)
     page_path = folder / PAGE
+    opened = _opened(run, universe)
+    check_folder(folder, REPORT)
     if page_path.exists() and not overwrite:
         raise SettingsError(
             f"{page_path} is already there; choose another {option('out')}, "
             f"or replace it with {option('overwrite', True)}"
         )
-    universe = Universe.open(universe)
-    opened = _opened(run, universe)
-    _prepare(folder)
+    clear_folder(folder, REPORT)  # sheets of an earlier report may be more than the new one's
+    write_json(folder / REPORT.marker, {"kind": "ablatable report"})
     content = Content(universe)
     page, story = Page(content, opened), Story(content)
     for sample in content.samples():
@@ -85,16 +97,3 @@ def _opened(run: str | Path | Run | None, universe: Universe) -> Run | None:
             f"{universe.settings.run_sha256}, this is {opened.digest}; give the run it was made from, or none"
         )
     return opened
-
-
-def _prepare(folder: Path) -> None:
-    """Make the folder, and take away what an earlier report left there: its sheets may be more than the new one's."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
-            if path.name == PAGE or re.fullmatch(r"landscape-\d+\.png", path.name):
-                path.unlink()
-    except FileExistsError:
-        raise SettingsError(f"{folder} is a file; choose a folder as {option('out')}") from None
-    except OSError as error:
-        raise StoreError(f"cannot write {folder} ({error.strerror or error}); choose another place") from error

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._runtime.execution import Execution
-from .._runtime.files import file_hash, json_hash, move_folder_into_place, read_json, sweep, write_atomic, write_json
-from .._runtime.lock import LOCK_FILES, exclusive
+from .._runtime.files import file_hash, json_hash, move_folder_into_place, read_json, write_atomic, write_json
+from .._runtime.outputs import check_clearable, output_folder
 from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings, environment
-from ..codes.code import Code
+from ..codes.code import RANDOM, Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe
-from ..errors import SettingsError, StoreError, command, option
-from .run import FORMAT, Run, component_folder
+from ..errors import SettingsError, StoreError, command
+from .loading_record import EVENT
+from .run import FORMAT, RUN, Run, component_folder
 
 if TYPE_CHECKING:
     from .component_training import TrainTask
@@ -106,8 +107,12 @@ def make_run(
         "units_sha256": units.fingerprint(),
         "torch": version("torch"),
     }
-    with exclusive(path, "run"):
-        _open_for_training(path, settings, units, code, overwrite)
+    if code.design == RANDOM:  # runs of other codes, and older ones, have no such key
+        settings["code_design"] = RANDOM
+    with output_folder(path, RUN, overwrite=overwrite):
+        _open_for_training(path, settings, units, code)
+        if units.report is not None:
+            log(path, event=EVENT, **units.report.as_dict())
         if not (path / "ensemble.json").exists():
             _remove_damaged(path, recipe.component.kind)
         tasks = [task_of(units, code, recipe, seed, number, path, execution.device) for number in present]
@@ -176,6 +181,7 @@ def _remove_damaged(path: Path, kind: str) -> None:
         except (StoreError, OSError, KeyError, TypeError):
             sound = False
         if not sound:
+            check_clearable(path, RUN)
             shutil.rmtree(folder)
 
 
@@ -217,30 +223,16 @@ def _train_components(path: Path, tasks: list[TrainTask], of: int, execution: Ex
     )
 
 
-def _open_for_training(path: Path, settings: dict, units: Units, code: Code, overwrite: bool) -> None:
-    """Make `path` a run with these settings: new, resumed, or anew."""
+def _open_for_training(path: Path, settings: dict, units: Units, code: Code) -> None:
+    """Make `path`, which is empty or a run, a run with these settings: a new one, or the one that is there."""
     known = path / "settings.json"
-    if overwrite:
-        others = [entry for entry in path.iterdir() if entry.name not in LOCK_FILES]
-        if others and not known.exists():
-            raise SettingsError(
-                f"{path} is not a run, so {option('overwrite')} leaves it alone; "
-                f"delete it yourself or choose another {option('out')}"
-            )
-        # ensemble.json goes first, or half a run would seem complete; settings.json, which makes it a run, last
-        for entry in sorted(others, key=lambda entry: (entry == known, entry.name != "ensemble.json")):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    sweep(path)
-    tables = {"units.parquet": _write_units_table, "images.safetensors": _write_images}
     if known.exists():
         compare_settings(read_json(known), settings, path)
-    elif {p.name for p in path.iterdir()} - LOCK_FILES - tables.keys():
-        raise SettingsError(f"{path} holds other files; choose another {option('out')}")
-    for name, write in tables.items():
-        if not known.exists() or not (path / name).exists():
+    else:
+        write_json(known, settings)  # first: it makes the folder a run, whatever happens next
+    for name, write in {"units.parquet": _write_units_table, "images.safetensors": _write_images}.items():
+        if not (path / name).exists():
             write(path, units, code)
-    if not known.exists():
-        write_json(known, settings)  # last: with it, the tables are there too
 
 
 def _manifest(path: Path, settings: dict) -> dict:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from torch import Tensor
 
 from ..codes.code import Code
 from ..data.units import to_images
@@ -88,6 +89,21 @@ class AblatablePipeline(DiffusionPipeline):
         return self._ensemble.ablate(self.run.survivors(without))
 
     @torch.inference_mode()
+    def draw(
+        self,
+        seeds: Iterable[int],
+        *,
+        without: Sequence[str] = (),
+        sampling: Sampling = Sampling(),
+        on_step: Callable[[int], None] = lambda step: None,
+    ) -> Tensor:
+        """Draw one sample per seed: float32 (B, C, H, W), about [-1, 1], not clipped to it. Errors as `__call__`."""
+        noise = Trajectories(seeds, self.run.shape, device=str(self.device))
+        return sample(
+            self.denoiser(without), noise, schedule=self.run.recipe.schedule, sampling=sampling, on_step=on_step
+        )
+
+    @torch.inference_mode()
     def __call__(
         self,
         seeds: Iterable[int] = (0,),
@@ -120,14 +136,8 @@ class AblatablePipeline(DiffusionPipeline):
             raise SettingsError(f"no output_type '{output_type}'; there are pil, np and pt")
         if isinstance(without, str):
             without = [without]
-        noise = Trajectories(seeds, self.run.shape, device=str(self.device))
-        schedule = self.run.recipe.schedule
-        images: Any = sample(
-            self.denoiser(without),
-            noise,
-            schedule=schedule,
-            sampling=Sampling(sampler, num_inference_steps, clip=clip),
-            on_step=callback,
+        images: Any = self.draw(
+            seeds, without=without, sampling=Sampling(sampler, num_inference_steps, clip=clip), on_step=callback
         )
         if output_type != "pt":
             images = to_images(images)

@@ -24,7 +24,8 @@ import numpy as np
 
 from .._runtime.files import canonical_json, file_hash, json_hash, read_json
 from .._runtime.merkle import commit
-from ..codes.code import Code
+from .._runtime.outputs import OutputKind
+from ..codes.code import RANDOM, Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe, recipe_from
 from ..errors import AblatableError, CodeError, DataError, SettingsError, StoreError, command, option
@@ -36,6 +37,20 @@ if TYPE_CHECKING:
     from ..diffusion.ensemble import Ensemble
 
 FORMAT = 2
+
+RUN = OutputKind(
+    what="run",
+    marker="settings.json",
+    recognises=lambda value: value["kind"] == "ablatable run",
+    files=(
+        r"settings\.json|units\.parquet|images\.safetensors|ensemble\.json|log\.jsonl|certificate\.json",
+        r"components/\d+(\.partial)?/(config\.json|diffusion_pytorch_model\.safetensors|images\.safetensors)",
+        r"components/\d+(\.partial)?/(training\.json|checkpoint)",
+    ),
+    finished="ensemble.json",
+    closed=("components",),
+)
+"""What a run's folder holds."""
 
 
 class Run:
@@ -69,7 +84,8 @@ class Run:
         table = read_units_table(self.path)
         self.ids: tuple[str, ...] = tuple(table["unit"])
         self.digests: tuple[str, ...] = tuple(table["sha256"])
-        self.design = Code.from_words(table["codeword"].to_list(), allow_dummy=True)
+        design = Code.from_words(table["codeword"].to_list(), allow_dummy=True)
+        self.design = design.as_random() if settings.get("code_design") == RANDOM else design
         self.present: tuple[int, ...] = tuple(settings["present"])
         self.code = self.design.columns(self.present)
         if self.design.digest() != settings["code_sha256"]:
@@ -177,6 +193,12 @@ class Run:
 def as_run(run: str | Path | Run) -> Run:
     """A run that is open already, or the one at a path."""
     return run if isinstance(run, Run) else Run(run)
+
+
+def recorded_code(path: str | Path) -> str | None:
+    """The digest of the code that the run at `path` was begun with, finished or not; None if there is no run."""
+    known = Path(path) / "settings.json"
+    return read_json(known).get("code_sha256") if known.exists() else None
 
 
 def component_folder(run: Path, number: int) -> Path:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from .._runtime.execution import Execution
 from .._runtime.files import canonical_json, read_json, write_json
+from .._runtime.outputs import OutputKind, check_folder
 from .._runtime.provenance import compare_settings
 from ..analysis.calibration import STATISTICS, calibrate
 from ..analysis.nearest import unit_distances
@@ -20,12 +21,19 @@ from ..codes.code import Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe
 from ..diffusion.sampling_settings import SamplerName, Sampling
-from ..errors import SettingsError, option
+from ..errors import SettingsError
 from ..runs.ensemble_training import train
 from ..universes.enumeration import enumerate_universe
 from ..universes.reader import Universe
 
 ALPHA = 0.05  # false-positive rate at which power is stated
+
+STUDY = OutputKind(
+    what="study",
+    marker="study.json",
+    recognises=lambda value: bool(value.keys()),  # `open_study` compares the whole value, and nothing is ever deleted
+    files=(r"study\.json", r".*"),
+)
 
 Measured = dict[str, Any]
 
@@ -72,10 +80,9 @@ def read_config(path: Path | None, model: type[Config]) -> Config:
 def open_study(out: Path, config: BaseModel) -> None:
     """Make a study's folder, or resume the one that is there; `SettingsError` if it has another configuration."""
     known, settings = out / "study.json", config.model_dump(mode="json")
+    check_folder(out, STUDY)
     if known.exists():
         compare_settings(read_json(known), settings, out)
-    elif out.exists() and any(out.iterdir()):
-        raise SettingsError(f"{out} holds other files; choose another {option('out')}")
     else:
         write_json(known, settings)
 

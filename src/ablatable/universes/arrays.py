@@ -17,7 +17,7 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import ObjectStore
 
-from ..errors import StoreError
+from ..errors import StoreError, command
 from .settings import UniverseSettings
 from .store import NothingAssumed, object_hash
 
@@ -97,7 +97,7 @@ class Arrays:
         except Exception as error:  # codecs and Zarr raise many kinds for damaged bytes
             reason = " ".join((str(error) or type(error).__name__).split())[:200]
             raise StoreError(
-                f"{self.url}: '{name}' cannot be read ({reason}); 'ablatable audit check {self.url}' lists what is "
+                f"{self.url}: '{name}' cannot be read ({reason}); {command('audit check', self.url)} lists what is "
                 "damaged, and the command that made the universe computes it again"
             ) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import AblatableError, SettingsError, StoreError
+from ..errors import AblatableError, Message, SettingsError, StoreError, command, option
 from ..runs.run import Run, check_run
 from .blocks import blocks_of, finished
 from .description import damaged, read_description
@@ -81,12 +81,14 @@ def check_universe(url: str | Path | Universe) -> list[str]:
                     wrong.append(f"{url}: block {block.name} does not have the hash it was written with")
             return wrong or _contradictions(Universe(url))
     except StoreError as error:
-        return [str(error)]
+        return [error.message]
 
 
 def _changed(url: str, key: str) -> str:
-    remedy = f"; 'ablatable audit check {url} --repair' writes it again" if key.endswith("zarr.json") else ""
-    return f"{url}: {key} is missing or does not have the hash it was written with{remedy}"
+    remedy = (
+        f"; {command('audit check', url, option('repair', True))} writes it again" if key.endswith("zarr.json") else ""
+    )
+    return Message(f"{url}: {key} is missing or does not have the hash it was written with{remedy}")
 
 
 def _contradictions(universe: Universe | Screen) -> list[str]:
@@ -96,7 +98,7 @@ def _contradictions(universe: Universe | Screen) -> list[str]:
             return [f"{universe.url}: the stored training images are not the units it was made from"]
         _ = universe.factual, universe.distances()
     except AblatableError as error:
-        return [str(error)]
+        return [error.message]
     return []
 
 
@@ -110,7 +112,7 @@ def check_screen(url: str | Path | Screen) -> list[str]:
             ]
             return wrong or _contradictions(opened)
     except StoreError as error:
-        return [str(error)]
+        return [error.message]
 
 
 def _parts_of_a_universe(place: Any) -> bool:

@@ -13,7 +13,7 @@ import zarr
 from zarr.storage import ObjectStore
 
 from .._runtime.files import json_hash, writing
-from ..errors import StoreError
+from ..errors import StoreError, command, option
 from .arrays import lay_out_results, lay_out_training
 from .settings import UniverseSettings
 from .store import exists, object_hash, paths, read, state_of
@@ -61,7 +61,7 @@ def read_description(url: str, store: Any) -> Description:
             ) from error
         raise StoreError(
             f"there is no readable universe at {url} ({type(error).__name__}: {ROOT} is missing or damaged); "
-            f"make one with 'ablatable universe create RUN --out {url}'"
+            f"make one with {command('universe create', 'RUN', option('out', url))}"
         ) from error
 
 
@@ -92,7 +92,7 @@ def metadata_damaged(url: str, changed: Sequence[str]) -> str:
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     return (
         f"{url}: {', '.join(changed[:3])}{more} missing or damaged; "
-        f"'ablatable audit check {url} --repair' writes the metadata of arrays again"
+        f"{command('audit check', url, option('repair', True))} writes the metadata of arrays again"
     )
 
 

@@ -33,7 +33,7 @@ from ..codes.code import weight_change
 from ..data.distance import euclidean
 from ..data.images import delivered
 from ..diffusion.sampling_settings import Sampling
-from ..errors import SettingsError, StoreError
+from ..errors import SettingsError, StoreError, command
 from ..runs.run import Run, as_run
 from .drawing import Source, loaded
 from .landscapes import checked_sample
@@ -176,8 +176,8 @@ class Differential(Tabular):
         except Exception as error:  # object stores and safetensors have many kinds
             raise StoreError(
                 f"{self.universe.url}: the differential ablation of seed {seed} is missing, damaged or of another "
-                f"universe ({type(error).__name__}); make it with 'ablatable universe differential RUN "
-                f"{self.universe.url}'"
+                f"universe ({type(error).__name__}); make it with "
+                f"{command('universe differential', 'RUN', self.universe.url)}"
             ) from error
         return tensors["factual"], tensors["jacobian"]
 

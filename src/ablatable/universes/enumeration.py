@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from .._runtime.execution import Execution
-from .._runtime.lock import exclusive
+from .._runtime.outputs import output_folder
 from .._runtime.progress import Display
 from ..codes.code import Code
 from ..data.images import delivered
 from ..diffusion.sampling_settings import Sampling
-from ..errors import CodeError, SettingsError
+from ..errors import CodeError, SettingsError, command, option
 from ..runs.run import Run, as_run
 from .blocks import Block
 from .drawing import Source, has_compiler
 from .reader import Universe
 from .settings import UniverseSettings
-from .store import absolute
+from .store import UNIVERSE, absolute
 from .writer import UniverseWriter
 
 # rows that a component processes at once: as fast as more rows, and less padding in a block's last batch
@@ -112,7 +112,7 @@ def enumerate_universe(
         sampling=sampling,
         spares=spares,
     )
-    with exclusive(out, "universe"):
+    with output_folder(out, UNIVERSE):
         universe = UniverseWriter.begin(out, settings, opened.units, overwrite=overwrite)
         todo = [block for block in universe.blocks() if not universe.has(block)]
         if todo:
@@ -132,9 +132,14 @@ def plan_universe(
     """The settings of a universe that is to be drawn from a run."""
     sampling.check(run.recipe.schedule)
     if (sampling.precision != "fp32" or sampling.compiled) and run.recipe.component.kind == "ideal":
-        raise SettingsError("ideal components have the precision of their recipe; leave --precision and --compile out")
+        raise SettingsError(
+            f"ideal components have the precision of their recipe; "
+            f"leave {option('precision')} and {option('compiled')} out"
+        )
     if sampling.compiled and not has_compiler():
-        raise SettingsError("--compile needs a C++ compiler, and there is none; install g++, or leave --compile out")
+        raise SettingsError(
+            f"{option('compiled')} needs a C++ compiler, and there is none; install g++, or leave it out"
+        )
     rows = run.rows(list(dict.fromkeys(units))) if units is not None else list(range(len(run.ids)))
     if not rows:
         raise SettingsError("the list of units is empty; name one or more, or give None to remove each unit in turn")
@@ -142,7 +147,8 @@ def plan_universe(
     if stuck := [run.ids[row] for row in rows if run.code.matrix[row].all()]:
         raise CodeError(
             f"every component that is left was trained on {len(stuck)} of the units, {stuck[0]} among them, so no "
-            f"component survives without it; repair the run first: ablatable run repair {run.path} --out RUN3"
+            f"component survives without it; repair the run first: "
+            f"{command('run repair', run.path, option('out', 'RUN3'))}"
         )
     if spares:
         words = np.concatenate([words, run.code.spares(spares, seed=run.seed)])

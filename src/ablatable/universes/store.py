@@ -16,9 +16,30 @@ import zarr
 from zarr.storage import ObjectStore
 
 from .._runtime.lock import LOCK_FILES
-from ..errors import AblatableError, StoreError
+from .._runtime.outputs import OutputKind, check_clearable, clear_folder
+from ..errors import AblatableError, StoreError, command, option
 
 SCREEN = "screen.json"  # describes a screened universe, which has no Zarr group
+
+UNIVERSE = OutputKind(
+    what="universe",
+    marker="zarr.json",
+    recognises=lambda value: "ablatable" in value["attributes"],
+    files=(
+        r"((factual|counterfactual|distance|distance/\w+|training|training/\w+)/)?zarr\.json",
+        r"(factual|counterfactual|distance/\w+|training/\w+)/c(/\d+)+",
+        r"done/[\w.]+\.json",
+        r"differential/[\w.-]+",
+    ),
+    closed=("factual", "counterfactual", "distance", "training", "done", "differential"),
+)
+SCREENED = OutputKind(
+    what="screened universe",
+    marker=SCREEN,
+    recognises=lambda value: "ablatable" in value,
+    files=(r"screen\.json|training\.safetensors", r"samples/[\w.-]+"),
+)
+"""What the folders of a universe, and of a screened one, hold; objects of a store have the same names."""
 
 
 class NothingAssumed(ObjectStore[Any]):
@@ -45,7 +66,9 @@ def open_store(url: str | Path, *, create: bool = True) -> Any:
         return stores.from_url(text)
     path = Path(text).resolve()
     if not create and not path.is_dir():
-        raise StoreError(f"there is no universe at {url}; make one with 'ablatable universe create RUN --out {url}'")
+        raise StoreError(
+            f"there is no universe at {url}; make one with {command('universe create', 'RUN', option('out', url))}"
+        )
     try:
         return stores.LocalStore(path, mkdir=create)
     except Exception as error:
@@ -72,18 +95,20 @@ def state_of(url: str | Path) -> str:
 
 
 def clear(url: str | Path) -> None:
-    """Remove a universe's objects except for its root, which from now on says that it is only begun."""
+    """Remove a universe's objects except for its root, which from now on says that it is only begun.
+
+    Raises:
+        SettingsError: a local folder holds files of somebody else's where the universe's have to go.
+    """
+    local = "://" not in str(url)
+    if local:
+        check_clearable(Path(url), UNIVERSE)
     store = open_store(url)
     zarr.open_group(ObjectStore(store), mode="r+").attrs.put({"ablatable": None})
-    store.delete([path for path in paths(store) if path != "zarr.json"])
-
-
-def sweep(url: str | Path) -> None:
-    """Remove the files that killed writers left on a local disk. The store itself neither lists nor reads them."""
-    if "://" not in str(url):
-        for aside in Path(url).rglob("*#*"):
-            if aside.name.rpartition("#")[2].isdecimal():
-                aside.unlink(missing_ok=True)
+    if local:
+        clear_folder(Path(url), UNIVERSE, keep_marker=True)
+    else:
+        store.delete([path for path in paths(store) if path != UNIVERSE.marker and UNIVERSE.owns(path)])
 
 
 def paths(store: Any) -> list[str]:
@@ -115,7 +140,7 @@ def reading(place: str | Path) -> Iterator[None]:
     except Exception as error:  # object stores and Zarr have many kinds
         reason = " ".join((str(error) or type(error).__name__).split())[:200]
         raise StoreError(
-            f"{place} cannot be read ({reason}); 'ablatable audit check {place}' lists what is damaged"
+            f"{place} cannot be read ({reason}); {command('audit check', place)} lists what is damaged"
         ) from error
 
 

@@ -16,12 +16,12 @@ from zarr.storage import ObjectStore
 from .._runtime.files import writing
 from .._runtime.provenance import environment
 from ..data.units import Units
-from ..errors import SettingsError
+from ..errors import SettingsError, option
 from .arrays import Arrays, fill, lay_out_results, lay_out_training, writable
 from .blocks import Block, blocks_of, finished, mark
 from .description import damaged, describe, read_description, repair_metadata
 from .settings import UniverseSettings, extension
-from .store import clear, delete, open_store, reading, state_of, sweep
+from .store import clear, delete, open_store, reading, state_of
 
 
 class UniverseWriter:
@@ -52,12 +52,11 @@ class UniverseWriter:
         Raises:
             SettingsError: what is there was made with other settings (both values are named), or is no universe.
         """
-        sweep(url)
         match state_of(url):
             case "other" | "screen" as state:
                 what = "a screened universe" if state == "screen" else "other files and no universe"
                 raise SettingsError(
-                    f"{url} holds {what}, which is left alone; choose another --out, or delete them yourself"
+                    f"{url} holds {what}, which is left alone; choose another {option('out')}, or delete them yourself"
                 )
             case "universe" if not overwrite:
                 store = open_store(url)

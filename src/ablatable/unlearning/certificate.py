@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .._runtime import merkle
 from .._runtime.files import canonical_json, json_hash, read_json, write_atomic
 from .._runtime.lock import LOCK_FILES
+from .._runtime.outputs import check_writable
 from ..errors import SettingsError, StoreError, command, option
 from ..runs.run import Run, check_run
 
@@ -251,6 +252,7 @@ def new_key(path: Path) -> str:
     serialization, ed25519 = _cryptography()
     if path.exists():
         raise SettingsError(f"{path} exists, and a key is not overwritten; choose another {option('out')}")
+    check_writable(path.parent)
     key = ed25519.Ed25519PrivateKey.generate()
     write_atomic(
         path,

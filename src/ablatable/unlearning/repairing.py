@@ -17,12 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from .._runtime.execution import Execution
+from .._runtime.outputs import check_folder
 from ..codes.code import Code
+from ..data.loading import LoadOptions
 from ..data.units import Units, load_units
 from ..diffusion.recipe import Recipe
 from ..errors import CodeError, DataError, SettingsError, command, option
 from ..runs.ensemble_training import make_run, reusable, task_of
-from ..runs.run import Run, as_run
+from ..runs.loading_record import options_of
+from ..runs.run import RUN, Run, as_run
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ def extend(
         execution: how to run the work.
         overwrite: replace the run at `out`.
     """
+    check_folder(Path(out), RUN)
     opened = as_run(run)
     return complete(opened, plan_extension(opened, new), out=out, execution=execution, overwrite=overwrite)
 
@@ -145,7 +149,8 @@ def run_units(run: Run, data: str | Path | None, unit_column: str | None = None)
     if data is None:
         return run.units()
     channels, height, width = run.shape
-    source = load_units(data, unit_column=unit_column, size=(height, width), channels=channels)
+    options: LoadOptions = {**options_of(run.path), "size": (height, width), "channels": channels}
+    source = load_units(data, unit_column=unit_column, **options)
     if missing := sorted(set(run.ids) - set(source.ids)):
         raise DataError(f"{data} lacks unit '{missing[0]}' of {run.path}, and {len(missing) - 1} more")
     units = source.select(run.ids)

@@ -13,10 +13,12 @@ from urllib.parse import quote
 import numpy as np
 
 from ..._runtime.files import writing
+from ..._runtime.outputs import check_file
 from ..._runtime.progress import Display
 from ..._runtime.workers import chunks
-from ...errors import DataError, SettingsError
+from ...errors import DataError
 from ..reader import Universe
+from .archive import MOST_HEADER
 from .config import BUFFER, MOST_PIXELS, Config
 
 
@@ -38,16 +40,14 @@ def export_ctf(
         `path`.
 
     Raises:
-        SettingsError: `path` exists and `overwrite` is not given.
+        SettingsError: `path` exists and `overwrite` is not given, or it is no archive; or it cannot be written.
         StoreError: it cannot be written.
     """
     opened, path = Universe.open(universe), Path(path)
-    if path.exists() and not overwrite:
-        raise SettingsError(f"{path} exists; choose another file, or --overwrite")
+    check_file(path, "a CTF archive", _is_archive, overwrite=overwrite)
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             with aside.open("wb") as file:
                 with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
                     for name, content in _members(opened, quiet):
@@ -60,6 +60,15 @@ def export_ctf(
     finally:
         aside.unlink(missing_ok=True)
     return path
+
+
+def _is_archive(path: Path) -> bool:
+    with tarfile.open(path, "r:") as archive:
+        first = archive.next()
+        if first is None or first.name != "config.json" or first.size >= MOST_HEADER:
+            return False
+        file = archive.extractfile(first)
+        return file is not None and "Format" in json.loads(file.read())
 
 
 def _members(universe: Universe, quiet: bool) -> Iterator[tuple[str, bytes]]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..._runtime.lock import exclusive
+from ..._runtime.outputs import output_folder
 from ..._runtime.progress import Display
+from ...errors import option
 from ..blocks import Block
 from ..reader import Universe
 from ..settings import UniverseSettings
+from ..store import UNIVERSE
 from ..writer import UniverseWriter
 from .archive import MOST_GIB, Archive, open_archive, size_text
 from .config import BUFFER, MOST_PIXELS
@@ -45,7 +47,7 @@ def import_ctf(
     path = Path(path)
     with open_archive(path) as archive:
         settings = settings_of(archive, most_gib)
-        with exclusive(out, "universe"):
+        with output_folder(out, UNIVERSE):
             universe = UniverseWriter.begin(out, settings, lambda: archive.training, overwrite=overwrite)
             todo = [block for block in universe.blocks() if not universe.has(block)]
             total, done = settings.ablations, settings.ablations - len(_rows_of(todo))
@@ -82,7 +84,7 @@ def settings_of(archive: Archive, most_gib: float = MOST_GIB) -> UniverseSetting
     each = int(np.prod(config.picture))
     gib = each * (config.NumberGenerated * (config.TrainingUnits + 1) + images) / 2**30
     if gib > most_gib:
-        archive.refuse(f"its images take {gib:.1f} GiB, more than {most_gib:g}; allow more with --most-gib")
+        archive.refuse(f"its images take {gib:.1f} GiB, more than {most_gib:g}; allow more with {option('most_gib')}")
     for what, count in [("generated", config.NumberGenerated), *archive.training_files]:
         if count * config.GenHeight * config.GenWidth > MOST_PIXELS:
             archive.refuse(f"{count} images in one PNG ({what}) are more than {MOST_PIXELS} pixels")

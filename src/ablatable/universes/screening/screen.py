@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict
 from ..._runtime.files import canonical_json, json_hash, writing
 from ..._runtime.provenance import compare_settings, environment
 from ...data.units import Units
-from ...errors import SettingsError, StoreError
+from ...errors import SettingsError, StoreError, command, option
 from ..landscapes import as_pandas, checked_sample, in_unit, place_of, ranked, table
 from ..settings import UniverseSettings
-from ..store import SCREEN, delete, open_store, paths, read, reading, seal, state_of, sweep, unseal
+from ..store import SCREEN, SCREENED, delete, open_store, paths, read, reading, seal, state_of, unseal
 from .search import Found
 
 if TYPE_CHECKING:
@@ -108,12 +108,11 @@ class Screen:
             SettingsError: what is there was made with other settings (both values are named), or is something else.
         """
         state, store = state_of(url), open_store(url)
-        sweep(url)
         if state not in ("nothing", "screen"):
-            raise SettingsError(f"{url} holds something else; choose another --out, or delete it yourself")
+            raise SettingsError(f"{url} holds something else; choose another {option('out')}, or delete it yourself")
         if state == "screen" and overwrite:
             delete(store, SCREEN)
-            store.delete([path for path in paths(store) if path == TRAINING or path.startswith("samples/")])
+            store.delete([path for path in paths(store) if path != SCREEN and SCREENED.owns(path)])
         elif state == "screen":
             there = cls.open(url, partial=True).made_with
             compare_settings(there.told(), wanted.told(), url)
@@ -272,7 +271,7 @@ def _read_settings(url: str, store: Any) -> ScreenSettings:
     except Exception as error:  # JSON, pydantic and object stores have many kinds
         raise StoreError(
             f"there is no readable screened universe at {url} ({type(error).__name__}); "
-            f"make one with 'ablatable universe screen RUN --out {url}'"
+            f"make one with {command('universe screen', 'RUN', option('out', url))}"
         ) from error
     if json_hash(values) != digest:
         raise StoreError(f"{url}: {SCREEN} is damaged (its hash does not match); restore it, or make the screen again")

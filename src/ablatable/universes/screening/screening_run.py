@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..._runtime.execution import Execution
-from ..._runtime.lock import exclusive
+from ..._runtime.outputs import output_folder
 from ..._runtime.progress import Display
 from ..._runtime.workers import chunks
 from ...diffusion.sampling_settings import Sampling
@@ -20,7 +20,7 @@ from ...errors import SettingsError
 from ...runs.run import Run, as_run
 from ..drawing import Source
 from ..enumeration import plan_universe
-from ..store import absolute
+from ..store import SCREENED, absolute
 from .screen import Screen, ScreenSettings
 from .search import SURE, most_drawn, search
 
@@ -116,7 +116,7 @@ def screen_universe(
     )
     most_drawn(share, len(np.unique(universe.ablation)), spares, opened.code.components)
     settings = ScreenSettings(universe=universe, share=share, top=top, sure=sure)
-    with exclusive(out, "screened universe"):
+    with output_folder(out, SCREENED):
         found = Screen.begin(out, settings, opened.units().select(universe.units), overwrite=overwrite)
         missing = [seed for seed in found.seeds if not found.has(seed)]
         if missing:
