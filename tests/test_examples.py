@@ -1,0 +1,77 @@
+"""The examples: the method in plain PyTorch draws what the library draws."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from ablatable import Code, Run, Sampling, Units, noise_trajectory, sample
+from ablatable.diffusion.ensemble import Ensemble
+
+if TYPE_CHECKING:
+    from conftest import Small
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+@pytest.fixture(scope="module")
+def minimal() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("minimal", EXAMPLES / "minimal.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("steps", [1, 8, 50])
+def test_the_library_draws_the_same_with_the_examples_weights(minimal: ModuleType, steps: int) -> None:
+    """In double precision, so that what differs is abar alone, which diffusers keeps in float32 (relative error 6e-8).
+
+    The tolerance, 1e-5 of the largest value, leaves these errors room to add up over the steps. One wrong survivor, or
+    noise of another step, moves the samples by far more (the last two lines).
+    """
+    torch.manual_seed(0)
+    components = [minimal.Denoiser().double() for _ in range(4)]
+    survivors = torch.tensor([True, False, True, True])
+    noise = torch.randn(steps + 1, 2, 1, minimal.SIDE, minimal.SIDE, dtype=torch.float64)
+    ours = minimal.draw(components, survivors, noise)
+    with torch.no_grad():
+        ensemble = Ensemble(components, survivors.numpy())
+        theirs = sample(ensemble, noise, sampling=Sampling("ddpm", steps=steps))
+    tolerance = 1e-5 * float(ours.abs().max())
+    assert float((ours - theirs).abs().max()) < tolerance
+    assert float((minimal.draw(components, torch.ones(4, dtype=torch.bool), noise) - theirs).abs().max()) > tolerance
+
+
+def test_the_example_draws_the_librarys_samples_with_the_librarys_weights(minimal: ModuleType, small: Small) -> None:
+    """A run that the library trained, one unit ablated, all steps in float32: equal to 1e-4, a hundredth of a level."""
+    run = Run(small.run.path)
+    components = [run.load_component(i) for i in range(run.code.components)]
+    survivors = run.code.survivors([4])
+    noise = noise_trajectory([5, 0, 9], 8, (1, 8, 8))
+    ours = minimal.draw(components, torch.from_numpy(survivors), noise)
+    with torch.no_grad():
+        theirs = sample(run.ensemble().ablate(survivors), noise, sampling=Sampling("ddpm", steps=8))
+    assert float((ours - theirs).abs().max()) < 1e-4 * max(1.0, float(theirs.abs().max()))
+
+
+def test_codewords_are_distinct_and_ablate_what_the_library_ablates(minimal: ModuleType) -> None:
+    code, spares = minimal.codewords()
+    library = Code(code.numpy())
+    assert len({tuple(word) for word in torch.cat([code, spares]).tolist()}) == len(code) + len(spares)
+    assert library.weight == minimal.WEIGHT
+    assert all(np.array_equal(library.survivors(row), ~code[row].numpy()) for row in range(minimal.UNITS))
+
+
+def test_the_example_reads_the_librarys_digits(minimal: ModuleType) -> None:
+    units = Units.digits(24, size=minimal.SIDE)
+    assert len(units) == minimal.UNITS
+    pixels = (minimal.load_digits(24) + 1) * 127.5
+    # the library rounds block means to whole levels
+    assert np.abs(pixels.permute(0, 2, 3, 1).numpy() - units.images).max() <= 0.5 + 1e-3
