@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 UNITS, COMPONENTS, WEIGHT, SIDE = 24, 8, 4, 14
-TRAIN_STEPS, BATCH, DRAW_STEPS, T = 1000, 48, 50, 1000
+TRAIN_STEPS, BATCH, DRAW_STEPS, T = 500, 48, 50, 1000
 DIGITS = Path(__file__).parent.parent / "src/ablatable/data/assets/digits-images-idx3-ubyte.gz"
 
 # The noise schedule: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps. Linear betas; float64 (T,)
@@ -38,17 +38,22 @@ def codewords() -> tuple[Tensor, Tensor]:
 class Denoiser(nn.Module):
     """(x_t (B, 1, 14, 14), t (B,) or int) -> predicted noise. A plain network; any other would do."""
 
-    def __init__(self, width: int = 320) -> None:
+    def __init__(self, width: int = 256) -> None:
         super().__init__()
         self.time, self.enter, self.leave = nn.Linear(32, width), nn.Linear(SIDE**2, width), nn.Linear(width, SIDE**2)
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
 
-    def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
+    def clean(self, x: Tensor, t: Tensor | int) -> Tensor:
+        """The image that the network sees behind the noise, x_0."""
         phases = torch.as_tensor(t).view(-1, 1) * 0.75 ** torch.arange(1, 33)  # from fast to slow
         h = self.enter(x.flatten(1)) + self.time(phases.sin().to(x.dtype))
         for layer in self.layers:
             h = h + nn.functional.silu(layer(h))
         return self.leave(h).view_as(x)
+
+    def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
+        abar = ABAR[t].to(x.dtype).view(-1, 1, 1, 1)
+        return (x - abar.sqrt() * self.clean(x, t)) / (1 - abar).sqrt()
 
 
 def train(split: Tensor, component: int) -> Denoiser:
@@ -60,7 +65,7 @@ def train(split: Tensor, component: int) -> Denoiser:
     for _ in range(TRAIN_STEPS):
         x0, t = split[torch.randint(len(split), (BATCH,))], torch.randint(T, (BATCH,))
         noise, abar = torch.randn_like(x0), ABAR[t].float().view(-1, 1, 1, 1)
-        loss = (model(abar.sqrt() * x0 + (1 - abar).sqrt() * noise, t) - noise).square().mean()
+        loss = (model.clean(abar.sqrt() * x0 + (1 - abar).sqrt() * noise, t) - x0).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
