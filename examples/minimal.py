@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 UNITS, COMPONENTS, WEIGHT, SIDE = 24, 8, 4, 14
-TRAIN_STEPS, BATCH, DRAW_STEPS, T = 500, 48, 50, 1000
+TRAIN_STEPS, BATCH, DRAW_STEPS, T = 800, 96, 50, 1000
 DIGITS = Path(__file__).parent.parent / "src/ablatable/data/assets/digits-images-idx3-ubyte.gz"
 
 # The noise schedule: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps. Linear betas; float64 (T,)
@@ -38,7 +38,7 @@ def codewords() -> tuple[Tensor, Tensor]:
 class Denoiser(nn.Module):
     """(x_t (B, 1, 14, 14), t (B,) or int) -> predicted noise. A plain network; any other would do."""
 
-    def __init__(self, width: int = 256) -> None:
+    def __init__(self, width: int = 320) -> None:
         super().__init__()
         self.time, self.enter, self.leave = nn.Linear(32, width), nn.Linear(SIDE**2, width), nn.Linear(width, SIDE**2)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
@@ -60,12 +60,13 @@ def train(split: Tensor, component: int) -> Denoiser:
     """Fit one component to its split. Nothing else reaches it: not even the random numbers of another component."""
     torch.manual_seed(component)
     model = Denoiser()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, TRAIN_STEPS)
     for _ in range(TRAIN_STEPS):
         x0, t = split[torch.randint(len(split), (BATCH,))], torch.randint(T, (BATCH,))
         noise, abar = torch.randn_like(x0), ABAR[t].float().view(-1, 1, 1, 1)
-        loss = (model.clean(abar.sqrt() * x0 + (1 - abar).sqrt() * noise, t) - x0).square().mean()
+        error = model.clean(abar.sqrt() * x0 + (1 - abar).sqrt() * noise, t) - x0
+        loss = ((abar / (1 - abar)).clamp(max=5) * error.square()).mean()  # the noise's error, but for small t
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

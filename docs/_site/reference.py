@@ -68,9 +68,10 @@ def command_page() -> str:
     import typer
     from typer.cli import get_docs_for_click
 
-    from ablatable import cli
+    import ablatable.cli  # noqa: F401  (its commands register)
+    from ablatable.cli.common import app
 
-    command = typer.main.get_command(cli.app)
+    command = typer.main.get_command(app)
     context = typer.Context(command, info_name="ablatable")
     text = get_docs_for_click(obj=command, ctx=context, name="ablatable", title="Command line")
     # `[OPTIONS]` and the like are no links; `<` is no tag
