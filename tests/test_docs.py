@@ -141,7 +141,9 @@ def reader(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("reader")
 def test_snippets_run(document: Path) -> None:
     languages = re.findall(r"^ *```+(\w*)", document.read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(languages) <= {"python", "bash", "console"} | SHOWN, "a block in a language that is neither run nor shown"
+    assert set(languages) <= {"python", "bash", "console"} | SHOWN, (
+        "a block in a language that is neither run nor shown"
+    )
     run_document(document)
 
 
@@ -259,9 +261,11 @@ def test_every_command_is_documented(site: Path) -> None:
 
 
 def test_the_site_asks_the_network_for_nothing(site: Path) -> None:
-    remote = re.compile(r"""<(?:script|img|iframe|source|video|audio)\b[^>]*\bsrc=["']?(?:https?:)?//|"""
-                        r"""<link\b[^>]*\brel=["']?(?:stylesheet|preconnect|preload|icon)[^>]*\bhref=["']?(?:https?:)?//|"""
-                        r"""@import\s+["'(]*(?:https?:)?//|url\(["']?(?:https?:)?//""")
+    remote = re.compile(
+        r"""<(?:script|img|iframe|source|video|audio)\b[^>]*\bsrc=["']?(?:https?:)?//|"""
+        r"""<link\b[^>]*\brel=["']?(?:stylesheet|preconnect|preload|icon)[^>]*\bhref=["']?(?:https?:)?//|"""
+        r"""@import\s+["'(]*(?:https?:)?//|url\(["']?(?:https?:)?//"""
+    )
     pages = [*site.rglob("*.html"), *site.rglob("*.css")]
     assert len(pages) > 20
     assert {path.name: found[0] for path in pages if (found := remote.search(path.read_text(encoding="utf-8")))} == {}

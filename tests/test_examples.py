@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -75,3 +77,24 @@ def test_the_example_reads_the_librarys_digits(minimal: ModuleType) -> None:
     pixels = (minimal.load_digits(24) + 1) * 127.5
     # the library rounds block means to whole levels
     assert np.abs(pixels.permute(0, 2, 3, 1).numpy() - units.images).max() <= 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("notebook", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.name)
+def test_notebooks_run(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell runs, in a kernel of its own; a failing cell raises."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    read = nbformat.read(notebook, as_version=4)
+    NotebookClient(read, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+
+def test_notebooks_are_stored_without_outputs() -> None:
+    """Outputs would go stale unseen; the test runs the cells."""
+    import nbformat
+
+    books = [nbformat.read(path, as_version=4) for path in EXAMPLES.glob("*.ipynb")]
+    assert len(books) == 2
+    assert [cell for book in books for cell in book.cells if cell.get("outputs")] == []

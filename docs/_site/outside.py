@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 
-OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\((?:\.\./)+(?:README|CONTRIBUTING|CHANGELOG|LICENSE|src|examples|tests)[^)]*\)")
+OUTSIDE = re.compile(
+    r"(?<!!)\[([^\]]+)\]\((?:\.\./)+(?:README|CONTRIBUTING|CHANGELOG|LICENSE|src|examples|tests)[^)]*\)"
+)
 SETTINGS = re.compile(r"(?<!!)\[([^\]]+)\]\(([\w-]+\.json)\)")
 
 
