@@ -1,0 +1,218 @@
+"""Write the site: the page's own files, and a run's content beside them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._runtime.files import canonical_json, json_hash, move_folder_into_place, read_json, writing
+from ..errors import SettingsError, StoreError
+from .content import (
+    MEGABYTE,
+    Content,
+    Drawing,
+    add_components,
+    add_factual,
+    add_universe,
+    describe,
+    drawing_of,
+    versions,
+)
+
+if TYPE_CHECKING:
+    from ..runs.run import Run
+    from ..universes.universe import Universe
+
+MANIFEST = "data/manifest.json"
+SEEDS = tuple(range(8))
+NOT_SHIPPED = ("*.d.mts",)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site that was written.
+
+    Attributes:
+        path: its folder.
+        bytes: of all its files.
+        needs_server: whether it is too big for a browser, so that `serve` must run the ensemble.
+        samples, of: how many of the universe's samples have their stored pictures on it; (0, 0) without a universe.
+        was_there: whether an earlier call had written it.
+    """
+
+    path: Path
+    bytes: int
+    needs_server: bool
+    samples: int
+    of: int
+    was_there: bool = False
+
+
+def explore(
+    run: str | Path | Run,
+    *,
+    out: str | Path,
+    universe: str | Path | Universe | None = None,
+    seeds: Sequence[int] | None = None,
+    sampler: str | None = None,
+    steps: int | None = None,
+    max_mb: float = 60,
+    overwrite: bool = False,
+) -> Site:
+    """Write a folder that runs an ensemble in a visitor's browser; any static host can serve it.
+
+    Args:
+        run: a trained run, or its path.
+        out: the folder. A site of the same run and settings that is there is kept.
+        universe: a universe of the run. Its pictures, distances, p and q are put on the page, and its seeds, sampler
+            and steps are those of the page.
+        seeds: without a universe, the samples on the page; 0 to 7 if not given.
+        sampler, steps: without a universe, how they are drawn; `ddpm` and 25 if not given.
+        max_mb: an ensemble of more megabytes is not sent to browsers: the page then asks a server to draw (see
+            `serve_site`). Stored pictures beyond it are left out, the last samples first.
+        overwrite: replace a site that is there.
+
+    Raises:
+        SettingsError: `out` holds something else; `universe` is another run's, or settings are given beside it; or a
+            package that exports is missing.
+        StoreError: the run or the universe cannot be read, or `out` cannot be written.
+    """
+    from ..runs.run import Run
+    from ..universes.universe import Universe
+
+    opened = run if isinstance(run, Run) else Run(run)
+    stored = universe if universe is None or isinstance(universe, Universe) else Universe.open(universe)
+    drawing = _drawing(opened, stored, seeds, sampler, steps)
+    source = {
+        "run_sha256": opened.digest,
+        "universe_sha256": None if stored is None else json_hash(stored.settings.model_dump(mode="json")),
+        "drawing": [list(drawing.seeds), drawing.sampler, drawing.steps],
+        "max_mb": max_mb,
+        **versions(),
+    }
+    folder = Path(out)
+    if (there := _kept(folder, source, overwrite)) is not None:
+        return there
+    content = describe(opened, drawing, opened.path.resolve().name)
+    _fill(content, opened, drawing, stored, int(max_mb * MEGABYTE))
+    content.manifest["source"] = source
+    _write(folder, content)
+    return _told(folder, content.manifest, was_there=False)
+
+
+def _fill(content: Content, run: Run, drawing: Drawing, universe: Universe | None, limit: int) -> None:
+    """Components where they fit, exact pictures, and as much of a universe as fits."""
+    if _weights_size(run) + content.size <= limit:
+        add_components(content, run)
+    else:
+        content.manifest["engine"] = "server"
+    if universe is not None:
+        add_universe(content, universe, limit - content.size)
+        drawing = Drawing(tuple(content.manifest["seeds"]), drawing.sampler, drawing.steps, drawing.threshold)
+    add_factual(content, run, drawing, universe)
+
+
+def _weights_size(run: Run) -> int:
+    if run.recipe.component.kind == "ideal":
+        return 0
+    return sum(file.stat().st_size for i in range(run.code.components) for file in run.component_folder(i).iterdir())
+
+
+def _drawing(
+    run: Run, universe: Universe | None, seeds: Sequence[int] | None, sampler: str | None, steps: int | None
+) -> Drawing:
+    from ..diffusion.sampling import check_sampler, parse_seeds
+
+    if universe is not None:
+        given = [name for name, value in (("seeds", seeds), ("sampler", sampler), ("steps", steps)) if value is not None]
+        if given:
+            raise SettingsError(
+                f"--{given[0]} cannot be chosen beside a universe, which has its own; leave out one of the two"
+            )
+        return drawing_of(universe, run)
+    drawing = Drawing(tuple(SEEDS if seeds is None else parse_seeds(seeds)), sampler or "ddpm", steps or 25)
+    check_sampler(drawing.sampler, run.recipe.schedule, drawing.steps)
+    return drawing
+
+
+def _kept(folder: Path, source: dict[str, Any], overwrite: bool) -> Site | None:
+    """The site that is there, if it is the one asked for; `SettingsError` if something else is."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    manifest = folder / MANIFEST
+    if not manifest.exists():
+        raise SettingsError(f"{folder} holds something that is not an explorer; choose another --out")
+    if overwrite:
+        return None
+    there = read_json(manifest)
+    if there.get("source") != source:
+        raise SettingsError(
+            f"{folder} holds the explorer of another run, universe or settings; choose another --out, or replace it "
+            "with --overwrite"
+        )
+    return _told(folder, there, was_there=True)
+
+
+def page_folder() -> Path:
+    """The page's own files: in an installed package beside this module, in a checkout under `web/site`."""
+    here = Path(__file__).resolve()
+    for folder in (here.parent / "site", here.parents[3] / "web" / "site"):
+        if (folder / "index.html").exists():
+            return folder
+    raise StoreError("this installation has no explorer page; install ablatable again")
+
+
+def _write(folder: Path, content: Content) -> None:
+    """Everything aside, then moved into place at once."""
+    aside = folder.with_name(f".{folder.name}.partial")
+    with writing(folder):
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(page_folder(), aside, ignore=shutil.ignore_patterns(*NOT_SHIPPED))
+        for name, data in {
+            **content.files,
+            MANIFEST: canonical_json(content.manifest),
+            "README.md": readme(content.manifest).encode(),
+        }.items():
+            path = aside / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        move_folder_into_place(aside, folder)
+
+
+def _told(folder: Path, manifest: dict[str, Any], *, was_there: bool) -> Site:
+    stored = manifest.get("stored") or {"samples": [], "of": 0}
+    return Site(
+        path=folder,
+        bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        needs_server=manifest["engine"] == "server",
+        samples=len(stored["samples"]),
+        of=stored["of"],
+        was_there=was_there,
+    )
+
+
+def readme(manifest: dict[str, Any]) -> str:
+    """The folder's README.md. Its header makes the folder a static Space of the Hugging Face Hub as it is."""
+    return f"""---
+title: What would it have drawn without you?
+emoji: 💡
+colorFrom: yellow
+colorTo: gray
+sdk: static
+app_file: index.html
+pinned: false
+---
+
+# What would it have drawn without you?
+
+Remove training pictures from a diffusion ensemble and watch the same noise denoise again without them. The page runs
+{manifest["components"]} components, trained on {len(manifest["units"])} units, in your own browser and asks no other host for anything.
+
+To look at it on your own machine, serve this folder, for example with `python -m http.server --bind 127.0.0.1`, and
+open the address that it prints.
+
+Made with ablatable {manifest["ablatable"]}. The folder `vendor` holds ONNX Runtime Web, under the licence beside it.
+"""
