@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from . import audit, common, doctor, results, run, start, study, universe, universe_reading  # noqa: F401  (commands register)
+from . import (  # noqa: F401  (commands register)
+    audit,
+    common,
+    doctor,
+    exploring,
+    results,
+    run,
+    start,
+    study,
+    universe,
+    universe_reading,
+)
 from .running import run_command_line
 
 common.app.registered_commands.sort(key=lambda known: common.TOP_LEVEL.index(getattr(known.callback, "__name__", "")))

@@ -4,4 +4,6 @@ The page and its engine are plain files (`web/site` in the repository, `ablatabl
 exports a run for them: components as ONNX, training images, the exact pictures, and the tests of a universe.
 """
 
-from .site import explore as explore
+from .site import Site as Site
+from .site import serve_site as serve_site
+from .site import write_explorer as write_explorer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ class Site:
     was_there: bool = False
 
 
-def explore(
+def write_explorer(
     run: str | Path | Run,
     *,
     out: str | Path,
@@ -103,6 +103,30 @@ def explore(
     return _told(folder, content.manifest, was_there=False)
 
 
+def serve_site(
+    run: str | Path | Run,
+    site: Site,
+    *,
+    port: int = 0,
+    open_browser: bool = True,
+    announce: Callable[[str], Any] = print,
+) -> None:
+    """Serve a site on 127.0.0.1 until Ctrl-C; if it needs a server, the run draws for it in this process."""
+    from ..runs.run import Run
+
+    if not site.needs_server:
+        from .serving import serve_files
+
+        serve_files(site.path, port, open_browser=open_browser, announce=announce)
+        return
+    from .server import serve_ensemble
+
+    manifest = read_json(site.path / MANIFEST)
+    drawing = Drawing(tuple(manifest["seeds"]), manifest["sampler"], manifest["steps"], manifest["threshold"])
+    opened = run if isinstance(run, Run) else Run(run)
+    serve_ensemble(opened, site.path, drawing, port, open_browser=open_browser, announce=announce)
+
+
 def _fill(content: Content, run: Run, drawing: Drawing, universe: Universe | None, limit: int) -> None:
     """Components where they fit, exact pictures, and as much of a universe as fits."""
     if _weights_size(run) + content.size <= limit:
@@ -127,7 +151,9 @@ def _drawing(
     from ..diffusion.sampling import check_sampler, parse_seeds
 
     if universe is not None:
-        given = [name for name, value in (("seeds", seeds), ("sampler", sampler), ("steps", steps)) if value is not None]
+        given = [
+            name for name, value in (("seeds", seeds), ("sampler", sampler), ("steps", steps)) if value is not None
+        ]
         if given:
             raise SettingsError(
                 f"--{given[0]} cannot be chosen beside a universe, which has its own; leave out one of the two"
@@ -208,8 +234,9 @@ pinned: false
 
 # What would it have drawn without you?
 
-Remove training pictures from a diffusion ensemble and watch the same noise denoise again without them. The page runs
-{manifest["components"]} components, trained on {len(manifest["units"])} units, in your own browser and asks no other host for anything.
+Remove training data from a diffusion ensemble and watch the same noise denoise again without it. The page runs
+{manifest["components"]} components, trained on {len(manifest["units"])} units, in your own browser.
+It asks no other host for anything.
 
 To look at it on your own machine, serve this folder, for example with `python -m http.server --bind 127.0.0.1`, and
 open the address that it prints.
