@@ -27,15 +27,15 @@ def explore(
 ) -> None:
     """Write a page that runs the ensemble in any browser: remove units and watch the same noise denoise again."""
     from ..diffusion.sampling import parse_seeds
-    from ..explorer.site import MANIFEST, serve_site, write_explorer
+    from ..diffusion.sampling_settings import Sampling
+    from ..explorer.site import MANIFEST, STEPS, serve_site, write_explorer
 
     site = write_explorer(
         run,
         out=out,
         universe=universe,
         seeds=None if seeds is None else parse_seeds(seeds),
-        sampler=sampler,
-        steps=steps,
+        sampling=None if sampler is None and steps is None else Sampling(sampler or "ddpm", steps or STEPS),
         max_mb=max_mb,
         overwrite=overwrite,
     )

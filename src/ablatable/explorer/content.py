@@ -14,6 +14,7 @@ from .._version import __version__
 from ..errors import CodeError, SettingsError
 
 if TYPE_CHECKING:
+    from ..diffusion.sampling_settings import Sampling
     from ..runs.run import Run
     from ..universes.universe import Universe
 
@@ -28,14 +29,22 @@ class Drawing:
 
     Attributes:
         seeds: samples on the page's strip.
-        sampler, steps: of every picture.
-        threshold: pictures are delivered in black and white, see `UniverseSettings`.
+        sampling: how every picture is drawn; in single precision, whatever it says of that.
     """
 
     seeds: tuple[int, ...]
-    sampler: str = "ddpm"
-    steps: int = 25
-    threshold: int | None = None
+    sampling: Sampling
+
+    def described(self) -> dict[str, Any]:
+        """The manifest's words for it."""
+        sampling = self.sampling
+        return {
+            "seeds": list(self.seeds),
+            "sampler": sampling.sampler,
+            "steps": sampling.steps,
+            "threshold": sampling.threshold,
+            "clip": getattr(sampling, "clip", False),
+        }
 
 
 @dataclass
@@ -73,10 +82,7 @@ def describe(run: Run, drawing: Drawing, name: str) -> Content:
             "components": run.code.components,
             "numbers": list(run.present),
             "schedule": run.recipe.schedule.model_dump(),
-            "sampler": drawing.sampler,
-            "steps": drawing.steps,
-            "threshold": drawing.threshold,
-            "seeds": list(drawing.seeds),
+            **drawing.described(),
             "units": [
                 {"id": unit, "images": int(count), "word": word}
                 for unit, count, word in zip(run.ids, counts, words, strict=True)
@@ -118,8 +124,7 @@ def add_factual(content: Content, run: Run, drawing: Drawing, universe: Universe
             drawing.seeds,
             shape=run.shape,
             schedule=run.recipe.schedule,
-            sampler=drawing.sampler,
-            steps=drawing.steps,
+            sampling=drawing.sampling,
         )[0]
     content.manifest["files"]["factual"] = "data/factual.bin.gz"
     content.files["data/factual.bin.gz"] = packed(pictures)
@@ -181,7 +186,7 @@ def drawing_of(universe: Universe, run: Run) -> Drawing:
             f"{universe.url} holds {len(settings.units)} of the run's {len(run.ids)} units; the explorer needs all of "
             "them: give the same 'ablatable universe' command without a choice of units"
         )
-    return Drawing(universe.seeds, settings.sampler, settings.steps, settings.threshold)
+    return Drawing(universe.seeds, settings.sampling)
 
 
 def versions() -> dict[str, str]:

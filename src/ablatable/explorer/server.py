@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import SettingsError
-from .content import Drawing
 from .serving import HOST
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from ..diffusion.ensemble import Ensemble
+    from ..diffusion.sampling_settings import Sampling
     from ..runs.run import Run
 
 MOST_ROWS = 16  # trajectories in one request
@@ -34,8 +34,8 @@ LARGEST_SEED = 2**53 - 1  # what a browser holds exactly
 class Steps:
     """Trajectories of an ensemble, step by step, as a page shows them."""
 
-    def __init__(self, run: Run, ensemble: Ensemble, drawing: Drawing) -> None:
-        self.run, self.ensemble, self.drawing = run, ensemble, drawing
+    def __init__(self, run: Run, ensemble: Ensemble, sampling: Sampling) -> None:
+        self.run, self.ensemble, self.sampling = run, ensemble, sampling
 
     def draw(self, seeds: list[int], alive: np.ndarray) -> Iterator[dict[str, Any]]:
         """After each step, from the noise on: the pictures and the guesses at the finished ones.
@@ -53,13 +53,13 @@ class Steps:
         from ..data.units import to_images
         from ..diffusion.sampling import Trajectories, make_sampler
 
-        schedule, steps = self.run.recipe.schedule, self.drawing.steps
+        schedule, steps = self.run.recipe.schedule, self.sampling.steps
         noise, abar = Trajectories(seeds, self.run.shape), schedule.alphas_cumprod()
-        timesteps, step_from = make_sampler(self.drawing.sampler, schedule, steps)
+        timesteps, step_from = make_sampler(self.sampling, schedule)
         ablated = self.ensemble.ablate(alive)
 
         def told(step: int, x: torch.Tensor, guess: torch.Tensor) -> dict[str, Any]:
-            threshold = self.drawing.threshold if step == steps else None
+            threshold = self.sampling.threshold if step == steps else None
             levels, guesses = (
                 base64.b64encode(np.moveaxis(delivered(to_images(part), threshold), -1, 1).tobytes()).decode()
                 for part in (x, guess)
@@ -73,11 +73,11 @@ class Steps:
                 predicted = ablated(x, t)
                 signal, rest = float(abar[t].sqrt()), float((1 - abar[t]).sqrt())
                 guess = (x - rest * predicted) / signal
-                x = step_from(predicted, t, x, noise[number] if self.drawing.sampler == "ddpm" else x)
+                x = step_from(predicted, t, x, noise[number] if self.sampling.sampler == "ddpm" else x)
             yield told(number, x, guess)
 
 
-def application(run: Run, site: Path, drawing: Drawing, *, ensemble: Ensemble | None = None) -> FastAPI:
+def application(run: Run, site: Path, sampling: Sampling, *, ensemble: Ensemble | None = None) -> FastAPI:
     """The site's files and `POST /api/draw`.
 
     Raises `SettingsError` when the packages that serve are not installed.
@@ -102,7 +102,7 @@ def application(run: Run, site: Path, drawing: Drawing, *, ensemble: Ensemble | 
         model_config = ConfigDict(extra="forbid")
         rows: list[Row] = Field(min_length=1, max_length=MOST_ROWS)
 
-    drawn = Steps(run, ensemble or run.ensemble(), drawing)
+    drawn = Steps(run, ensemble or run.ensemble(), sampling)
     turn = Turn()
     app = FastAPI(title="ablatable explorer", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -168,11 +168,11 @@ class Background:
         self.thread.join()
 
 
-def serve_ensemble(run: Run, site: Path, drawing: Drawing, port: int, *, open_browser: bool, announce: Any) -> None:
+def serve_ensemble(run: Run, site: Path, sampling: Sampling, port: int, *, open_browser: bool, announce: Any) -> None:
     """Serve a site and draw for it, until Ctrl-C."""
     import webbrowser
 
-    with Background(application(run, site, drawing), port) as address:
+    with Background(application(run, site, sampling), port) as address:
         announce(f"serving {site} at {address}, drawing on this machine (Ctrl-C stops)")
         if open_browser:
             webbrowser.open(address)

@@ -23,11 +23,13 @@ from .content import (
 )
 
 if TYPE_CHECKING:
+    from ..diffusion.sampling_settings import Sampling
     from ..runs.run import Run
     from ..universes.universe import Universe
 
 MANIFEST = "data/manifest.json"
 SEEDS = tuple(range(8))
+STEPS = 25  # without a universe: half as many as the library takes otherwise, as a visitor waits
 NOT_SHIPPED = ("*.d.mts",)
 
 
@@ -57,8 +59,7 @@ def write_explorer(
     out: str | Path,
     universe: str | Path | Universe | None = None,
     seeds: Sequence[int] | None = None,
-    sampler: str | None = None,
-    steps: int | None = None,
+    sampling: Sampling | None = None,
     max_mb: float = 60,
     overwrite: bool = False,
 ) -> Site:
@@ -67,10 +68,10 @@ def write_explorer(
     Args:
         run: a trained run, or its path.
         out: the folder. A site of the same run and settings that is there is kept.
-        universe: a universe of the run. Its pictures, distances, p and q are put on the page, and its seeds, sampler
-            and steps are those of the page.
+        universe: a universe of the run. Its pictures, distances, p and q are put on the page, and the page draws its
+            seeds in its way.
         seeds: without a universe, the samples on the page; 0 to 7 if not given.
-        sampler, steps: without a universe, how they are drawn; `ddpm` and 25 if not given.
+        sampling: without a universe, how they are drawn; `ddpm` with 25 steps if not given.
         max_mb: an ensemble of more megabytes is not sent to browsers: the page then asks a server to draw (see
             `serve_site`). Stored pictures beyond it are left out, the last samples first.
         overwrite: replace a site that is there.
@@ -85,11 +86,11 @@ def write_explorer(
 
     opened = run if isinstance(run, Run) else Run(run)
     stored = universe if universe is None or isinstance(universe, Universe) else Universe.open(universe)
-    drawing = _drawing(opened, stored, seeds, sampler, steps)
+    drawing = _drawing(opened, stored, seeds, sampling)
     source = {
         "run_sha256": opened.digest,
         "universe_sha256": None if stored is None else json_hash(stored.settings.model_dump(mode="json")),
-        "drawing": [list(drawing.seeds), drawing.sampler, drawing.steps],
+        "drawing": drawing.described(),
         "max_mb": max_mb,
         **versions(),
     }
@@ -122,9 +123,9 @@ def serve_site(
     from .server import serve_ensemble
 
     manifest = read_json(site.path / MANIFEST)
-    drawing = Drawing(tuple(manifest["seeds"]), manifest["sampler"], manifest["steps"], manifest["threshold"])
+    sampling = _sampling(manifest)
     opened = run if isinstance(run, Run) else Run(run)
-    serve_ensemble(opened, site.path, drawing, port, open_browser=open_browser, announce=announce)
+    serve_ensemble(opened, site.path, sampling, port, open_browser=open_browser, announce=announce)
 
 
 def _fill(content: Content, run: Run, drawing: Drawing, universe: Universe | None, limit: int) -> None:
@@ -135,7 +136,7 @@ def _fill(content: Content, run: Run, drawing: Drawing, universe: Universe | Non
         content.manifest["engine"] = "server"
     if universe is not None:
         add_universe(content, universe, limit - content.size)
-        drawing = Drawing(tuple(content.manifest["seeds"]), drawing.sampler, drawing.steps, drawing.threshold)
+        drawing = Drawing(tuple(content.manifest["seeds"]), drawing.sampling)
     add_factual(content, run, drawing, universe)
 
 
@@ -145,23 +146,28 @@ def _weights_size(run: Run) -> int:
     return sum(file.stat().st_size for i in range(run.code.components) for file in run.component_folder(i).iterdir())
 
 
-def _drawing(
-    run: Run, universe: Universe | None, seeds: Sequence[int] | None, sampler: str | None, steps: int | None
-) -> Drawing:
-    from ..diffusion.sampling import check_sampler, parse_seeds
+def _sampling(manifest: dict[str, Any]) -> Sampling:
+    """How a site's pictures are drawn."""
+    from dataclasses import fields
+
+    from ..diffusion.sampling_settings import Sampling
+
+    return Sampling(**{field.name: manifest[field.name] for field in fields(Sampling) if field.name in manifest})
+
+
+def _drawing(run: Run, universe: Universe | None, seeds: Sequence[int] | None, sampling: Sampling | None) -> Drawing:
+    from ..diffusion.sampling import parse_seeds
+    from ..diffusion.sampling_settings import Sampling
 
     if universe is not None:
-        given = [
-            name for name, value in (("seeds", seeds), ("sampler", sampler), ("steps", steps)) if value is not None
-        ]
-        if given:
+        if seeds is not None or sampling is not None:
             raise SettingsError(
-                f"--{given[0]} cannot be chosen beside a universe, which has its own; leave out one of the two"
+                "seeds and sampling cannot be chosen beside a universe, which has its own; leave out one of the two"
             )
         return drawing_of(universe, run)
-    drawing = Drawing(tuple(SEEDS if seeds is None else parse_seeds(seeds)), sampler or "ddpm", steps or 25)
-    check_sampler(drawing.sampler, run.recipe.schedule, drawing.steps)
-    return drawing
+    sampling = sampling or Sampling(steps=STEPS)
+    sampling.check(run.recipe.schedule)
+    return Drawing(tuple(SEEDS if seeds is None else parse_seeds(seeds)), sampling)
 
 
 def _kept(folder: Path, source: dict[str, Any], overwrite: bool) -> Site | None:

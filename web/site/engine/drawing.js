@@ -13,10 +13,10 @@ import { makeSteps, takeStep, toLevels } from "./sampling.js";
  * @param {import("./denoisers.js").Denoise} denoise
  * @param {Row[]} rows
  * @param {{sampler: string, steps: number, schedule: import("./sampling.js").Schedule, size: number,
- *          threshold: number | null}} how `size` is the number of values per picture
+ *          threshold: number | null, clip?: boolean}} how `size` is the number of values per picture
  * @returns {AsyncGenerator<Frame>} first the noise, then every step
  */
-export async function* draw(denoise, rows, { sampler, steps, schedule, size, threshold }) {
+export async function* draw(denoise, rows, { sampler, steps, schedule, size, threshold, clip }) {
   const seeds = [...new Set(rows.map((row) => row.seed))];
   const alive = rows.map((row) => row.alive);
   const noiseOf = (/** @type {number} */ step) => {
@@ -31,7 +31,7 @@ export async function* draw(denoise, rows, { sampler, steps, schedule, size, thr
   const table = makeSteps(sampler, schedule, steps);
   for (const [k, step] of table.entries()) {
     const predicted = await denoise(x, step.t, alive);
-    takeStep(step, x, predicted, step.fresh === 0 ? null : noiseOf(k + 1), guess);
+    takeStep(step, x, predicted, step.fresh === 0 ? null : noiseOf(k + 1), guess, clip);
     const last = k + 1 === steps ? threshold : null;
     yield { step: k + 1, of: steps, levels: toLevels(x, last), guess: toLevels(guess, last) };
   }

@@ -73,18 +73,24 @@ function multistep(/** @type {Float64Array} */ abar, /** @type {number} */ steps
 }
 
 /**
- * Take one step for a whole batch.
+ * Take one step for a whole batch. With `clip`, guesses are first brought into [-1, 1], and the noise with them: a noisy
+ * start makes a small error of the noise a large one of the guess.
  * @param {Step} step
  * @param {Float32Array} x x_t, changed in place
  * @param {Float32Array} predicted the ensemble's noise e, same shape
  * @param {Float32Array | null} z fresh noise, same shape; needed where `fresh` is not 0
  * @param {Float32Array} guess x0 of the step before, changed in place to that of this one
+ * @param {boolean} [clip]
  */
-export function takeStep(step, x, predicted, z, guess) {
+export function takeStep(step, x, predicted, z, guess, clip = false) {
   for (let k = 0; k < x.length; k++) {
     const before = guess[k];
-    const x0 = (x[k] - step.noise * predicted[k]) / step.signal;
-    let value = step.keep * x[k] + step.guess * x0 + step.towards * predicted[k];
+    let e = predicted[k], x0 = (x[k] - step.noise * e) / step.signal;
+    if (clip && Math.abs(x0) > 1) {
+      x0 = Math.sign(x0);
+      e = (x[k] - step.signal * x0) / step.noise;
+    }
+    let value = step.keep * x[k] + step.guess * x0 + step.towards * e;
     if (step.earlier !== 0) value += step.earlier * before;
     if (step.fresh !== 0 && z) value += step.fresh * z[k];
     x[k] = value;
@@ -99,7 +105,8 @@ export function takeStep(step, x, predicted, z, guess) {
 export function toLevels(values, threshold = null) {
   const levels = new Uint8Array(values.length);
   for (let k = 0; k < values.length; k++) {
-    const level = rint((Math.min(1, Math.max(-1, values[k])) + 1) * 127.5);
+    const above = Math.fround(Math.min(1, Math.max(-1, values[k])) + 1); // in single precision, as PyTorch does
+    const level = rint(Math.fround(above * 127.5));
     levels[k] = threshold === null ? level : level >= threshold ? 255 : 0;
   }
   return levels;

@@ -106,8 +106,8 @@ class Helper {
 
 /** @param {{draw: number, rows: import("./drawing.js").Row[], urgent: boolean}} request */
 async function begin({ draw: id, rows, urgent }) {
-  const { sampler, steps, schedule, shape, threshold } = manifest;
-  const how = { sampler, steps, schedule, threshold, size: shape[0] * shape[1] * shape[2] };
+  const { sampler, steps, schedule, shape, threshold, clip } = manifest;
+  const how = { sampler, steps, schedule, threshold, clip, size: shape[0] * shape[1] * shape[2] };
   jobs.set(id, { id, frames: draw(denoise, rows, how), urgent, began: performance.now() });
   if (running) return;
   running = true;
