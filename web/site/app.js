@@ -40,7 +40,8 @@ export class App {
     this.tour = new Tour(this);
     addEventListener("hashchange", () => this.change(readView(location.hash, site)));
     addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !this.tour.open && this.view.without.length) this.change({ without: [] });
+      const typing = event.target instanceof HTMLInputElement && event.target.type === "search";
+      if (event.key === "Escape" && !typing && !this.tour.open && this.view.without.length) this.change({ without: [] });
     });
   }
 
@@ -172,7 +173,7 @@ function about({ manifest, stored, seeds, noun }) {
   const kind = manifest.kind === "ideal" ? "ideal components" : "components trained by themselves";
   const exact = stored ? ` The exact pictures of ${many(stored.samples.length, "sample")} under every removal are stored.` : "";
   return (
-    `Run ${manifest.name}: ${manifest.components} ${kind}, ${many(manifest.units.length, noun)}, ${manifest.sampler} with ${many(manifest.steps, "step")}, ` +
+    `This run: ${manifest.components} ${kind}, ${many(manifest.units.length, noun)}, ${manifest.sampler} with ${many(manifest.steps, "step")}, ` +
     `${many(seeds.length, "seed")}.${exact} Made with ablatable ${manifest.ablatable}; the method is that of Dai and Gifford (arXiv 2406.07908).`
   );
 }

@@ -65,7 +65,7 @@ def packed(array: np.ndarray) -> bytes:
     return gzip.compress(np.ascontiguousarray(array).tobytes(), compresslevel=9, mtime=0)
 
 
-def describe(run: Run, drawing: Drawing, name: str) -> Content:
+def describe(run: Run, drawing: Drawing) -> Content:
     """What the page tells of the run itself: units, codewords, training images, how to draw."""
     units = run.units()
     counts = np.bincount(units.owner, minlength=len(units))
@@ -73,7 +73,6 @@ def describe(run: Run, drawing: Drawing, name: str) -> Content:
     content = Content(
         {
             "format": FORMAT,
-            "name": name,
             "ablatable": __version__,
             "run_sha256": run.digest,
             "kind": run.recipe.component.kind,

@@ -97,7 +97,7 @@ def write_explorer(
     folder = Path(out)
     if (there := _kept(folder, source, overwrite)) is not None:
         return there
-    content = describe(opened, drawing, opened.path.resolve().name)
+    content = describe(opened, drawing)
     _fill(content, opened, drawing, stored, int(max_mb * MEGABYTE))
     content.manifest["source"] = source
     _write(folder, content)

@@ -93,7 +93,7 @@ export class Answers {
     const numbers = `moved ${distance.toFixed(1)}${p === null ? "" : ` · p ${rate(p)} · q ${rate(q ?? 1)}`}`;
     return h(
       "button",
-      { type: "button", class: "entry", "data-unit": unit, "aria-pressed": "false", "aria-label": `Remove ${site.units[unit].id}: ${numbers}`, onclick: () => app.change({ without: app.view.without.length === 1 && app.view.without[0] === unit ? [] : [unit] }) },
+      { type: "button", class: "entry", "data-unit": unit, "aria-pressed": "false", title: `Remove ${site.units[unit].id}`, onclick: () => app.change({ without: app.view.without.length === 1 && app.view.without[0] === unit ? [] : [unit] }) },
       picture(site.image(site.firstImage[unit]), site.shape),
       h("span", {}, h("strong", {}, site.units[unit].id), h("small", {}, numbers)),
     );
