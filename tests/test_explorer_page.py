@@ -14,6 +14,8 @@ import pytest
 import ablatable as ab
 from ablatable.explorer.serving import file_server
 
+expect = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright").expect
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
