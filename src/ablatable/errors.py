@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train",
     "evaluate": "evaluate",
     "report": "write_report",
+    "explore": "write_explorer",
     "doctor": "diagnose",
     "universe create": "enumerate_universe",
     "universe screen": "screen_universe",

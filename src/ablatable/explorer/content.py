@@ -11,7 +11,7 @@ import numpy as np
 
 from .._runtime.provenance import environment
 from .._version import __version__
-from ..errors import CodeError, SettingsError
+from ..errors import CodeError, SettingsError, option
 
 if TYPE_CHECKING:
     from ..diffusion.sampling_settings import Sampling
@@ -183,7 +183,7 @@ def drawing_of(universe: Universe, run: Run) -> Drawing:
     if settings.units != run.ids:
         raise SettingsError(
             f"{universe.url} holds {len(settings.units)} of the run's {len(run.ids)} units; the explorer needs all of "
-            "them: give the same 'ablatable universe' command without a choice of units"
+            f"them: draw it without {option('units')}"
         )
     return Drawing(universe.seeds, settings.sampling)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import SettingsError
+from ..errors import SettingsError, option
 from .serving import HOST
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Background:
         while not self.server.started and self.thread.is_alive():
             self.thread.join(0.02)
         if not self.server.started:
-            raise SettingsError("the server could not start; choose another --port")
+            raise SettingsError(f"the server could not start; choose another {option('port')}")
         port = self.server.servers[0].sockets[0].getsockname()[1]
         return f"http://{HOST}:{port}/"
 

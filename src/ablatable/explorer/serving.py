@@ -8,7 +8,7 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from ..errors import SettingsError
+from ..errors import SettingsError, option
 
 HOST = "127.0.0.1"
 
@@ -51,7 +51,9 @@ def file_server(folder: Path, port: int = 0) -> http.server.ThreadingHTTPServer:
     try:
         return http.server.ThreadingHTTPServer((HOST, port), handler)
     except OSError as error:
-        raise SettingsError(f"cannot listen on port {port} ({error.strerror}); choose another --port") from None
+        raise SettingsError(
+            f"cannot listen on port {port} ({error.strerror}); choose another {option('port')}"
+        ) from None
 
 
 def serve_files(folder: Path, port: int, *, open_browser: bool, announce: Any = print) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._runtime.files import canonical_json, json_hash, move_folder_into_place, read_json, writing
-from ..errors import SettingsError, StoreError
+from ..errors import SettingsError, StoreError, option
 from .content import (
     MEGABYTE,
     Content,
@@ -162,7 +162,7 @@ def _drawing(run: Run, universe: Universe | None, seeds: Sequence[int] | None, s
     if universe is not None:
         if seeds is not None or sampling is not None:
             raise SettingsError(
-                "seeds and sampling cannot be chosen beside a universe, which has its own; leave out one of the two"
+                f"{option('universe')} brings its own seeds, sampler and steps; leave these out, or the universe"
             )
         return drawing_of(universe, run)
     sampling = sampling or Sampling(steps=STEPS)
@@ -176,14 +176,14 @@ def _kept(folder: Path, source: dict[str, Any], overwrite: bool) -> Site | None:
         return None
     manifest = folder / MANIFEST
     if not manifest.exists():
-        raise SettingsError(f"{folder} holds something that is not an explorer; choose another --out")
+        raise SettingsError(f"{folder} holds something that is not an explorer; choose another {option('out')}")
     if overwrite:
         return None
     there = read_json(manifest)
     if there.get("source") != source:
         raise SettingsError(
-            f"{folder} holds the explorer of another run, universe or settings; choose another --out, or replace it "
-            "with --overwrite"
+            f"{folder} holds the explorer of another run, universe or settings; choose another {option('out')}, "
+            f"or replace it with {option('overwrite', True)}"
         )
     return _told(folder, there, was_there=True)
 
@@ -244,7 +244,7 @@ Remove training data from a diffusion ensemble and watch the same noise denoise 
 {manifest["components"]} components, trained on {len(manifest["units"])} units, in your own browser.
 It asks no other host for anything.
 
-To look at it on your own machine, serve this folder, for example with `python -m http.server --bind 127.0.0.1`, and
+To look at it on your own machine, serve this folder, for example with `python -m http.server -b 127.0.0.1`, and
 open the address that it prints.
 
 Made with ablatable {manifest["ablatable"]}. The folder `vendor` holds ONNX Runtime Web, under the licence beside it.
