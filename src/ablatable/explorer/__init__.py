@@ -1,6 +1,6 @@
 """The explorer: a static page on which a visitor removes units and watches the same noise denoise again without them.
 
-The page and its engine are plain files (`web/site` in the repository, `ablatable/explorer/site` in a wheel). This room
+The page and its engine are plain files (`web/site` in the repository, `ablatable/explorer/page` in a wheel). This room
 exports a run for them: components as ONNX, training images, the exact pictures, and the tests of a universe.
 """
 

@@ -191,7 +191,7 @@ def _kept(folder: Path, source: dict[str, Any], overwrite: bool) -> Site | None:
 def page_folder() -> Path:
     """The page's own files: in an installed package beside this module, in a checkout under `web/site`."""
     here = Path(__file__).resolve()
-    for folder in (here.parent / "site", here.parents[3] / "web" / "site"):
+    for folder in (here.parent / "page", here.parents[3] / "web" / "site"):
         if (folder / "index.html").exists():
             return folder
     raise StoreError("this installation has no explorer page; install ablatable again")
