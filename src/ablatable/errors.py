@@ -17,6 +17,7 @@ COMMANDS = {
     "witness": "witness",
     "evaluate": "evaluate",
     "report": "write_report",
+    "explore": "write_explorer",
     "doctor": "diagnose",
     "universe create": "enumerate_universe",
     "universe screen": "screen_universe",
