@@ -11,46 +11,63 @@ PYTHON ?= python3 python3.13 python3.12 python3.11
 ARGS ?=
 
 BIN := .venv/bin
+# What the program needs, and what its developers need on top: the demo waits for no test tool.
 READY := .venv/.ready
+DEV := .venv/.dev
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 USABLE := import pip, sys; sys.exit(sys.version_info < (3, 11))
 
 # Tests get what they need from the tree; a test that asks a model hub for anything is wrong and fails at once.
-test slow: export HF_HUB_OFFLINE := 1
+test slow docs: export HF_HUB_OFFLINE := 1
+docs: export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help venv demo test slow lint types format bench clean
+.PHONY: help venv demo explore web test slow lint types format docs bench clean
 
 help:  ## list the targets
 	@sed -n -E 's/^([a-z]+):.*## (.*)$$/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '%-14s %s\n' "$$name" "$$what"; done
 
-venv: $(READY)  ## make .venv with everything the other targets need
+venv: $(DEV)  ## make .venv with everything the other targets need
 
 demo: $(READY)  ## train on real digits, ablate every unit, write pictures and a report to demo/
 	$(BIN)/ablatable demo --out demo
 
-test: $(READY)  ## the test suite, without the slow tests
+explore: $(DEV)  ## the explorer of the demo's run, in demo/explorer; serve it with ARGS=--serve
+	$(BIN)/ablatable demo --out demo
+	$(BIN)/ablatable explore demo/run --universe demo/universe.zarr --out demo/explorer $(ARGS)
+
+web:  ## check the explorer's page: types, vendored files, unit tests; needs node 20 and npm
+	npm ci --prefix web
+	npm run --prefix web types
+	npm run --prefix web check
+	npm run --prefix web test
+
+test: $(DEV)  ## the test suite, without the slow tests
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
-slow: $(READY)  ## the slow tests only
+slow: $(DEV)  ## the slow tests only
 	$(BIN)/pytest -m slow $(ARGS) || { [ $$? = 5 ] && echo 'no test is marked slow'; }
 
-lint: $(READY)  ## ruff: rules and formatting; import-linter: rooms import one way
+lint: $(DEV)  ## ruff: rules and formatting; import-linter: rooms import one way
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 
-types: $(READY)  ## basedpyright
+types: $(DEV)  ## basedpyright
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-format: $(READY)  ## let ruff repair and format the sources
+format: $(DEV)  ## let ruff repair and format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(DEV)  ## the documentation site, in site/; any warning is an error
+	$(BIN)/mkdocs build --strict --quiet --site-dir site
+	@echo "open site/index.html"
 
 bench: $(READY)  ## the universe engine against the plain double loop, as a ratio
 	$(BIN)/python bench/run.py
 
-clean:  ## remove .venv, demo/, caches and builds; runs/ and bench/results/ stay
-	rm -rf .venv demo dist build .pytest_cache .ruff_cache .hypothesis .cache
+clean:  ## remove .venv, demo/, site/, caches and builds; runs/ and bench/results/ stay
+	rm -rf .venv demo site dist build .pytest_cache .ruff_cache .hypothesis .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Touched last, so an installation that was interrupted is taken up again. The build backend is installed first,
@@ -75,5 +92,10 @@ $(READY): pyproject.toml constraints.txt
 	fi
 	@echo "installing into .venv; the first time takes a minute or more"
 	@$(BIN)/python -m pip install --quiet -c constraints.txt hatchling editables setuptools
+	@$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e .
+	@touch $@
+
+$(DEV): $(READY)
+	@echo "installing the development tools into .venv"
 	@$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@

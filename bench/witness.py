@@ -203,12 +203,12 @@ def p_of_nearest(seen: dict[str, np.ndarray], said: np.ndarray, rule: str = "nea
     code, owner = ab.Code(seen["words"]).as_random(), seen["owner"]
     reference, p = Reference(code), []
     away = np.square(seen["factual"][:, None] - seen["images"]).sum(axis=2)  # (samples, images)
-    for sample, distance in enumerate(away):
+    for number, distance in enumerate(away):
         order = owner[distance.argsort()]
         far = order[len(order) // 2 :]
-        rows = np.array([order[0], *generator("far", sample).choice(far, 4)])
-        evidence = evidence_of_units(said[:, sample], owner, distance, rule)[:, rows]
-        p.append(reference.p_values(evidence, rows, ("bench", sample)))
+        rows = np.array([order[0], *generator("far", number).choice(far, 4)])
+        evidence = evidence_of_units(said[:, number], owner, distance, rule)[:, rows]
+        p.append(reference.p_values(evidence, rows, ("bench", number)))
     return np.array(p)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ablatable.universes.universe import Universe
 from scipy.stats import binomtest, kstest
 
 import ablatable as ab
@@ -25,6 +24,7 @@ from ablatable.diffusion.ensemble import Ensemble
 from ablatable.diffusion.schedule import Schedule
 from ablatable.errors import DataError, SettingsError
 from ablatable.universes.enumeration import draw
+from ablatable.universes.reader import Universe
 from conftest import Small
 
 HERE = Execution(workers=0, quiet=True)

@@ -23,6 +23,7 @@ from .diffusion.sampling import noise_trajectory as noise_trajectory
 from .diffusion.sampling import sample as sample
 from .diffusion.sampling_settings import Sampling as Sampling
 from .errors import AblatableError as AblatableError
+from .explorer.site import write_explorer as write_explorer
 from .report import write_report as write_report
 from .runs.bundled import bundled as bundled
 from .runs.ensemble_training import train as train

@@ -6,6 +6,7 @@ from . import (  # noqa: F401  (their commands register themselves)
     audit,
     common,
     doctor,
+    exploring,
     results,
     run,
     start,
