@@ -29,7 +29,7 @@ from .runs.bundled import bundled as bundled
 from .runs.ensemble_training import train as train
 from .runs.pipeline import AblatablePipeline as AblatablePipeline
 from .runs.run import Run as Run
-from .runs.samples import write_samples as write_samples
+from .runs.samples import draw_samples as draw_samples
 from .studies.differential import study_differential as study_differential
 from .studies.size import study_size as study_size
 from .studies.unattributable import study_unattributable as study_unattributable

@@ -28,7 +28,7 @@ COMMANDS = {
     "universe export": "export_ctf",
     "universe import": "import_ctf",
     "run info": "Run",
-    "run sample": "write_samples",
+    "run sample": "draw_samples",
     "run forget": "forget",
     "run repair": "repair",
     "run extend": "extend",

@@ -148,10 +148,10 @@ def add_universe(content: Content, universe: Universe, room: int) -> None:
         samples.append(f"data/samples/{sample:03d}.bin.gz")
         content.files[samples[-1]] = pictures
     kept = list(range(len(samples)))
-    distances = np.empty((len(settings.words), len(kept)), np.float32)
+    distances = np.empty((len(settings.words or ()), len(kept)), np.float32)
     distances[list(settings.ablation)] = universe.distances()[:, kept]
     stored: dict[str, Any] = {
-        "words": list(settings.words),
+        "words": list(settings.words or ()),
         "ablation": list(settings.ablation),
         "spares": list(settings.spares),
         "samples": samples,
