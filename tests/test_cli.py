@@ -64,10 +64,10 @@ def test_the_whole_job(call: Call, tmp_path: Path) -> None:
     code, text, _ = call("universe", "influence", universe, "--sample", "2", "--json")
     table = json.loads(text)
     assert [row["rank"] for row in table] == [1, 2, 3, 4, 5, 6]
-    assert table[0]["distance"] == pytest.approx(radii[2]["radius"]) and table[0]["unit"] == radii[2]["top_unit"]
+    assert table[0]["distance"] == pytest.approx(radii[2]["radius"]) and table[0]["unit"] == radii[2]["farthest_unit"]
     assert table[0]["p"] is None
     code, text, _ = call("universe", "influence", universe, "--sample", "2", "--top", "1")
-    assert code == 0 and table[0]["unit"] in text and "--spares 59" in " ".join(text.split())
+    assert code == 0 and table[0]["unit"] in text and "more --components" in " ".join(text.split())
 
     code, text, _ = call(
         "run", "sample", run, "--seeds", "0,7", "--steps", "3", "--without", "digit-0003", "--out", out, "--json"
@@ -93,7 +93,9 @@ def test_influence_against_spares(call: Call, small_universe: Universe) -> None:
     assert code == 0 and len(table) == 12 and all(row["p"] in {0.25, 0.5, 0.75, 1} for row in table)
     code, text, _ = call("universe", "influence", small_universe.url, "--statistic", "plain", "--native")
     told = " ".join(text.split())
-    assert code == 0 and "no unit stands out from the shrinkage of the ensemble" in told and "--spares 119" in told
+    # C(6, 3) = 20 words less 12 of units; one unit of 12 reaches q <= 0.1 with 119 spares; C(11, 3) = 165 >= 12 + 119
+    assert code == 0 and "cannot be judged with 3 spares" in told
+    assert "takes 119 spares, and this code has 8: 11 components of weight 3 do" in told
     code, text, _ = call("universe", "radius", small_universe.url, "--json")
     rows = json.loads(text)
     assert code == 0 and all(0.7999 < row["radius_p"] <= 1 for row in rows)
