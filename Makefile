@@ -21,7 +21,7 @@ USABLE := import pip, sys; sys.exit(sys.version_info < (3, 11))
 test slow docs: export HF_HUB_OFFLINE := 1
 docs: export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help venv demo test slow lint types format docs bench clean
+.PHONY: help venv demo explore web test slow lint types format docs bench clean
 
 help:  ## list the targets
 	@sed -n -E 's/^([a-z]+):.*## (.*)$$/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '%-14s %s\n' "$$name" "$$what"; done
@@ -30,6 +30,16 @@ venv: $(DEV)  ## make .venv with everything the other targets need
 
 demo: $(READY)  ## train on real digits, ablate every unit, write pictures and a report to demo/
 	$(BIN)/ablatable demo --out demo
+
+explore: $(DEV)  ## the explorer of the demo's run, in demo/explorer; serve it with ARGS=--serve
+	$(BIN)/ablatable demo --out demo
+	$(BIN)/ablatable explore demo/run --universe demo/universe.zarr --out demo/explorer $(ARGS)
+
+web:  ## check the explorer's page: types, vendored files, unit tests; needs node 20 and npm
+	npm ci --prefix web
+	npm run --prefix web types
+	npm run --prefix web check
+	npm run --prefix web test
 
 test: $(DEV)  ## the test suite, without the slow tests
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)

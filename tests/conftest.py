@@ -174,6 +174,49 @@ def small_universe(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Un
     )
 
 
+# --- explorers: written once a session ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Explored:
+    """A site, and what it was made from."""
+
+    path: Path
+    run: Run
+    universe: Universe
+
+
+@pytest.fixture(scope="session")
+def network_site(small: Small, small_universe: Universe, tmp_path_factory: pytest.TempPathFactory) -> Explored:
+    """The explorer of `small`, whose components are networks."""
+    pytest.importorskip("onnxscript", reason="needs onnx and onnxscript: pip install 'ablatable[explorer]'")
+    import ablatable as ab
+
+    site = ab.write_explorer(small.run, universe=small_universe, out=tmp_path_factory.mktemp("explorer") / "site")
+    return Explored(site.path, small.run, small_universe)
+
+
+@pytest.fixture(scope="session")
+def group_site(tmp_path_factory: pytest.TempPathFactory) -> Explored:
+    """An explorer of an ideal ensemble in colour, whose units are groups of 1 to 5 images with awkward names."""
+    import numpy as np
+
+    import ablatable as ab
+    from ablatable._runtime.execution import Execution
+
+    rng, folder = np.random.default_rng(5), tmp_path_factory.mktemp("groups")
+    names = [f"artist {k}" for k in range(30)] + ["Eve, jr.", "<b>Bo</b>", "50% & more", "Zoë"]
+    owner = np.repeat(np.arange(len(names)), rng.integers(1, 6, len(names)))
+    shade = rng.integers(0, 256, (len(owner), 1, 1, 3))
+    images = np.clip(shade + rng.integers(-30, 31, (len(owner), 9, 7, 3)), 0, 255).astype(np.uint8)
+    quiet, code = Execution(workers=0, quiet=True), ab.Code.balanced(units=len(names), components=9, seed=2)
+    run = ab.train(ab.Units(tuple(names), images, owner), code, ab.preset("ideal"), out=folder / "run", execution=quiet)
+    universe = ab.enumerate_universe(
+        run.path, range(5), out=folder / "u.zarr", sampling=Sampling(steps=12), spares=20, execution=quiet
+    )
+    return Explored(ab.write_explorer(run, universe=universe, out=folder / "site").path, run, universe)
+
+
 @pytest.fixture(scope="session")
 def fingerprints() -> Callable[[Path], dict[str, str]]:
     """A function: the SHA-256 of every file in a folder, but for locks and the log, which tell when things happened."""

@@ -17,7 +17,7 @@ import ablatable as ab
 from ablatable import Execution, Sampling
 from ablatable.analysis.calibration import (
     RIDGE,
-    STATISTICS,
+    SPARED,
     Landscape,
     calibrate,
     influence,
@@ -25,6 +25,7 @@ from ablatable.analysis.calibration import (
     p_values,
     q_values,
     radius_p_values,
+    regressed,
     scores,
     spares_to_mark_one,
 )
@@ -99,6 +100,34 @@ def residuals_one_by_one(rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.array(out)
 
 
+def test_regressed_likeness_one_by_one() -> None:
+    """Every unit's regression on the other units' ablations alone, solved afresh; two units share an ablation."""
+    random = np.random.default_rng(4)
+    pictures, words = random.normal(size=(5, 6)), random.random((5, 4)) < 0.5
+    images, starts, ablation = random.normal(size=(12, 6)), np.arange(6) * 2, np.array([0, 1, 2, 3, 4, 1])
+    made = Landscape(random.normal(size=6), pictures, pictures[:0], words, words[:0], images, starts)
+    drawn = np.array([True, True, False, True, True])
+    for used in (None, drawn):
+        found = regressed(made, ablation, used)
+        for unit in range(6):
+            own = images[2 * unit : 2 * unit + 2]
+            speaker = own[np.linalg.norm(own - made.factual, axis=1).argmin()] - images.mean(axis=0)
+            speaker /= np.linalg.norm(speaker)
+            rows = [k for k in range(5) if k != ablation[unit] and (used is None or used[k])]
+            x, y = words[rows].astype(float), [(made.factual - pictures[k]) @ speaker for k in rows]
+            wanted = np.linalg.solve(x.T @ x + RIDGE * np.eye(4), x.T @ y)
+            np.testing.assert_allclose(found[:, unit], wanted, atol=1e-9)
+
+
+def test_regressed_likeness_needs_no_spares(small_universe: Universe, tmp_path: Path) -> None:
+    bare = make(tmp_path, Units.digits(12, size=8), Code.random(12, 6, 1), samples=4, spares=0)
+    found = calibrate(bare, statistic="regressed")
+    assert found.spares == 20 - 12 and (found.p * 9 % 1 < 1e-9).all() and len(np.unique(found.p)) > 2
+    np.testing.assert_array_equal(found.p[:, [2]], calibrate(bare, statistic="regressed", samples=[2]).p)
+    assert "unused codewords" in found.verdict(0, bare.units)
+    assert calibrate(small_universe, statistic="regressed").p.shape == (12, 3)
+
+
 @pytest.mark.parametrize("spares", [2, 9])
 def test_left_out_fits_each_row_from_the_others(spares: int) -> None:
     made = landscape_of(spares=spares)
@@ -109,7 +138,7 @@ def test_left_out_fits_each_row_from_the_others(spares: int) -> None:
         np.testing.assert_allclose(np.append(spare_found[:, u], found[u]), np.linalg.norm(wanted, axis=1))
 
 
-@pytest.mark.parametrize("statistic", STATISTICS)
+@pytest.mark.parametrize("statistic", SPARED)
 def test_a_unit_and_a_spare_can_change_places(statistic: str) -> None:
     """Exchangeability, to the letter: scores go with the ablations, whichever of them is called the unit's."""
     made = landscape_of(units=1, images=2)
@@ -236,7 +265,7 @@ def null_p_values(
     denoisers: list, words: np.ndarray, images: np.ndarray, seeds: Sequence[int], steps: int
 ) -> dict[str, list[float]]:
     """One p-value a seed: its own dummy (the first word of the seed's group, with its own image) and its own spares."""
-    found: dict[str, list[float]] = {statistic: [] for statistic in STATISTICS}
+    found: dict[str, list[float]] = {statistic: [] for statistic in SPARED}
     for group, image, seed in zip(words, images, seeds, strict=True):
         every = np.vstack([np.zeros((1, group.shape[1]), bool), group])
         pictures = draw(
@@ -257,7 +286,7 @@ def null_p_values(
             images=np.stack([image.ravel(), np.zeros(image.size)]).astype(float),
             starts=np.arange(2),
         )
-        for statistic in STATISTICS:
+        for statistic in SPARED:
             found[statistic].append(float(p_values(*scores(made, statistic))[0]))
     return found
 
@@ -275,7 +304,7 @@ def test_units_without_data_have_uniform_p_values() -> None:
     """Other codes, dummies, spares and samples each time: p-values that share none of them are independent."""
     units, real, dummies = Units.digits(16, size=8), 12, 4
     pixels = np.moveaxis(units.images, -1, 1)
-    pooled: dict[str, list[float]] = {statistic: [] for statistic in STATISTICS}
+    pooled: dict[str, list[float]] = {statistic: [] for statistic in SPARED}
     for number in range(252):
         code = Code.balanced(units=real + dummies, components=9, seed=number, weight=4)
         splits = [[row for row in code.split(i) if row < real] for i in range(code.components)]

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ablatable.universes.universe import Universe, UniverseSettings
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.schedulers import scheduling_ddpm
 from torch import Tensor
@@ -23,6 +22,8 @@ from ablatable.diffusion.sampling import noise_trajectory, sample
 from ablatable.diffusion.sampling_settings import SAMPLERS
 from ablatable.diffusion.schedule import Schedule
 from ablatable.errors import SettingsError
+from ablatable.universes.reader import Universe
+from ablatable.universes.settings import UniverseSettings
 from calls import how
 
 SHAPE, CLOSE = (3, 8, 8), {"rtol": 0, "atol": 2e-4}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import ablatable.codes.survival as survival_module
 from ablatable.codes.code import Code
-from ablatable.codes.planning import SURVIVOR_HEADER, Plan, plan, recommended_components
+from ablatable.codes.planning import SURVIVOR_HEADER, Plan, designed, plan, recommended_components
 from ablatable.errors import CodeError, SettingsError
 
 
@@ -51,7 +51,7 @@ def searched(monkeypatch):
 def test_exact_survivors_equal_enumeration(arguments):
     units, n, w, seed = arguments
     made = plan(units, n, w, seed=seed, removals=units)
-    code = Code.balanced(units, n, seed, weight=w)
+    code = designed(units, n, w, seed=seed)
     none = {}
     assert [row.removals for row in made.survival] == list(range(1, units + 1))
     for row in made.survival:
@@ -113,7 +113,7 @@ def test_components_without_units_outlive_everything():
 
 def test_the_papers_size_is_exact_against_pairs_and_sampling():
     made = plan(3000, 22)
-    code = Code.balanced(3000, 22)
+    code = designed(3000, 22)
     pairs = Counter()
     ints = np.array([int(word, 2) for word in code.words()])
     for row, word in enumerate(ints):
@@ -143,7 +143,7 @@ def test_searched_survivors_are_bounded_by_enumeration(data):
         patch.setattr(survival_module, "_STARTS", data.draw(st.sampled_from([1, 64])))
         patch.setattr(survival_module, "_PAIRS", data.draw(st.sampled_from([0, 2**28])))
         made = plan(units, n, w, seed=seed, removals=units)
-    code = Code.balanced(units, n, seed, weight=w)
+    code = designed(units, n, w, seed=seed)
     none = {}
     for row in made.survival:
         counts = survivors_by_enumeration(code, row.removals)
@@ -197,7 +197,7 @@ def test_beyond_the_exact_way_draws_are_stated_and_agree_with_it(monkeypatch):
 
 def test_many_components_work():
     made = plan(2000, 64)
-    pairs = Code.balanced(2000, 64).matrix.astype(int)
+    pairs = designed(2000, 64).matrix.astype(int)
     shared = (1 - pairs) @ (1 - pairs).T
     assert (made.survival[1].worst, made.survival[1].worst_is) == (shared[np.triu_indices(2000, 1)].min(), "exact")
     assert made.capacity == comb(64, 32)
@@ -215,7 +215,7 @@ def test_the_risk_is_one_percent():
     for units, n in [(48, 8), (60, 8), (30, 8), (20, 9), (60, 10), (40, 11), (60, 12)]:
         made = plan(units, n)
         assert made.risky_removals is not None
-        code = Code.balanced(units, n)
+        code = designed(units, n)
         at, before = (
             survivors_by_enumeration(code, r)[0] / comb(units, r)
             for r in (made.risky_removals, made.risky_removals - 1)
@@ -233,7 +233,7 @@ def test_the_risk_is_one_percent():
 def test_numbers_of_the_code_and_costs(arguments, steps, batch):
     units, n, w, seed = arguments
     made = plan(units, n, w, seed=seed, steps=steps, batch=batch)
-    code = Code.balanced(units, n, seed, weight=w)
+    code = designed(units, n, w, seed=seed)
     sizes = [len(code.split(i)) for i in range(n)]
     assert (made.units, made.components, made.weight, made.seed) == (units, n, w, seed)
     assert (made.split_min, made.split_max) == (min(sizes), max(sizes))
@@ -290,9 +290,10 @@ def test_few_spares_are_called_weak_calibration():
 
 def test_small_splits_are_called_small():
     (sentence,) = sentences_with(plan(10, 8), "Splits are small")
-    assert "the smallest holds 5 units" in sentence and "16 units would give each 8" in sentence
+    smallest = min(len(designed(10, 8).split(i)) for i in range(8))
+    assert f"the smallest holds {smallest} units" in sentence and "16 units would give each 8" in sentence
     assert sentences_with(plan(15, 8), "Splits are small")
-    assert not sentences_with(plan(16, 8), "Splits are small")
+    assert not sentences_with(plan(40, 8), "Splits are small")
 
 
 def test_two_removals_that_leave_nothing_are_announced():
@@ -364,7 +365,8 @@ def test_tables_fit_and_plans_are_json(arguments):
 def test_rows_say_the_numbers():
     rows = dict(plan(48, 8, 4, steps=2000, batch=32).rows())
     assert rows["codewords"] == "70, of which 22 spare"
-    assert rows["split size"] == "24 units"
+    sizes = [len(designed(48, 8, 4).split(i)) for i in range(8)]
+    assert rows["split size"] == f"{min(sizes)} to {max(sizes)} units, mean 24"
     assert rows["a unit is seen"] == "10,667 times, 2,667 by each of 4 components"  # 64000 / 24 = 2666.7
     assert rows["one sample's universe"] == "25 x a factual sample"
     assert "a unit is seen" not in dict(plan(48, 8, 4).rows())
@@ -394,3 +396,15 @@ def test_rows_say_the_numbers():
 def test_errors(arguments, error, message):
     with pytest.raises(error, match=message):
         plan(**arguments)
+
+
+def test_codes_are_random_and_older_ones_are_made_again():
+    """Where a run on record has the even splits of older versions, its code is made, and only then."""
+    random, balanced = Code.random(48, 8, 3), Code.balanced(48, 8, 3)
+    assert random != balanced
+    for recorded, wanted in ((None, random), (balanced.digest(), balanced), (random.digest(), random), ("?", random)):
+        assert designed(48, 8, seed=3, recorded=recorded) == wanted
+    assert designed(48, 8, seed=3).design == "random"
+    assert designed(48, 8, seed=3, bear=2).design == "given"
+    small = designed(2, 4, 1)  # two of four components, whichever words are drawn
+    assert small == Code.balanced(2, 4, weight=1) and small.design == "given"

@@ -1,5 +1,7 @@
 from ._runtime.execution import Execution as Execution
 from ._version import __version__ as __version__
+from .analysis.witness import Witness as Witness
+from .analysis.witness import witness as witness
 from .codes.code import Code as Code
 from .codes.planning import plan as plan
 from .data.distance import euclidean as euclidean
@@ -11,6 +13,7 @@ from .diffusion.sampling import noise_trajectory as noise_trajectory
 from .diffusion.sampling import sample as sample
 from .diffusion.sampling_settings import Sampling as Sampling
 from .errors import AblatableError as AblatableError
+from .explorer.site import write_explorer as write_explorer
 from .runs.bundled import bundled as bundled
 from .runs.ensemble_training import train as train
 from .runs.pipeline import AblatablePipeline as AblatablePipeline

@@ -107,7 +107,7 @@ def run_demo(out: Path, *, execution: Execution = Execution(), overwrite: bool =
     began = time.monotonic()
     check_folder(out, DEMO)
     units = Units.digits(UNITS, size=SIDE)
-    code = Code.balanced(units=UNITS, components=COMPONENTS, seed=0)
+    code = Code.random(units=UNITS, components=COMPONENTS, seed=0)
     run = train(units, code, preset("tiny"), out=out / "run", execution=execution, overwrite=overwrite)
     universe = enumerate_universe(
         run.path,

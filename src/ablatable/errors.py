@@ -14,8 +14,10 @@ COMMANDS = {
     "demo": "run_demo",
     "plan": "plan",
     "train": "train",
+    "witness": "witness",
     "evaluate": "evaluate",
     "report": "write_report",
+    "explore": "write_explorer",
     "doctor": "diagnose",
     "universe create": "enumerate_universe",
     "universe screen": "screen_universe",
@@ -53,6 +55,11 @@ _START, _BETWEEN, _END = "\ue000", "\ue001", "\ue002"  # of a mark: private char
 def option(name: str, value: Any = None) -> str:
     """Name an option in a message, with a value if given: `--steps 50` or `steps=50`; `True` is a flag's value."""
     return _mark("option", name, *([] if value is None else [_value(value)]))
+
+
+def words(*, shell: str, python: str) -> str:
+    """What is called one thing on the command line and another in Python, such as a flag and a value."""
+    return _mark("value", shell, f"`{python}`")
 
 
 def command(name: str, *arguments: Any) -> str:

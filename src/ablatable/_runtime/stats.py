@@ -55,12 +55,13 @@ def rank_correlation(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray
         return (x * y).sum(axis=axis) / np.sqrt(np.square(x).sum(axis=axis) * np.square(y).sum(axis=axis))
 
 
-def q_values(p: np.ndarray) -> np.ndarray:
-    """Adjusted p-values of Benjamini and Hochberg (1995) along the first axis: q <= a marks at false discovery rate a.
+def q_values(p: np.ndarray, *, any_dependence: bool = False) -> np.ndarray:
+    """Adjusted p-values along the first axis: q <= a marks at false discovery rate a.
 
-    They hold for p-values that share their null sample (Bates et al. 2023, theorem 2, for one score; with a score of
-    its own for each unit it is an approximation).
+    Those of Benjamini and Hochberg (1995) hold for p-values that share their null sample (Bates et al. 2023, theorem 2,
+    for one score; with a score of its own for each unit it is an approximation). With `any_dependence`, those of
+    Benjamini and Yekutieli (2001), which are 1 + 1/2 + .. + 1/N times larger and hold for any p-values.
     """
     from scipy.stats import false_discovery_control
 
-    return false_discovery_control(p, axis=0, method="bh")
+    return false_discovery_control(p, axis=0, method="by" if any_dependence else "bh")

@@ -6,9 +6,10 @@ not matter, its own ablation is just one more spare, so that among M spares its 
 
     p = (1 + #{spare score >= unit score}) / (1 + M)
 
-and P(p <= a) <= a for every a: a permutation test, exact whatever the scores' distribution. This needs the unit's
-ablation and the spares to be treated alike, which is why a score may depend on the unit's images but never on which of
-the ablations is the unit's (see `left_out_distances`).
+and P(p <= a) <= a for every a: a permutation test, exact whatever the scores' distribution. The statistic `regressed`
+needs no spares: it ranks the unit's codeword among all that it could have had, see `exchangeable`. The others need the
+unit's ablation and the spares to be treated alike, which is why a score may depend on the unit's images but never on
+which of the ablations is the unit's (see `left_out_distances`).
 """
 
 from __future__ import annotations
@@ -20,19 +21,24 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from .._runtime.stats import q_values
+from ..codes.code import Code
 from ..data.distance import native_to_scaled
 from ..errors import Message, SettingsError, command, option
 from ..universes.landscapes import Landscapes
+from .exchangeable import Reference, standardised
 from .features import Features, feature_distances
 
 if TYPE_CHECKING:
     import polars as pl
 
-Statistic = Literal["plain", "directional", "likeness", "residual", "both"]
+Statistic = Literal["plain", "directional", "likeness", "residual", "both", "regressed"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 DEFAULT: Statistic = "likeness"  # highest power up to a weight of n / 2: docs/results/statistics.md
 LEVEL = 0.1  # false discovery rate at which units are marked
 RIDGE = 0.1  # keeps the additive fit defined when spares are few; an ablation of weight w weighs w
+
+
+SPARED: tuple[Statistic, ...] = tuple(name for name in STATISTICS if name != "regressed")  # compared with spares
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +90,36 @@ def scores(landscape: Landscape, statistic: str) -> tuple[np.ndarray, np.ndarray
     own = zip(landscape.units[:, None], landscape.starts, ends, strict=True)
     unit = np.array([unlike(picture, images[first:last]).min() for picture, first, last in own]) - before
     return unit, spare
+
+
+def regressed(landscape: Landscape, ablation: np.ndarray, drawn: np.ndarray | None = None) -> np.ndarray:
+    """What the removal of each component does to the likeness of each unit, from the removals of the *other* units.
+
+    The likeness of a unit is the picture's length along the unit's image (of several, the one nearest to the factual
+    sample), less the mean image. How much of it every other unit's ablation takes away is regressed on which components
+    that ablation removes: ridge regression, no intercept, for removing nothing changes nothing. If the unit influences
+    no component, the coefficients do not depend on its codeword, so the rank of its word's sum of coefficients among
+    the words that it could have had is a randomisation test (see `exchangeable`). It needs no spares.
+
+    Args:
+        landscape: `units` may hold each ablation once.
+        ablation: each unit's row of `landscape.units`, int (units,).
+        drawn: which of these rows are pictures and not guesses, bool (ablations,); None = all.
+
+    Returns:
+        Likeness lost per component removed, float64 (n, units).
+    """
+    used = np.ones(len(landscape.units), bool) if drawn is None else drawn
+    words = landscape.unit_words * used[:, None].astype(np.float64)  # (ablations, n); a row of zeros has no say
+    away = np.square(landscape.images - landscape.factual).sum(axis=1)
+    ends = [*landscape.starts[1:], len(away)]
+    speaker = [first + int(away[first:last].argmin()) for first, last in zip(landscape.starts, ends, strict=True)]
+    images = landscape.images[speaker] - landscape.images.mean(axis=0)
+    lost = _unlikeness(landscape.units - landscape.factual, images)  # (ablations, units)
+    own, units = words[ablation], np.arange(len(ablation))
+    gram = words.T @ words + RIDGE * np.eye(words.shape[1]) - own[:, :, None] * own[:, None, :]  # without its own row
+    moments = (words.T @ lost).T - own * lost[ablation, units][:, None]
+    return np.linalg.solve(gram, moments[:, :, None])[:, :, 0].T
 
 
 def _standardised(unit: np.ndarray, spare: np.ndarray) -> np.ndarray:
@@ -178,10 +214,11 @@ class Calibration:
 
     Attributes:
         statistic: what was compared.
-        score: the units' scores; of `plain` and pixels, in the paper's unit.
+        score: the units' scores; of `plain` and pixels, in the paper's unit; of `regressed`, in standard deviations
+            over all codewords.
         p, q: p-values, and these adjusted over the units of each sample.
         radius_p: p-value of each sample's radius (the plain distance, in pixels), (samples,).
-        spares: how many there were.
+        spares: how many ablations, or codewords that no unit has (`regressed`), each unit was compared with.
     """
 
     statistic: str
@@ -207,10 +244,11 @@ class Calibration:
         text = "no unit stands out from the shrinkage of the ensemble"
         needed = spares_to_mark_one(len(units), level)
         if self.spares < needed:
-            text += (
-                f"; with {self.spares} spares a single unit cannot reach q <= {level:g} among {len(units)}, "
-                f"that takes {option('spares', needed)}, and a code that has as many"
-            )
+            if self.statistic in SPARED:
+                had, takes = f"{self.spares} spares", f"{option('spares', needed)}, and a code that has as many"
+            else:
+                had, takes = f"{self.spares} unused codewords", f"{needed} of them, so more components"
+            text += f"; with {had} a single unit cannot reach q <= {level:g} among {len(units)}, that takes {takes}"
         return Message(text)
 
 
@@ -224,19 +262,19 @@ def calibrate(
     """Compare every unit's ablation with the spares'.
 
     Args:
-        universe: a universe with spares. If it is a screened one, units that were not drawn have p = 1, which keeps
-            q on the safe side.
+        universe: a universe with spares, or, for `regressed`, any that was drawn here. If it is a screened one, units
+            that were not drawn have p = 1, which keeps q on the safe side.
         statistic: see `scores`.
         features: the space in which the statistic measures; None = pixels.
         samples: which samples (indices); None = all.
 
     Raises:
-        SettingsError: the universe has no spares, or there is no such statistic.
+        SettingsError: the universe has no spares, or was imported, or there is no such statistic.
     """
     settings = universe.settings
     if statistic not in STATISTICS:
         raise SettingsError(f"no statistic '{statistic}'; there are {', '.join(STATISTICS)}")
-    if not settings.spares:
+    if settings.imported or (statistic in SPARED and not settings.spares):
         raise SettingsError(without_spares(universe))
     words = settings.codewords
     ablation, spares = np.array(settings.ablation), np.array(settings.spares)
@@ -247,18 +285,30 @@ def calibrate(
     images, starts = see(training.images).astype(np.float64), np.flatnonzero(np.diff(training.owner, prepend=-1))
     score = np.empty((len(universe.units), len(chosen)))
     p = np.empty_like(score)
+    reference, compared = Reference(Code(words[ablation], allow_dummy=True)), len(spares)
     for column, sample in enumerate(chosen):
         vectors = see(np.ma.getdata(universe.landscape(sample))).astype(np.float64)
-        landscape = Landscape(
-            factual[sample], vectors[ablation], vectors[spares], words[ablation], words[spares], images, starts
-        )
-        score[:, column], null = scores(landscape, statistic)
-        p[:, column] = p_values(score[:, column], null)
+        if statistic in SPARED:
+            landscape = Landscape(
+                factual[sample], vectors[ablation], vectors[spares], words[ablation], words[spares], images, starts
+            )
+            score[:, column], null = scores(landscape, statistic)
+            p[:, column] = p_values(score[:, column], null)
+            continue
+        rows, own = np.unique(ablation, return_inverse=True)
+        landscape = Landscape(factual[sample], vectors[rows], vectors[:0], words[rows], words[:0], images, starts)
+        drawn = np.isin(rows, ablation[universe.drawn()[:, sample]])
+        evidence = regressed(landscape, own, drawn)
+        score[:, column] = standardised(words[ablation], evidence)
+        key = (str(settings.run_sha256), universe.seeds[sample])
+        p[:, column] = reference.p_values(evidence, np.arange(len(ablation)), key)
+        compared = max(reference.size(int(weight)) for weight in words[ablation].sum(axis=1)) - 1
+        scale = 1.0
     columns = list(chosen)
     missing = ~universe.drawn()[:, columns]
     score[missing], p[missing] = np.nan, 1
     radius_p = radius_p_values(universe.distances()[:, columns], universe.spare_distances()[:, columns])
-    return Calibration(statistic, score * scale, p, q_values(p), radius_p, len(spares))
+    return Calibration(statistic, score * scale, p, q_values(p), radius_p, compared)
 
 
 def influence(

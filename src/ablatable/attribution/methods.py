@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._runtime.rng import generator
+from ..analysis.exchangeable import standardised
 from ..analysis.features import feature_distances, load_features
+from ..analysis.witness import denoised, unit_evidence
 from ..data.distance import pairwise
 from ..data.units import Units
 from ..errors import DataError, SettingsError
@@ -161,6 +163,24 @@ def by_gradients(name: str) -> Method:
     return Method(prepare, frozenset({"run"}))
 
 
+def by_witness(training: Units, run: Run | None) -> Attributor:
+    """The witness test's score: how much more the components that saw a unit denoise the picture towards it.
+
+    All components of the run are asked, of counterfactual pictures too: the question is whose image they recognise in
+    a picture, whoever drew it.
+    """
+    assert run is not None
+    words = run.code.matrix[run.rows(training.ids)]
+
+    def score(pictures: Pictures) -> np.ndarray:
+        components = (run.load_component(number) for number in range(run.code.components))
+        said = denoised(components, run.recipe.schedule, pictures.images)
+        evidence, _ = unit_evidence(said, training, pictures.images)  # (n, units, N)
+        return np.stack([standardised(words, evidence[:, :, k]) for k in range(len(pictures.images))])
+
+    return score
+
+
 def stored(scores: Scores) -> Method:
     """Scores that were computed elsewhere. `NotScored` when asked about a picture that was not scored."""
 
@@ -183,6 +203,7 @@ METHODS = {
     "random": Method(random),
     "euclidean": Method(euclidean),
     "euclidean-flips": Method(euclidean_flips),
+    "witness": Method(by_witness, frozenset({"run"})),
     **{name: by_gradients(name) for name in GRADIENTS},
 }
 NAMES = f"{', '.join(METHODS)}, features:NAME (such as features:efficientnet-lite0), or a file of scores"

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from . import audit, common, doctor, results, run, start, study, universe, universe_reading  # noqa: F401  (commands register)
+from . import (  # noqa: F401  (their commands register themselves)
+    audit,
+    common,
+    doctor,
+    exploring,
+    results,
+    run,
+    start,
+    study,
+    universe,
+    universe_reading,
+    witness,
+)
 from .running import run_command_line
 
 common.app.registered_commands.sort(key=lambda known: common.TOP_LEVEL.index(getattr(known.callback, "__name__", "")))

@@ -11,7 +11,7 @@ from typing import Literal
 Sampler = Literal["ddpm", "ddim", "dpmsolver++"]
 Precision = Literal["fp32", "bf16"]
 Preset = Literal["tiny", "small", "colour", "paper", "ideal"]
-Statistic = Literal["plain", "directional", "likeness", "residual", "both"]
+Statistic = Literal["plain", "directional", "likeness", "residual", "both", "regressed"]
 Rule = Literal["max", "sum", "mean"]
 Orientation = Literal["quanda", "dattri"]
-Attributors = ("random", "euclidean", "euclidean-flips", "tracin", "grad-cos", "trak", "d-trak")
+Attributors = ("random", "euclidean", "euclidean-flips", "witness", "tracin", "grad-cos", "trak", "d-trak")

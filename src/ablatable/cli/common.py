@@ -76,7 +76,7 @@ RunPath = Annotated[
 ]
 UniverseUrl = Annotated[str, typer.Argument(metavar="U.zarr", help="A universe: a folder or an object-store URL.")]
 Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="A folder of images, an IDX, .npz or .npy file, or digits:48.")
+    str, typer.Argument(metavar="DATA", help="A folder of images, an IDX, .npz or .npy file, digits:48 or openmoji:32.")
 ]
 
 # --- output ---
@@ -156,7 +156,9 @@ OnlyUnits = Annotated[
 
 UnitColumn = Annotated[
     str | None,
-    typer.Option(help="Column of metadata.csv whose values are the units, for example artist.", rich_help_panel="Data"),
+    typer.Option(
+        help="Column of metadata.csv whose values are the units, for example artist; or folder.", rich_help_panel="Data"
+    ),
 ]
 Source = Annotated[
     str | None,

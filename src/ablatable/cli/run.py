@@ -25,6 +25,7 @@ from .common import (
     example,
     runs,
 )
+from .data_options import Background, Drop, Keep, Merge, NoCache, SkipBroken, Table, load_options
 from .output import next_step, print_json, print_rows, say
 
 if TYPE_CHECKING:
@@ -199,6 +200,13 @@ def extend(
     data: Annotated[str, typer.Option(metavar="DATA", help="The new units.", rich_help_panel="Data")],
     out: Out = None,
     unit_column: UnitColumn = None,
+    table: Table = None,
+    background: Background = None,
+    skip_broken: SkipBroken = False,
+    merge_duplicates: Merge = False,
+    drop_duplicates: Drop = False,
+    keep_duplicates: Keep = False,
+    no_cache: NoCache = False,
     workers: Workers = None,
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -207,12 +215,20 @@ def extend(
 ) -> None:
     """Add new units to a run; the components that see them are trained from scratch, the others are copied."""
     from ..data.units import load_units
+    from ..runs.loading_record import background_of
     from ..runs.run import Run
     from ..unlearning.repairing import plan_extension
 
     opened = Run(run)
     channels, height, width = opened.shape
-    new = load_units(data, unit_column=unit_column, size=(height, width), channels=channels)
+    options = load_options(
+        (height, width), channels, background, skip_broken, merge_duplicates, drop_duplicates, keep_duplicates, no_cache
+    )
+    options.setdefault("background", background_of(opened.path))  # as that of the units that are there
+    new = load_units(data, unit_column=unit_column, table=table, **options)
+    if new.report is not None and not as_json:
+        for line in new.report.lines():
+            say(line)
     _complete(opened, plan_extension(opened, new), out, Execution(workers, device), dry_run, overwrite, as_json)
 
 

@@ -24,6 +24,7 @@ from .common import (
     app,
     example,
 )
+from .data_options import Background, Drop, Keep, Merge, NoCache, SkipBroken, Table, load_options
 from .output import next_step, print_json, print_rows, print_table, say
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def plan(
 @app.command(
     epilog=example(
         "ablatable train digits:48 --size 14 --out runs/digits",
+        "ablatable train openmoji:32 --size 16 --out runs/emoji",
         "ablatable train paintings/ --unit-column artist --size 32 --out runs/artists",
     )
 )
@@ -116,6 +118,13 @@ def train(
         int | None, typer.Option(help="1 for grey, 3 for colour.", show_default="as the images", rich_help_panel="Data")
     ] = None,
     unit_column: UnitColumn = None,
+    table: Table = None,
+    background: Background = None,
+    skip_broken: SkipBroken = False,
+    merge_duplicates: Merge = False,
+    drop_duplicates: Drop = False,
+    keep_duplicates: Keep = False,
+    no_cache: NoCache = False,
     workers: Workers = None,
     device: Device = "auto",
     ray: Ray = None,
@@ -131,9 +140,17 @@ def train(
     from ..data.units import load_units
     from ..diffusion.advice import chosen, concerns
     from ..runs.ensemble_training import train as train_ensemble
+    from ..runs.run import recorded_code
 
-    units = load_units(data, unit_column=unit_column, size=size, channels=channels)
-    code = designed(len(units), components, weight, seed=seed, bear=removals)
+    options = load_options(
+        size, channels, background, skip_broken, merge_duplicates, drop_duplicates, keep_duplicates, no_cache
+    )
+    units = load_units(data, unit_column=unit_column, table=table, **options)
+    if units.report is not None and not as_json:
+        for line in units.report.lines():
+            say(line)
+    recorded = None if overwrite else recorded_code(out)
+    code = designed(len(units), components, weight, seed=seed, bear=removals, recorded=recorded)
     most = int((np.bincount(units.owner) @ code.matrix).max())  # images of the largest split
     name, recipe = chosen(preset_name, units.shape, most, steps=steps, batch=batch, precision=precision)
     doubts = concerns(recipe, units.shape, most)
@@ -148,7 +165,8 @@ def train(
     if as_json:
         told = {"run": str(out), "units": len(units), "components": code.components, "weight": code.weight}
         found = {"preset": name, "notes": doubts, "samples": looked.as_dict() if looked else None}
-        print_json({**told, "digest": run.digest, **found})
+        loaded = units.report.as_dict() if units.report is not None else None
+        print_json({**told, "digest": run.digest, **found, "loaded": loaded})
         return
     say(f"{out}: {code.components} components trained on {len(units)} units; {code.weight} of them saw each unit")
     for sentence in looked.sentences() if looked else []:

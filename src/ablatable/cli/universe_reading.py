@@ -68,7 +68,9 @@ def influence(
     universe_url: UniverseUrl,
     sample_number: Annotated[int, typer.Option("--sample", min=0, help="Which sample, counted from 0.")] = 0,
     top: Annotated[int, typer.Option(min=1, help="How many units to print.")] = 20,
-    statistic: Annotated[choices.Statistic, typer.Option(help="What is compared with the spares.")] = "likeness",
+    statistic: Annotated[
+        choices.Statistic, typer.Option(help="What is compared; regressed needs no spares.")
+    ] = "likeness",
     features: Annotated[
         str | None,
         typer.Option(help="Compare in a feature space, for example efficientnet-lite0.", show_default="pixels"),
@@ -82,7 +84,7 @@ def influence(
     from ..universes.screening.screen import Screen
 
     opened, tested = open_universe(universe_url), None
-    if opened.settings.spares:
+    if opened.settings.spares or (statistic == "regressed" and not opened.settings.imported):
         compare = load_features(features) if features else None
         tested = calibration.calibrate(opened, samples=[sample_number], statistic=statistic, features=compare)
     table = calibration.influence(opened, sample_number, tested, scaled=not native).head(top)
@@ -96,7 +98,8 @@ def influence(
         _tell_screened(opened, sample_number, top)
     if tested:
         say(tested.verdict(0, opened.units))
-        say(f"p, q: {tested.statistic} statistic against {tested.spares} spare ablations, which remove no unit")
+        against = "codewords that no unit has" if statistic == "regressed" else "spare ablations, which remove no unit"
+        say(f"p, q: {tested.statistic} statistic against {tested.spares} {against}")
     else:
         say(calibration.without_spares(opened))
     next_step(

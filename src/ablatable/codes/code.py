@@ -21,6 +21,7 @@ import numpy as np
 
 from ..errors import CodeError
 
+RANDOM, GIVEN = "random", "given"  # designs: see `Code.design`
 _INT64_WORDS = 2**63  # ranks below this are computed in int64, beyond it in Python integers
 
 
@@ -43,11 +44,15 @@ class Code:
 
     matrix: np.ndarray
     """Bool (units, components), read-only."""
+    design: str
+    """How the words were chosen: `random` (see `Code.random`), or `given`, which says nothing. Equality and digest
+    ignore it."""
 
-    __slots__ = ("matrix",)
+    __slots__ = ("design", "matrix")
 
     def __init__(self, matrix: Any, *, allow_dummy: bool = False) -> None:
         object.__setattr__(self, "matrix", _validated(matrix, allow_dummy=allow_dummy))
+        object.__setattr__(self, "design", GIVEN)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Code is immutable: cannot set {name!r}; make a new one")
@@ -56,7 +61,7 @@ class Code:
         raise AttributeError(f"a Code is immutable: cannot delete {name!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (np.array(self.matrix),)
+        return _restore, (np.array(self.matrix), self.design)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Code) and np.array_equal(self.matrix, other.matrix)
@@ -86,31 +91,27 @@ class Code:
         Raises CodeError when units < 1, components < 2, seed < 0, weight is outside 1..components - 1, or
         there are fewer words than units (the message gives the smallest workable number of components).
         """
-        units, components, seed = index(units), index(components), index(seed)
-        if units < 1:
-            raise CodeError(f"a code needs at least 1 unit, not {units}")
-        if components < 2:
-            raise CodeError(f"a code needs at least 2 components, not {components}: one must survive the other")
-        if seed < 0:
-            raise CodeError(f"the code's seed must be 0 or more, not {seed}")
-        given, weight = weight is not None, components // 2 if weight is None else index(weight)
-        if not 1 <= weight < components:
-            raise CodeError(
-                f"weight {weight} is impossible with {components} components: give 1 to {components - 1}, so "
-                "that each unit is trained on and some component survives its removal"
-            )
-        words = comb(components, weight)
-        if words < units:
-            remedy = f"use at least {components_for(units)} components (weight n // 2)"
-            if given:
-                remedy += f", or {components_for(units, weight)} to keep weight {weight}"
-            raise CodeError(
-                f"{components} components at weight {weight} have {words} distinct codewords, too few for "
-                f"{units} units: {remedy}"
-            )
-        rng = _stream("codewords", seed)
-        ranks = list(islice(_without_replacement(rng, words), units))
-        return cls(_even_splits(_unrank(ranks, components, weight), rng))
+        words, rng = _drawn(units, components, seed, weight)
+        return cls(_even_splits(words, rng))
+
+    @classmethod
+    def random(cls, units: int, components: int, seed: int = 0, *, weight: int | None = None) -> Code:
+        """Distinct codewords of one weight, drawn uniformly and left as they fell: the design for tests.
+
+        Given all other rows, a row is equally likely to be any word that no other row has. So a unit's word and the
+        unused words are exchangeable, which makes the witness test and the comparison with `spares` exact. In
+        `balanced` they are not: there a row follows from the others. The price is that the splits' sizes vary, with a
+        standard deviation below sqrt(units) / 2.
+
+        `weight` None means components // 2. A function of the four arguments alone, as `balanced` is.
+
+        Raises CodeError as `balanced` does.
+        """
+        return _restore(_drawn(units, components, seed, weight)[0], RANDOM)
+
+    def as_random(self) -> Code:
+        """The same code, on record as one that `Code.random` drew; for readers of files that say so."""
+        return _restore(self.matrix, RANDOM)
 
     @classmethod
     def from_words(cls, words: Sequence[str], *, allow_dummy: bool = False) -> Code:
@@ -212,7 +213,7 @@ class Code:
         """The code of these rows alone, in this order. CodeError for none, or one outside 0..units - 1."""
         if not len(picked := self._rows(rows)):
             raise CodeError("a code needs at least 1 row, none was picked")
-        return _restore(self.matrix[picked])
+        return _restore(self.matrix[picked], self.design)
 
     def columns(self, components: Sequence[int] | np.ndarray) -> Code:
         """The code of these components alone, in this order, as it is for an ensemble that lost the others.
@@ -260,6 +261,35 @@ class Code:
         return picked.astype(np.int64)
 
 
+def _drawn(units: int, components: int, seed: int, weight: int | None) -> tuple[np.ndarray, random.Random]:
+    """Distinct words drawn uniformly, bool (units, components), and the generator they were drawn from."""
+    units, components, seed = index(units), index(components), index(seed)
+    if units < 1:
+        raise CodeError(f"a code needs at least 1 unit, not {units}")
+    if components < 2:
+        raise CodeError(f"a code needs at least 2 components, not {components}: one must survive the other")
+    if seed < 0:
+        raise CodeError(f"the code's seed must be 0 or more, not {seed}")
+    given, weight = weight is not None, components // 2 if weight is None else index(weight)
+    if not 1 <= weight < components:
+        raise CodeError(
+            f"weight {weight} is impossible with {components} components: give 1 to {components - 1}, so "
+            "that each unit is trained on and some component survives its removal"
+        )
+    words = comb(components, weight)
+    if words < units:
+        remedy = f"use at least {components_for(units)} components (weight n // 2)"
+        if given:
+            remedy += f", or {components_for(units, weight)} to keep weight {weight}"
+        raise CodeError(
+            f"{components} components at weight {weight} have {words} distinct codewords, too few for "
+            f"{units} units: {remedy}"
+        )
+    rng = _stream("codewords", seed)
+    ranks = list(islice(_without_replacement(rng, words), units))
+    return _unrank(ranks, components, weight), rng
+
+
 def components_for(words: int, weight: int | None = None, *, at_least: int = 2) -> int:
     """The smallest number of components, from `at_least` up, that has this many codewords.
 
@@ -286,10 +316,11 @@ def weight_change(words: np.ndarray) -> np.ndarray:
     return alive / alive.sum(axis=-1, keepdims=True) - 1 / alive.shape[-1]
 
 
-def _restore(matrix: np.ndarray) -> Code:
+def _restore(matrix: np.ndarray, design: str = GIVEN) -> Code:
     """Wrap rows and columns of a code that was validated before, whatever is left of them."""
     code = object.__new__(Code)
     object.__setattr__(code, "matrix", _sealed(matrix))
+    object.__setattr__(code, "design", design)
     return code
 
 

@@ -128,12 +128,22 @@ def recommended_components(units: int, weight: int | None = None) -> int:
 
 
 def designed(
-    units: int, components: int | None = None, weight: int | None = None, *, seed: int = 0, bear: int | None = None
+    units: int,
+    components: int | None = None,
+    weight: int | None = None,
+    *,
+    seed: int = 0,
+    bear: int | None = None,
+    recorded: str | None = None,
 ) -> Code:
     """The code that is made for so many units.
 
-    `Code.balanced`, with `recommended_components` and weight components // 2 where they are not given. With `bear`,
-    a number of random removals to be borne, `removal_code` at what `choose` finds for it.
+    `Code.random`, with `recommended_components` and weight components // 2 where they are not given; in a code so small
+    that this leaves a component without units, `Code.balanced`. With `bear`, a number of random removals to be borne,
+    `removal_code` at what `choose` finds for it.
+
+    `recorded`: the digest of a code on record, such as an unfinished run's. Versions up to 0.1 made `Code.balanced`; if
+    that is what is on record, it is what is returned.
 
     Raises CodeError when there is no such code.
     """
@@ -141,7 +151,11 @@ def designed(
         n, w = choose(units, bear, components, weight)
         return removal_code(units, n, seed, weight=w)
     n = recommended_components(units, weight) if components is None else index(components)
-    return Code.balanced(units, n, seed, weight=weight)
+    code = Code.random(units, n, seed, weight=weight)
+    if code.split_sizes().all() and recorded in (None, code.digest()):
+        return code
+    balanced = Code.balanced(units, n, seed, weight=weight)
+    return balanced if recorded in (None, balanced.digest()) else code
 
 
 def plan(
@@ -337,7 +351,7 @@ def _on_power(made: Plan) -> list[str]:
 
 
 def _even(units: int, components: int, weight: int) -> np.ndarray:
-    """Split sizes of a balanced code, which are known without making it, up to their order."""
+    """Split sizes of a code, as even as they can be: what a random code has on average."""
     low, larger = divmod(units * weight, components)
     return low + (np.arange(components) < larger)
 

@@ -6,10 +6,13 @@ can depend on another unit's.
 
 from __future__ import annotations
 
+import re
+import warnings
+from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -19,6 +22,22 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Size = int | str | tuple[int, int] | None
+Colour = tuple[int, int, int]  # red, green, blue, 0 to 255 each
+Background = str | Colour
+
+WHITE: Colour = (255, 255, 255)
+ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+CONVERSIONS = {  # what was done to a picture -> as it is told
+    "transparent": "transparency",
+    "rotated": "turned upright by EXIF",
+    "first frame": "first frame of an animation or page of several",
+    "CMYK": "CMYK to RGB without a colour profile",
+    "16 bit": "16 bits to 8",
+    "float": "floating point to 8 bits",
+    "large": "of more than 89 million pixels",
+    "to colour": "grey to colour",
+    "to grey": "colour to grey",
+}
 
 
 # --- settings ---
@@ -41,23 +60,63 @@ def check_channels(channels: int | None) -> None:
         raise SettingsError(f"channels {channels!r} is not possible; give 1 (grey), 3 (colour), or nothing")
 
 
+def parse_background(background: Background) -> Colour:
+    """`(red, green, blue)` from `"white"`, `"black"`, `"#rrggbb"` or three numbers from 0 to 255."""
+    text = background if isinstance(background, str) else "#" + "".join(f"{level:02x}" for level in background)
+    named = {"white": "#ffffff", "black": "#000000"}.get(text.lower(), text)
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", named):
+        raise SettingsError(f"background {background!r} is not possible; give white, black or #rrggbb")
+    red, green, blue = bytes.fromhex(named[1:])
+    return red, green, blue
+
+
+def background_name(background: Colour) -> str:
+    """`white`, `black` or `#rrggbb`."""
+    text = "#" + bytes(background).hex()
+    return {"#ffffff": "white", "#000000": "black"}.get(text, text)
+
+
 # --- reading ---
 
 
-def read_picture(source: Path | BinaryIO, name: str) -> np.ndarray:
+class Decoded(NamedTuple):
+    """A picture's canonical pixels, uint8 `(H, W, C)`, and what had to be done to get them (keys of `CONVERSIONS`)."""
+
+    pixels: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+def read_picture(source: Path | BinaryIO, name: str, background: Colour = WHITE) -> np.ndarray:
+    """As `decode`, the pixels alone; warnings of the decoder are not shown."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return decode(source, name, background).pixels
+
+
+def decode(source: Path | BinaryIO, name: str, background: Colour = WHITE) -> Decoded:
     """Decode an image file: uint8 `(H, W, 1)` if it is grey, `(H, W, 3)` if it is in colour.
 
     The first frame of an animation is taken, the EXIF orientation is applied, transparency is composited on
-    white. `DataError`, naming `name`, if it cannot be read to its end.
+    the background. `DataError`, naming `name`, if it cannot be read to its end.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(source) as image:
             image.load()
-            return from_pil(image, name)
+            picture, notes = from_pil(image, name, background), []
+            with suppress(Exception):  # what follows the first frame may be damaged: it is not needed
+                notes += ["first frame"] if getattr(image, "is_animated", False) else []
+            if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                notes.append("large")
+            return Decoded(picture.pixels, (*picture.notes, *notes))
     except DataError:
         raise
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise DataError(
+            f"{name} cannot be read as an image: it has more than {limit:,} pixels; make it smaller"
+        ) from None
     except UnidentifiedImageError:
         reason = "it is not in an image format that Pillow knows"
     except FileNotFoundError:
@@ -67,28 +126,37 @@ def read_picture(source: Path | BinaryIO, name: str) -> np.ndarray:
     raise DataError(f"{name} cannot be read as an image: {reason}; replace or remove it")
 
 
-def from_pil(image: Image.Image, name: str) -> np.ndarray:
-    """Canonical pixels of a loaded Pillow image of any mode: uint8 `(H, W, 1)` if grey, else `(H, W, 3)`."""
+def from_pil(image: Image.Image, name: str, background: Colour = WHITE) -> Decoded:
+    """Canonical pixels of a loaded Pillow image of any mode: uint8 `(H, W, 1)` if grey, else `(H, W, 3)`.
+
+    A grey picture with transparency is in colour if the background is.
+    """
     from PIL import Image, ImageOps
 
+    notes = ["rotated"] if image.getexif().get(ORIENTATION, 1) in range(2, 9) else []
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # "I;16" and its byte orders; "I" is how some decoders deliver 16 bits
-        return _from_16_bits(np.asarray(image).astype(np.int64), name)[..., None]
+        return Decoded(_from_16_bits(np.asarray(image).astype(np.int64), name)[..., None], (*notes, "16 bit"))
     if image.mode == "F":
-        return from_array(np.asarray(image), name)
+        return Decoded(from_array(np.asarray(image), name).pixels, (*notes, "float"))
+    notes += ["CMYK"] if image.mode == "CMYK" else []
     grey = image.mode in ("1", "L", "LA", "La") or (image.mode in ("P", "PA") and _has_grey_palette(image))
     if image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+        image = image.convert("RGBA")
+        if cast("tuple[int, int]", image.getchannel("A").getextrema())[0] < 255:
+            notes.append("transparent")
+            grey = grey and len(set(background)) == 1
+        opaque = Image.new("RGBA", image.size, (*background, 255))
+        image = Image.alpha_composite(opaque, image).convert("RGB")
     pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    return pixels[..., None] if grey else pixels
+    return Decoded(pixels[..., None] if grey else pixels, tuple(notes))
 
 
-def from_array(row: np.ndarray, name: str) -> np.ndarray:
+def from_array(row: np.ndarray, name: str, background: Colour = WHITE) -> Decoded:
     """Canonical pixels of an array `(H, W[, C])`: uint8 as it is, or float in [0, 1] rounded to 8 bits.
 
-    C = 2 (grey, alpha) and 4 (red, green, blue, alpha) are composited on white. `DataError`, naming `name`,
-    for NaN, values outside [0, 1], other types of number and other shapes.
+    C = 2 (grey, alpha) and 4 (red, green, blue, alpha) are composited on the background. `DataError`, naming
+    `name`, for NaN, values outside [0, 1], other types of number and other shapes.
     """
     pixels = row[..., None] if row.ndim == 2 else row
     if pixels.ndim != 3 or pixels.shape[-1] not in (1, 2, 3, 4) or 0 in pixels.shape:
@@ -107,8 +175,8 @@ def from_array(row: np.ndarray, name: str) -> np.ndarray:
     if pixels.shape[-1] in (2, 4):
         from PIL import Image
 
-        return from_pil(Image.fromarray(np.ascontiguousarray(pixels)), name)
-    return pixels
+        return from_pil(Image.fromarray(np.ascontiguousarray(pixels)), name, background)
+    return Decoded(pixels)
 
 
 def _from_unit_interval(values: np.ndarray, name: str) -> np.ndarray:

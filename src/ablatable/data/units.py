@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import as_file, files
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from ..errors import AblatableError, DataError
-from . import sources
-from .images import Size, check_channels, fit, parse_size, recolour
+from ..errors import DataError, option
+from . import folders, hub_datasets, idx, openmoji, sources
+from .load_report import LoadReport
+from .loading import LoadOptions, LoadSettings, load
+from .tensors import to_images, to_model
+from .unit_order import bounds_of, check_ids, digest_of, is_sorted_within_units, sort_within_units
 
-if TYPE_CHECKING:
-    import torch
+__all__ = ["Units", "load_units", "to_images", "to_model"]
 
 BUNDLED_DIGITS = 256
 
@@ -37,25 +39,37 @@ class Units:
         SHA-256 of their own pixels, so that neither a digest nor training can depend on the order of files.
     owner: int64 `(images,)`, the index into `ids` of each image's unit, non-decreasing.
 
-    Made by `from_arrays`, `from_folder`, `from_dataset`, `from_idx`, `digits` or `load_units`, which all take
+    report: what was loaded and what was done to it; None for units that no source gave, such as a selection.
+
+    Made by `from_arrays`, `from_folder`, `from_dataset`, `from_idx`, `digits`, `openmoji` or `load_units`, which all
+    take
 
     size: None if all images have one size, else `14`, `"14"`, `"14x20"` or `(14, 20)` (height, width).
         Images are cropped about the centre to its aspect ratio, then shrunk by the exact area average (a
         whole-number factor gives the block mean, rounded half to even) or enlarged bicubically.
     channels: None if all are grey or all in colour, else 1 or 3. Grey is repeated, colour becomes its luma.
+    background: what transparent pictures are put on: `"white"` (the default), `"black"`, `"#rrggbb"` or three numbers.
+    skip_broken: leave out pictures that cannot be read (the report counts them) instead of listing all in an error.
+    duplicates: what to do with a picture that several units have, since it would stay when one of them is removed:
+        `"refuse"` (an error with names, the default), `"merge"` (units that share a picture become one), `"drop"` (the
+        picture is left out of all of them) or `"keep"` (the default of `from_arrays`, which warns). With `"drop"` a
+        unit's content depends on which pictures others have; that is settled here, before any training.
+    cache: whether a folder's decoded pictures may be kept in, and read from, the user's cache directory.
+    quiet: no progress display.
 
     and raise `DataError`, naming the file or row, for data that cannot be used, `SettingsError` for an
-    impossible size, channels or limit. Alpha is composited on white, EXIF orientation applied, 16 bits are
-    rounded to 8, and of an animation the first frame is taken. Memory stays about the size of `images`.
+    impossible setting. EXIF orientation is applied, 16 bits are rounded to 8, and of an animation the first
+    frame is taken. Memory stays about the size of `images`; those of more than 1 GiB are mapped from a file.
     """
 
     ids: tuple[str, ...]
     images: np.ndarray
     owner: np.ndarray
+    report: LoadReport | None = None
 
     def __post_init__(self) -> None:
         ids = tuple(self.ids)
-        _check_ids(ids)
+        check_ids(ids)
         images, owner = self.images, np.array(self.owner, dtype=np.int64)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
             raise DataError(f"images must be uint8 (images, H, W, 1 or 3), got {images.dtype} {images.shape}")
@@ -63,9 +77,9 @@ class Units:
         if not sound or (np.diff(owner) < 0).any():
             raise DataError("owner must be each image's unit, in order, with an image for every unit")
         sealed = images.flags.owndata and images.flags.c_contiguous and not images.flags.writeable
-        if not (sealed and _is_sorted_within_units(images, owner)):
+        if not (sealed and is_sorted_within_units(images, owner)):
             images = np.array(images, order="C")  # a copy, which nobody else can change
-            _sort_within_units(images, owner)
+            sort_within_units(images, owner)
         for name, value in (("ids", ids), ("images", images), ("owner", owner)):
             object.__setattr__(self, name, value)
         self._freeze()
@@ -102,7 +116,7 @@ class Units:
         then the images' pixels in their stored order. It depends on nothing but pixels: not on the id, nor
         on file names, their order or their format.
         """
-        return tuple(_digest(self.images[start:stop]) for start, stop in self._bounds)
+        return tuple(digest_of(self.images[start:stop]) for start, stop in self._bounds)
 
     def digest(self, id: str) -> str:
         """The SHA-256 (hex) of one unit's content, see `digests`. `DataError` for an unknown id."""
@@ -143,7 +157,7 @@ class Units:
 
     @cached_property
     def _bounds(self) -> list[tuple[int, int]]:
-        return _bounds(self.owner, len(self))
+        return bounds_of(self.owner, len(self))
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -165,10 +179,9 @@ class Units:
         ids: Iterable[object] | None = None,
         *,
         group: bool = False,
-        size: Size = None,
-        channels: int | None = None,
+        **options: Unpack[LoadOptions],
     ) -> Units:
-        """Units from a NumPy array or torch tensor, one unit per image unless `group`.
+        """Units from a NumPy array or torch tensor, one unit per image unless `group`; `options` as in `Units`.
 
         images: `(N, H, W)`; or with 4 dimensions, `(N, H, W, C)` for NumPy and anything NumPy can turn into
             an array, `(N, C, H, W)` for torch tensors: the type alone decides the layout, never the numbers.
@@ -176,7 +189,12 @@ class Units:
         ids: N texts or numbers, used as their text; `unit-0000` on if not given.
         group: equal ids form one unit, in order of first appearance. Without it a repeated id is an error.
         """
-        return cls._from_entries(sources.array_entries(images, ids, group), size, channels)
+        settings = LoadSettings.of(options, duplicated="keep")
+        units = cls._load(sources.array_source(images, ids, group), settings)
+        shared = units.report.shared if units.report else None
+        if shared and "duplicates" not in options:
+            warnings.warn(shared, stacklevel=2)
+        return units
 
     @classmethod
     def from_folder(
@@ -184,23 +202,25 @@ class Units:
         path: str | Path,
         *,
         unit_column: str | None = None,
-        size: Size = None,
-        channels: int | None = None,
+        table: str | Path | None = None,
+        **options: Unpack[LoadOptions],
     ) -> Units:
-        """Units from image files, sorted by id. Three kinds of folder:
+        """Units from image files, sorted by id; `options` as in `Units`. Three kinds of folder:
 
-        - with a table `metadata.csv`, `.jsonl` or `.parquet` (the Hugging Face imagefolder convention): the
-          column `file_name` holds paths relative to the folder, possibly in sub-folders, and decides which
-          files are used. Without `unit_column` each row is a unit, its id the path without its suffix; with
-          it, rows of equal value in that column form one unit, its id the value as text.
+        - with a table `metadata.csv`, `.jsonl` or `.parquet` (the Hugging Face imagefolder convention), or with one
+          elsewhere, given as `table`: the column `file_name` holds paths relative to the folder, possibly in
+          sub-folders, and decides which files are used. Without `unit_column` each row is a unit, its id the path
+          without its suffix; with it, rows of equal value in that column form one unit, its id the value as text.
+          The unit column `folder`, unless the table has one, is the first folder of each path.
         - of sub-folders: each is a unit, its id the sub-folder's name, with all images in it, at any depth.
         - of images: each is a unit, its id the file name without its suffix.
 
         Image files are those ending in .bmp, .gif, .jpeg, .jpg, .pbm, .pgm, .png, .pnm, .ppm, .tif, .tiff or
-        .webp in any case; others and hidden ones are ignored, unless a table lists them. Symbolic links are
-        followed.
+        .webp in any case, .avif if Pillow reads it, and .heic and .heif with the extra `heif`. Others, and hidden
+        ones, are passed over and counted in the report, unless a table lists them. Symbolic links are followed.
         """
-        return cls._from_entries(sources.folder_entries(Path(path), unit_column), size, channels)
+        settings = LoadSettings.of(options)
+        return cls._load(folders.folder_source(Path(path), unit_column, Path(table) if table else None), settings)
 
     @classmethod
     def from_dataset(
@@ -210,17 +230,17 @@ class Units:
         image_column: str = "image",
         unit_column: str | None = None,
         id_column: str | None = None,
-        size: Size = None,
-        channels: int | None = None,
+        **options: Unpack[LoadOptions],
     ) -> Units:
         """Units from a Hugging Face `datasets.Dataset` (one split, not streamed), in its order.
 
         image_column: encoded images (feature `Image`), or numbers as in `from_arrays`, channels last.
         unit_column: rows of equal value form one unit, its id the value as text (a class label's name).
         id_column: one unit per row, its id the value as text. With neither, ids are `row-0000` on.
+        options: as in `Units`.
         """
-        entries = sources.dataset_entries(dataset, image_column, unit_column, id_column)
-        return cls._from_entries(entries, size, channels)
+        settings = LoadSettings.of(options)
+        return cls._load(hub_datasets.dataset_source(dataset, image_column, unit_column, id_column), settings)
 
     @classmethod
     def from_idx(
@@ -230,175 +250,99 @@ class Units:
         *,
         unit_column: str | None = None,
         limit: int | None = None,
-        size: Size = None,
-        channels: int | None = None,
+        **options: Unpack[LoadOptions],
     ) -> Units:
         """Units from MNIST's IDX format, plain or gzipped: one per image, `image-0000` on.
 
         labels: the labels' IDX file, used with `unit_column`; by default the one beside the images.
         unit_column: `"label"` makes one unit of all images with one label, its id the label.
         limit: only the first so many images.
+        options: as in `Units`.
         """
         labels = Path(labels) if labels else None
-        entries = sources.idx_entries(Path(images), labels, unit_column, limit, "image")
-        return cls._from_entries(entries, size, channels)
+        source = idx.idx_source(Path(images), labels, unit_column, limit, "image")
+        return cls._load(source, LoadSettings.of(options))
 
     @classmethod
-    def digits(cls, count: int = 48, *, size: Size = None, channels: int | None = None) -> Units:
+    def digits(cls, count: int = 48, *, unit_column: str | None = None, **options: Unpack[LoadOptions]) -> Units:
         """The first `count` (at most 256) of the bundled MNIST test digits, 28 x 28 grey, `digit-0000` on.
 
-        Digit k shows k mod 10, so every count is as balanced over the ten classes as it can be.
+        Digit k shows k mod 10, so every count is as balanced over the ten classes as it can be. With the unit column
+        `"label"` all images of one class are a unit. `options` as in `Units`.
         """
-        return cls._digits(count, None, size, channels)
-
-    @classmethod
-    def _digits(cls, count: int, unit_column: str | None, size: Size, channels: int | None) -> Units:
         if not 1 <= count <= BUNDLED_DIGITS:
             raise DataError(f"{count} digits were asked for, 1 to {BUNDLED_DIGITS} are bundled")
         with as_file(files("ablatable") / "data" / "assets") as assets:
-            images = assets / "digits-images-idx3-ubyte.gz"
-            entries = sources.idx_entries(images, None, unit_column, count, "digit")
-        return cls._from_entries(entries, size, channels)
+            source = idx.idx_source(assets / "digits-images-idx3-ubyte.gz", None, unit_column, count, "digit")
+        return cls._load(source, LoadSettings.of(options))
 
     @classmethod
-    def _from_entries(cls, entries: Sequence[sources.Entry], size: Size, channels: int | None) -> Units:
-        """Decode one picture after another into the one array, each at its unit's place."""
-        target = parse_size(size)
-        check_channels(channels)
-        if not entries:
-            raise DataError("no images found; expected at least one")
-        rows = {id: row for row, id in enumerate(dict.fromkeys(entry.unit for entry in entries))}
-        _check_ids(tuple(rows))
-        owner = np.array([rows[entry.unit] for entry in entries])
-        images = np.empty(0, np.uint8)
-        for done, place in enumerate(np.argsort(np.argsort(owner, kind="stable"), kind="stable")):
-            pixels = fit(recolour(entries[done].load(), channels), target)
-            if done == 0:
-                images = np.empty((len(entries), *pixels.shape), np.uint8)
-            elif pixels.shape != images.shape[1:]:
-                raise DataError(_disagreement(entries[0].name, images.shape[1:], entries[done].name, pixels.shape))
-            images[place] = pixels
-        owner.sort()
-        _sort_within_units(images, owner)
-        images.flags.writeable = False
-        return cls(tuple(rows), images, owner)
+    def openmoji(
+        cls, artists: int | Iterable[str] | None = None, *, by: str = "artist", **options: Unpack[LoadOptions]
+    ) -> Units:
+        """The bundled OpenMoji drawings: 1,675 by 96 designers, 32 x 32 in colour on white; sorted by id.
+
+        artists: only drawings by the so many artists who have most, or by those named; all if not given.
+        by: what is a unit: `"artist"`, `"picture"` (ids such as `grinning-face-1F600`), `"group"` or `"subgroup"`.
+        options: as in `Units`; `size=16` and `size=24` shrink the drawings by the area average.
+
+        No drawing is another's copy, also at 24 x 24 and 16 x 16. The drawings are by OpenMoji, CC BY-SA 4.0.
+        """
+        return cls._load(openmoji.openmoji_source(artists, by), LoadSettings.of(options))
+
+    @classmethod
+    def _load(cls, source: sources.Source, settings: LoadSettings) -> Units:
+        loaded = load(source, settings)
+        check_ids(loaded.ids)
+        made = object.__new__(cls)  # what was loaded is nobody else's and in order: neither copied nor checked again
+        values = {"ids": loaded.ids, "images": loaded.images, "owner": loaded.owner, "report": loaded.report}
+        for name, value in values.items():
+            object.__setattr__(made, name, value)
+        made._freeze()
+        return made
 
 
 def load_units(
-    source: str | Path, *, unit_column: str | None = None, size: Size = None, channels: int | None = None
+    source: str | Path,
+    *,
+    unit_column: str | None = None,
+    table: str | Path | None = None,
+    **options: Unpack[LoadOptions],
 ) -> Units:
-    """Units from what the command line calls DATA.
+    """Units from what the command line calls DATA; `options` as in `Units`.
 
     - `digits` or `digits:48`: the bundled digits (a folder of that name is `./digits`);
+    - `openmoji`, or `openmoji:32` for the drawings of the 32 artists who have most; the unit column is `artist` (if
+      none is given), `picture`, `group` or `subgroup`;
     - a folder as in `Units.from_folder`, or one with one IDX file of images (`...images-idx3-ubyte[.gz]`);
     - an IDX file of images, plain or gzipped (its labels beside it, for the unit column `label`);
     - a `.npy` file of images, or a `.npz` file with `images`, optionally `ids`, and unit columns.
     """
     name, colon, count = str(source).partition(":")
-    if name == "digits":
+    if name in ("digits", "openmoji"):
         if colon and not count.isdecimal():
-            raise DataError(f"{source!r} is not understood; write digits, or digits:48 for the first 48")
-        return Units._digits(int(count) if colon else 48, unit_column, size, channels)
+            raise DataError(f"{source!r} is not understood; write {name}, or {name}:{'48' if name == 'digits' else 32}")
+        if table:
+            raise DataError(
+                f"{name} is bundled, so a table of files says nothing about it; leave {option('table')} out"
+            )
+        if name == "openmoji":
+            return Units.openmoji(int(count) if colon else None, by=unit_column or "artist", **options)
+        return Units.digits(int(count) if colon else 48, unit_column=unit_column, **options)
     path = Path(source)
     if not path.exists():
         raise DataError(
-            f"there is no {path}; give a folder, an IDX, .npz or .npy file, or digits for the bundled digits"
+            f"there is no {path}; give a folder, an IDX, .npz or .npy file, or digits or openmoji for bundled pictures"
         )
     if path.suffix.lower() in (".npy", ".npz"):
-        return Units._from_entries(sources.npy_entries(path, unit_column), size, channels)
-    if path.suffix.lower() in sources.IMAGE_SUFFIXES and path.is_file():
+        return Units._load(sources.npy_source(path, unit_column), LoadSettings.of(options))
+    if path.suffix.lower() in folders.readable_suffixes() and path.is_file():
         raise DataError(f"{path} is a single image; give the folder that holds the images")
     if path.is_file():
-        return Units.from_idx(path, unit_column=unit_column, size=size, channels=channels)
-    found = sources.idx_images_in(path)
+        return Units.from_idx(path, unit_column=unit_column, **options)
+    found = idx.idx_images_in(path)
     if len(found) > 1:
         raise DataError(f"{path} has several IDX files of images; give one of them: {', '.join(map(str, found))}")
     if found:
-        return Units.from_idx(found[0], unit_column=unit_column, size=size, channels=channels)
-    return Units.from_folder(path, unit_column=unit_column, size=size, channels=channels)
-
-
-def to_model(images: np.ndarray) -> torch.Tensor:
-    """As networks see it: uint8 `(..., H, W, C)` -> float32 `(..., C, H, W)` in [-1, 1], x / 127.5 - 1."""
-    import torch
-
-    if images.dtype != np.uint8:
-        raise TypeError(f"to_model takes uint8 pixels, got {images.dtype}")
-    pixels = torch.tensor(images).movedim(-1, -3)
-    return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
-
-
-def to_images(x: torch.Tensor) -> np.ndarray:
-    """The inverse of `to_model`: float `(..., C, H, W)` -> uint8 `(..., H, W, C)`.
-
-    Clamped to [-1, 1], scaled, rounded half to even. `AblatableError` for NaN, which no pixel can show.
-    """
-    import torch
-
-    x = x.detach().cpu()
-    x = x if x.dtype == torch.float64 else x.float()
-    if x.isnan().any():
-        raise AblatableError(
-            "a sample contains NaN: the model diverged; train with a smaller learning rate or more precision"
-        )
-    pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return np.ascontiguousarray(pixels.movedim(-3, -1).numpy())
-
-
-# --- helpers ---
-
-
-def _check_ids(ids: tuple[str, ...]) -> None:
-    seen: set[str] = set()
-    for id in ids:
-        if not isinstance(id, str) or not id.strip():
-            raise DataError(f"{id!r} is not a unit's id; ids are texts that are not blank")
-        try:
-            id.encode()
-        except UnicodeEncodeError:  # a file name that is not in the file system's encoding
-            raise DataError(f"id {id!r} cannot be written in UTF-8; rename the file") from None
-        if id in seen:
-            raise DataError(f"duplicate id {id!r}; every unit needs its own")
-        seen.add(id)
-
-
-def _bounds(owner: np.ndarray, units: int) -> list[tuple[int, int]]:
-    edges = np.searchsorted(owner, np.arange(units + 1)).tolist()
-    return list(pairwise(edges))
-
-
-def _orders_within_units(images: np.ndarray, owner: np.ndarray) -> Iterable[tuple[int, int, list[int]]]:
-    """For each unit of several images, where it is and the order that sorts its images by their SHA-256."""
-    for start, stop in _bounds(owner, int(owner[-1]) + 1 if len(owner) else 0):
-        if stop - start > 1:
-            hashes = [hashlib.sha256(image).digest() for image in images[start:stop]]
-            yield start, stop, sorted(range(stop - start), key=hashes.__getitem__)
-
-
-def _is_sorted_within_units(images: np.ndarray, owner: np.ndarray) -> bool:
-    return all(order == list(range(stop - start)) for start, stop, order in _orders_within_units(images, owner))
-
-
-def _sort_within_units(images: np.ndarray, owner: np.ndarray) -> None:
-    for start, stop, order in _orders_within_units(images, owner):
-        images[start:stop] = images[start:stop][order]
-
-
-def _digest(images: np.ndarray) -> str:
-    digest = hashlib.sha256(b"ablatable unit v1\0" + struct.pack("<4Q", *images.shape))
-    digest.update(images.data)
-    return digest.hexdigest()
-
-
-def _disagreement(first: str, first_shape: tuple[int, ...], name: str, shape: tuple[int, ...]) -> str:
-    (height, width, channels), (h, w, c) = first_shape, shape
-    if (height, width) != (h, w):
-        return (
-            f"mixed sizes: {first} is {height}x{width}, {name} is {h}x{w} (height x width); "
-            "give one size for all: --size 28, or size=28 in Python"
-        )
-    kinds = {1: "grey", 3: "in colour"}
-    return (
-        f"mixed channels: {first} is {kinds[channels]}, {name} is {kinds[c]}; "
-        "give channels=1 (grey) or channels=3 (colour)"
-    )
+        return Units.from_idx(found[0], unit_column=unit_column, **options)
+    return Units.from_folder(path, unit_column=unit_column, table=table, **options)

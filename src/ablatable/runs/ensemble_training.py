@@ -18,10 +18,11 @@ from .._runtime.files import file_hash, json_hash, move_folder_into_place, read_
 from .._runtime.outputs import check_clearable, output_folder
 from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings, environment
-from ..codes.code import Code
+from ..codes.code import RANDOM, Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe
 from ..errors import SettingsError, StoreError, command
+from .loading_record import EVENT
 from .run import FORMAT, RUN, Run, component_folder
 
 if TYPE_CHECKING:
@@ -106,8 +107,12 @@ def make_run(
         "units_sha256": units.fingerprint(),
         "torch": version("torch"),
     }
+    if code.design == RANDOM:  # runs of other codes, and older ones, have no such key
+        settings["code_design"] = RANDOM
     with output_folder(path, RUN, overwrite=overwrite):
         _open_for_training(path, settings, units, code)
+        if units.report is not None:
+            log(path, event=EVENT, **units.report.as_dict())
         if not (path / "ensemble.json").exists():
             _remove_damaged(path, recipe.component.kind)
         tasks = [task_of(units, code, recipe, seed, number, path, execution.device) for number in present]

@@ -25,7 +25,7 @@ import numpy as np
 from .._runtime.files import canonical_json, file_hash, json_hash, read_json
 from .._runtime.merkle import commit
 from .._runtime.outputs import OutputKind
-from ..codes.code import Code
+from ..codes.code import RANDOM, Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe, recipe_from
 from ..errors import AblatableError, CodeError, DataError, SettingsError, StoreError, command, option
@@ -84,7 +84,8 @@ class Run:
         table = read_units_table(self.path)
         self.ids: tuple[str, ...] = tuple(table["unit"])
         self.digests: tuple[str, ...] = tuple(table["sha256"])
-        self.design = Code.from_words(table["codeword"].to_list(), allow_dummy=True)
+        design = Code.from_words(table["codeword"].to_list(), allow_dummy=True)
+        self.design = design.as_random() if settings.get("code_design") == RANDOM else design
         self.present: tuple[int, ...] = tuple(settings["present"])
         self.code = self.design.columns(self.present)
         if self.design.digest() != settings["code_sha256"]:
@@ -187,6 +188,12 @@ class Run:
     def survivors(self, without: Sequence[str]) -> np.ndarray:
         """Components that saw none of these units, bool (components,); `CodeError` if there is none."""
         return surviving(self.code, self.rows(without), list(without))
+
+
+def recorded_code(path: str | Path) -> str | None:
+    """The digest of the code that the run at `path` was begun with, finished or not; None if there is no run."""
+    known = Path(path) / "settings.json"
+    return read_json(known).get("code_sha256") if known.exists() else None
 
 
 def component_folder(run: Path, number: int) -> Path:

@@ -19,10 +19,12 @@ import numpy as np
 from .._runtime.execution import Execution
 from .._runtime.outputs import check_folder
 from ..codes.code import Code
+from ..data.loading import LoadOptions
 from ..data.units import Units, load_units
 from ..diffusion.recipe import Recipe
 from ..errors import CodeError, DataError, SettingsError, command, option
 from ..runs.ensemble_training import make_run, reusable, task_of
+from ..runs.loading_record import options_of
 from ..runs.run import RUN, Run
 
 
@@ -145,7 +147,8 @@ def run_units(run: Run, data: str | Path | None, unit_column: str | None = None)
     if data is None:
         return run.units()
     channels, height, width = run.shape
-    source = load_units(data, unit_column=unit_column, size=(height, width), channels=channels)
+    options: LoadOptions = {**options_of(run.path), "size": (height, width), "channels": channels}
+    source = load_units(data, unit_column=unit_column, **options)
     if missing := sorted(set(run.ids) - set(source.ids)):
         raise DataError(f"{data} lacks unit '{missing[0]}' of {run.path}, and {len(missing) - 1} more")
     units = source.select(run.ids)

@@ -25,6 +25,7 @@ from ..data.units import Units
 from ..errors import SettingsError
 from ..runs.component_training import TrainTask, first_marks, train_component
 from ..runs.ensemble_training import task_of
+from ..runs.loading_record import background_of
 from ..runs.run import Run, check_run, component_folder
 
 NEAR = 0.95
@@ -76,7 +77,8 @@ def audit_image(run: str | Path, image: str | Path) -> Audit:
     """Audit a picture, brought to the run's size and channels as training data are; `DataError` if it is unreadable."""
     wrong, opened = _chain(run)
     channels, height, width = opened.shape
-    pixels = fit(recolour(read_picture(Path(image), str(image)), channels), (height, width))[None]
+    picture = read_picture(Path(image), str(image), background_of(opened.path))
+    pixels = fit(recolour(picture, channels), (height, width))[None]
     return _audit(opened, str(image), Units((str(image),), pixels, np.zeros(1, np.int64)).digests[0], pixels, wrong)
 
 

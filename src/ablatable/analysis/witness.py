@@ -1,0 +1,318 @@
+"""The witness test: which training units do the components recognise in an image?
+
+Components that trained on a unit have seen its images, the others have not. Add noise to a picture again and let every
+component, by itself, predict the clean picture: if those that saw the unit predict more of the unit's image than those
+that did not, more than chance allows, the unit influences what the ensemble predicts at this picture. Codewords are
+dealt at random (`Code.random`), so this is a randomised experiment and its p-values are exact, see `exchangeable`. It
+takes no counterfactual: `DRAWS` passes of every component at each picture, less than drawing it.
+
+With x_t = sqrt(a) x_0 + sqrt(1 - a) eps and component i's prediction eps_i, its prediction of the clean picture is
+x_i = (x_t - sqrt(1 - a) eps_i) / sqrt(a). What it says about a unit with image y is
+
+    v_i = <x_i - mean_j x_j, y - mean image>,    averaged over draws of eps,
+
+and a codeword w scores sum_i w_i v_i. Of a unit of several images, the one nearest to the picture speaks for it.
+
+A picture is tested, never a unit: the components' loss on the unit's own images would tell that they trained on it, for
+any picture, and is not looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._runtime.rng import generator
+from .._runtime.stats import q_values
+from ..data.distance import pairwise
+from ..data.units import Units
+from ..diffusion.sampling_settings import Sampling
+from ..errors import SettingsError
+from ..runs.run import Run
+from .exchangeable import Reference, standardised
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import nn
+
+    from ..diffusion.schedule import Schedule
+
+ABAR = 0.97  # how much of the picture is left when noise is added: docs/results/witness.md says why
+DRAWS = 4  # noises added to each picture
+LEVEL = 0.1  # false discovery rate at which units are marked
+ALPHA = 0.05  # level of the one test that is named beforehand, of the nearest unit
+ROWS = 64  # pictures, noise and all, that a component sees at once
+IMAGES = 4096  # training images compared at once, for bounded memory
+
+
+@dataclass(frozen=True, eq=False)
+class Witness:
+    """What the components say about some pictures; arrays are (units, samples) unless stated.
+
+    Attributes:
+        units: ids of the units tested.
+        seeds: of the samples, (samples,).
+        factual: the pictures, uint8 (samples, H, W, C).
+        score: how much more the components that saw the unit predict of it than those that did not, in standard
+            deviations over all codewords; float64.
+        p: p-values of each unit alone; float64.
+        q: these adjusted over the units of each sample (Benjamini & Yekutieli 2001, for any dependence); float64.
+        nearest: row of the unit nearest to each sample, by pixels, among those tested; int (samples,).
+        nearest_distance: how far it is, in the paper's unit; float32 (samples,).
+        words: how many codewords each unit's own is compared with, itself included; int (units,).
+        exact: whether the run's code was drawn by `Code.random`, so that p-values are exact.
+    """
+
+    units: tuple[str, ...]
+    seeds: tuple[int, ...]
+    factual: np.ndarray
+    score: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+    nearest: np.ndarray
+    nearest_distance: np.ndarray
+    words: np.ndarray
+    exact: bool
+
+    @property
+    def nearest_p(self) -> np.ndarray:
+        """p-value of each sample's nearest unit, float64 (samples,). One test, for the picture alone names the unit."""
+        return self.p[self.nearest, np.arange(len(self.seeds))]
+
+    def marked(self, level: float = LEVEL) -> np.ndarray:
+        """Units that stand out at this false discovery rate: bool (units, samples)."""
+        return self.q <= level
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row per sample and unit, a sample's surest units first.
+
+        Columns: sample, seed, unit, score, p, q, marked, nearest.
+        """
+        import polars as pl
+
+        units, samples = self.score.shape
+        row, column = np.indices((units, samples))
+        table = pl.DataFrame(
+            {
+                "sample": column.T.ravel(),
+                "seed": np.repeat(self.seeds, units),
+                "unit": list(self.units) * samples,
+                "score": self.score.T.ravel(),
+                "p": self.p.T.ravel(),
+                "q": self.q.T.ravel(),
+                "marked": self.marked().T.ravel(),
+                "nearest": (row == self.nearest).T.ravel(),
+            }
+        )
+        return table.sort(["sample", "p", "score"], descending=[False, False, True], maintain_order=True)
+
+    def headline(self) -> str:
+        """All samples' outcome in one sentence."""
+        hits = int((self.nearest_p <= ALPHA).sum())
+        any_marked = int(self.marked().any(axis=0).sum())
+        return (
+            f"The components recognise the nearest training unit in {hits} of {len(self.seeds)} samples "
+            f"(p <= {ALPHA:g}, one test per sample; {ALPHA:.0%} would by chance), and some unit at a false discovery "
+            f"rate of {LEVEL:g} in {any_marked}."
+        )
+
+    def verdict(self, sample: int) -> str:
+        """One sample's outcome in words."""
+        unit, p = self.units[self.nearest[sample]], self.nearest_p[sample]
+        says = "denoise this sample towards it more than chance allows" if p <= ALPHA else "do so no more than chance"
+        text = f"nearest unit {unit}: the components that saw it {says} (p = {p:.2g}, one test)"
+        marked = np.flatnonzero(self.marked()[:, sample])
+        if len(marked):
+            order = marked[np.argsort(self.p[marked, sample], kind="stable")]
+            names = ", ".join(self.units[k] for k in order[:5]) + (f" and {len(order) - 5} more" * (len(order) > 5))
+            return f"{text}; at a false discovery rate of {LEVEL:g}, {len(marked)} of {len(self.units)} units: {names}"
+        if self.least_q() > LEVEL:
+            return (
+                f"{text}; a single unit among {len(self.units)} cannot reach q <= {LEVEL:g} with {self._alternatives()}"
+            )
+        return f"{text}; no unit stands out among all {len(self.units)} at a false discovery rate of {LEVEL:g}"
+
+    def least_q(self) -> float:
+        """The smallest q-value that one unit alone can reach."""
+        alone = np.ones(len(self.units))
+        alone[0] = 1 / self.words.max()
+        return float(q_values(alone, any_dependence=True)[0])
+
+    def _alternatives(self) -> str:
+        return f"{self.words.max() - 1} unused codewords"
+
+
+def witness(
+    run: str | Path | Run,
+    seeds: Iterable[int] | str,
+    *,
+    units: Iterable[str] | None = None,
+    sampling: Sampling = Sampling(),
+    device: str = "cpu",
+) -> Witness:
+    """Draw samples of a run and test which training units its components recognise in them.
+
+    Args:
+        run: a complete run.
+        seeds: one sample each, integers or text such as "0-9".
+        units: ids of the units to test; None = all. Fewer tests cost less in `q`, if they are named beforehand.
+        sampling: how to draw the samples; the same as a universe's gives the same pictures.
+        device: `cpu`, `cuda` or `cuda:k`.
+
+    Returns:
+        Scores, p-values and q-values of every unit and sample.
+
+    Raises:
+        SettingsError: fewer than two components are present, or no units are named. DataError: an unknown unit.
+    """
+    from .._runtime.devices import one_thread
+    from ..diffusion.sampling import parse_seeds
+    from ..universes.drawing import draw
+    from ..universes.enumeration import BATCH
+
+    opened = run if isinstance(run, Run) else Run(run)
+    chosen = parse_seeds(seeds if isinstance(seeds, str) else list(seeds))
+    sampling.check(opened.recipe.schedule)
+    with one_thread():
+        drawn = draw(
+            opened.ensemble(batch=BATCH[sampling.precision], precision=sampling.precision, device=device),
+            np.zeros((1, opened.code.components), bool),
+            chosen,
+            shape=opened.shape,
+            schedule=opened.recipe.schedule,
+            sampling=sampling,
+            device=device,
+        )[0]
+        return witness_pictures(opened, np.moveaxis(drawn, 1, -1), chosen, units=units, device=device)
+
+
+def witness_pictures(
+    run: Run,
+    pictures: np.ndarray,
+    seeds: Sequence[int],
+    *,
+    units: Iterable[str] | None = None,
+    device: str = "cpu",
+) -> Witness:
+    """As `witness`, for pictures that are there, uint8 (samples, H, W, C); `seeds` are only handed through."""
+    rows = np.array(run.rows(list(dict.fromkeys(units))) if units is not None else range(len(run.ids)), int)
+    if not len(rows):
+        raise SettingsError("no units are named; name one or more, or none for all of them")
+    if len(run.present) < 2:
+        raise SettingsError(f"{run.path} has one component, and a witness test compares components with one another")
+    training = run.units()
+    components = (run.load_component(number).to(device) for number in range(len(run.present)))
+    said = denoised(components, run.recipe.schedule, pictures, device=device)
+    evidence, distance = unit_evidence(said, training, pictures)  # (n, units, samples), (units, samples)
+    reference, words = Reference(run.design), run.design.matrix[rows]
+    score = np.empty((len(rows), len(pictures)))
+    p = np.empty_like(score)
+    for sample in range(len(pictures)):
+        said = evidence[:, rows, sample]
+        score[:, sample] = standardised(words[:, list(run.present)], said)
+        everywhere = np.zeros((run.design.components, len(rows)))
+        everywhere[list(run.present)] = said  # components that are gone say nothing
+        p[:, sample] = reference.p_values(everywhere, rows, (run.digest, _name(pictures[sample])))
+    nearest = distance[rows].argmin(axis=0)
+    return Witness(
+        units=tuple(run.ids[row] for row in rows),
+        seeds=tuple(int(seed) for seed in seeds),
+        factual=pictures,
+        score=score,
+        p=p,
+        q=q_values(p, any_dependence=True),
+        nearest=nearest,
+        nearest_distance=distance[rows][nearest, np.arange(len(pictures))],
+        words=np.array([reference.size(int(weight)) for weight in words.sum(axis=1)]),
+        exact=reference.exact,
+    )
+
+
+def unit_evidence(said: np.ndarray, training: Units, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What each component says about each unit at each picture, and how far the unit is.
+
+    Args:
+        said: the components' predictions, see `denoised`.
+        training: units whose images are asked for; those of the run, or any others.
+        pictures: uint8 (samples, H, W, C).
+
+    Returns:
+        v as in the module's docstring, with pixels in [-1, 1], of each unit's image nearest to the picture, float64
+        (components present, units, samples); and that image's distance in the paper's unit, float32 (units, samples).
+    """
+    speaker, distance = _nearest_images(pictures, training)
+    flat = training.images.reshape(len(training.images), -1)
+    mean = flat.mean(axis=0, dtype=np.float64)
+    evidence = np.empty((len(said), len(training), len(pictures)))
+    for sample in range(len(pictures)):
+        for first in range(0, len(training), IMAGES):
+            part = slice(first, first + IMAGES)
+            towards = (flat[speaker[part, sample]] - mean) / 127.5  # (units, D)
+            evidence[:, part, sample] = said[:, sample] @ towards.T
+    return evidence, distance
+
+
+def _nearest_images(pictures: np.ndarray, training: Units) -> tuple[np.ndarray, np.ndarray]:
+    """Of each unit, the image nearest to each picture and its distance: int and float32 (units, samples)."""
+    starts = np.flatnonzero(np.diff(training.owner, prepend=-1))
+    away = np.concatenate(
+        [pairwise(training.images[k : k + IMAGES], pictures) for k in range(0, len(training.images), IMAGES)]
+    )  # (images, samples)
+    least = np.minimum.reduceat(away, starts, axis=0)
+    number = np.arange(len(away))[:, None]
+    first = np.where(away == least[training.owner], number, len(away))
+    return np.minimum.reduceat(first, starts, axis=0), least
+
+
+def denoised(
+    components: Iterable[nn.Module], schedule: Schedule, pictures: np.ndarray, *, device: str = "cpu"
+) -> np.ndarray:
+    """Every component's prediction of the clean picture, averaged over draws of noise, less the components' mean.
+
+    Args:
+        components: denoisers on `device`; they may be loaded one after another.
+        schedule: the noise schedule that they were trained with.
+        pictures: uint8 (samples, H, W, C).
+
+    Returns:
+        float64 (components, samples, D), D = C H W in the order of `pictures`' last three axes.
+    """
+    import torch
+
+    from ..data.units import to_model
+
+    t, abar = level(schedule)
+    clean = np.repeat(to_model(pictures).numpy(), DRAWS, axis=0)  # (samples * draws, C, H, W)
+    noise = np.concatenate(list(_noises(pictures, clean.shape[1:])))
+    noisy = torch.from_numpy(np.float32(abar**0.5) * clean + np.float32((1 - abar) ** 0.5) * noise)
+    shape, said = noisy.shape[1:], []
+    with torch.inference_mode():
+        for component in components:
+            parts = [component(noisy[k : k + ROWS].to(device), t).cpu() for k in range(0, len(noisy), ROWS)]
+            eps = torch.cat(parts).double().numpy().reshape(len(pictures), DRAWS, *shape).mean(axis=1)
+            # x_t is common to all components, and goes with the mean
+            said.append(-(((1 - abar) / abar) ** 0.5) * np.moveaxis(eps, 1, -1).reshape(len(pictures), -1))
+    return np.array(said) - np.mean(said, axis=0)
+
+
+def level(schedule: Schedule) -> tuple[int, float]:
+    """The timestep whose abar is nearest to ABAR, and that abar."""
+    abar = schedule.alphas_cumprod().numpy()
+    t = int(np.abs(abar - ABAR).argmin())
+    return t, float(abar[t])
+
+
+def _noises(pictures: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """A picture's noises, float32 (DRAWS, C, H, W) each: a function of its pixels alone, whatever it comes with."""
+    for picture in pictures:
+        name = _name(picture)
+        yield np.stack([generator("witness", name, k).standard_normal(shape, dtype=np.float32) for k in range(DRAWS)])
+
+
+def _name(picture: np.ndarray) -> str:
+    return hashlib.sha256(picture.tobytes()).hexdigest()

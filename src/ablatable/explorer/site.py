@@ -1,0 +1,251 @@
+"""Write the site: the page's own files, and a run's content beside them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._runtime.files import canonical_json, json_hash, move_folder_into_place, read_json, writing
+from ..errors import SettingsError, StoreError, option
+from .content import (
+    MEGABYTE,
+    Content,
+    Drawing,
+    add_components,
+    add_factual,
+    add_universe,
+    describe,
+    drawing_of,
+    versions,
+)
+
+if TYPE_CHECKING:
+    from ..diffusion.sampling_settings import Sampling
+    from ..runs.run import Run
+    from ..universes.reader import Universe
+
+MANIFEST = "data/manifest.json"
+SEEDS = tuple(range(8))
+STEPS = 25  # without a universe: half as many as the library takes otherwise, as a visitor waits
+NOT_SHIPPED = ("*.d.mts",)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site that was written.
+
+    Attributes:
+        path: its folder.
+        bytes: of all its files.
+        needs_server: whether it is too big for a browser, so that `serve` must run the ensemble.
+        samples, of: how many of the universe's samples have their stored pictures on it; (0, 0) without a universe.
+        was_there: whether an earlier call had written it.
+    """
+
+    path: Path
+    bytes: int
+    needs_server: bool
+    samples: int
+    of: int
+    was_there: bool = False
+
+
+def write_explorer(
+    run: str | Path | Run,
+    *,
+    out: str | Path,
+    universe: str | Path | Universe | None = None,
+    seeds: Sequence[int] | None = None,
+    sampling: Sampling | None = None,
+    max_mb: float = 60,
+    overwrite: bool = False,
+) -> Site:
+    """Write a folder that runs an ensemble in a visitor's browser; any static host can serve it.
+
+    Args:
+        run: a trained run, or its path.
+        out: the folder. A site of the same run and settings that is there is kept.
+        universe: a universe of the run. Its pictures, distances, p and q are put on the page, and the page draws its
+            seeds in its way.
+        seeds: without a universe, the samples on the page; 0 to 7 if not given.
+        sampling: without a universe, how they are drawn; `ddpm` with 25 steps if not given.
+        max_mb: an ensemble of more megabytes is not sent to browsers: the page then asks a server to draw (see
+            `serve_site`). Stored pictures beyond it are left out, the last samples first.
+        overwrite: replace a site that is there.
+
+    Raises:
+        SettingsError: `out` holds something else; `universe` is another run's, or settings are given beside it; or a
+            package that exports is missing.
+        StoreError: the run or the universe cannot be read, or `out` cannot be written.
+    """
+    from ..runs.run import Run
+    from ..universes.reader import Universe
+
+    opened = run if isinstance(run, Run) else Run(run)
+    stored = universe if universe is None or isinstance(universe, Universe) else Universe.open(universe)
+    drawing = _drawing(opened, stored, seeds, sampling)
+    source = {
+        "run_sha256": opened.digest,
+        "universe_sha256": None if stored is None else json_hash(stored.settings.model_dump(mode="json")),
+        "drawing": drawing.described(),
+        "max_mb": max_mb,
+        **versions(),
+    }
+    folder = Path(out)
+    if (there := _kept(folder, source, overwrite)) is not None:
+        return there
+    content = describe(opened, drawing)
+    _fill(content, opened, drawing, stored, int(max_mb * MEGABYTE))
+    content.manifest["source"] = source
+    _write(folder, content)
+    return _told(folder, content.manifest, was_there=False)
+
+
+def serve_site(
+    run: str | Path | Run,
+    site: Site,
+    *,
+    port: int = 0,
+    open_browser: bool = True,
+    announce: Callable[[str], Any] = print,
+) -> None:
+    """Serve a site on 127.0.0.1 until Ctrl-C; if it needs a server, the run draws for it in this process."""
+    from ..runs.run import Run
+
+    if not site.needs_server:
+        from .serving import serve_files
+
+        serve_files(site.path, port, open_browser=open_browser, announce=announce)
+        return
+    from .server import serve_ensemble
+
+    manifest = read_json(site.path / MANIFEST)
+    sampling = _sampling(manifest)
+    opened = run if isinstance(run, Run) else Run(run)
+    serve_ensemble(opened, site.path, sampling, port, open_browser=open_browser, announce=announce)
+
+
+def _fill(content: Content, run: Run, drawing: Drawing, universe: Universe | None, limit: int) -> None:
+    """Components where they fit, exact pictures, and as much of a universe as fits."""
+    if _weights_size(run) + content.size <= limit:
+        add_components(content, run)
+    else:
+        content.manifest["engine"] = "server"
+    if universe is not None:
+        add_universe(content, universe, limit - content.size)
+        drawing = Drawing(tuple(content.manifest["seeds"]), drawing.sampling)
+    add_factual(content, run, drawing, universe)
+
+
+def _weights_size(run: Run) -> int:
+    if run.recipe.component.kind == "ideal":
+        return 0
+    return sum(file.stat().st_size for i in range(run.code.components) for file in run.component_folder(i).iterdir())
+
+
+def _sampling(manifest: dict[str, Any]) -> Sampling:
+    """How a site's pictures are drawn."""
+    from dataclasses import fields
+
+    from ..diffusion.sampling_settings import Sampling
+
+    return Sampling(**{field.name: manifest[field.name] for field in fields(Sampling) if field.name in manifest})
+
+
+def _drawing(run: Run, universe: Universe | None, seeds: Sequence[int] | None, sampling: Sampling | None) -> Drawing:
+    from ..diffusion.sampling import parse_seeds
+    from ..diffusion.sampling_settings import Sampling
+
+    if universe is not None:
+        if seeds is not None or sampling is not None:
+            raise SettingsError(
+                f"{option('universe')} brings its own seeds, sampler and steps; leave these out, or the universe"
+            )
+        return drawing_of(universe, run)
+    sampling = sampling or Sampling(steps=STEPS)
+    sampling.check(run.recipe.schedule)
+    return Drawing(tuple(SEEDS if seeds is None else parse_seeds(seeds)), sampling)
+
+
+def _kept(folder: Path, source: dict[str, Any], overwrite: bool) -> Site | None:
+    """The site that is there, if it is the one asked for; `SettingsError` if something else is."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    manifest = folder / MANIFEST
+    if not manifest.exists():
+        raise SettingsError(f"{folder} holds something that is not an explorer; choose another {option('out')}")
+    if overwrite:
+        return None
+    there = read_json(manifest)
+    if there.get("source") != source:
+        raise SettingsError(
+            f"{folder} holds the explorer of another run, universe or settings; choose another {option('out')}, "
+            f"or replace it with {option('overwrite', True)}"
+        )
+    return _told(folder, there, was_there=True)
+
+
+def page_folder() -> Path:
+    """The page's own files: in an installed package beside this module, in a checkout under `web/site`."""
+    here = Path(__file__).resolve()
+    for folder in (here.parent / "page", here.parents[3] / "web" / "site"):
+        if (folder / "index.html").exists():
+            return folder
+    raise StoreError("this installation has no explorer page; install ablatable again")
+
+
+def _write(folder: Path, content: Content) -> None:
+    """Everything aside, then moved into place at once."""
+    aside = folder.with_name(f".{folder.name}.partial")
+    with writing(folder):
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(page_folder(), aside, ignore=shutil.ignore_patterns(*NOT_SHIPPED))
+        for name, data in {
+            **content.files,
+            MANIFEST: canonical_json(content.manifest),
+            "README.md": readme(content.manifest).encode(),
+        }.items():
+            path = aside / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        move_folder_into_place(aside, folder)
+
+
+def _told(folder: Path, manifest: dict[str, Any], *, was_there: bool) -> Site:
+    stored = manifest.get("stored") or {"samples": [], "of": 0}
+    return Site(
+        path=folder,
+        bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        needs_server=manifest["engine"] == "server",
+        samples=len(stored["samples"]),
+        of=stored["of"],
+        was_there=was_there,
+    )
+
+
+def readme(manifest: dict[str, Any]) -> str:
+    """The folder's README.md. Its header makes the folder a static Space of the Hugging Face Hub as it is."""
+    return f"""---
+title: What would it have drawn without you?
+emoji: 💡
+colorFrom: yellow
+colorTo: gray
+sdk: static
+app_file: index.html
+pinned: false
+---
+
+# What would it have drawn without you?
+
+Remove training data from a diffusion ensemble and watch the same noise denoise again without it. The page runs
+{manifest["components"]} components, trained on {len(manifest["units"])} units, in your own browser.
+It asks no other host for anything.
+
+To look at it on your own machine, serve this folder, for example with `python -m http.server -b 127.0.0.1`, and
+open the address that it prints.
+
+Made with ablatable {manifest["ablatable"]}. The folder `vendor` holds ONNX Runtime Web, under the licence beside it.
+"""
