@@ -103,14 +103,12 @@ def observe(run: ab.Run, cell: Cell) -> dict[str, np.ndarray]:
     timesteps, step_from = make_sampler(sampling, schedule)
     weights = linear_weights(sampling, schedule)
     noise = Trajectories(seeds, run.shape)
-    steps = 0
+    steps = torch.zeros(5, len(components), len(seeds), *run.shape)
     with torch.inference_mode():
         x = noise[0]
         for number, t in enumerate(timesteps, start=1):
             own = torch.stack([component(x, t) for component in components])
             mean = own.mean(0)
-            if number == 1:
-                steps = torch.zeros(5, *own.shape)
             steps[(number - 1) * 5 // len(timesteps)] += weights[number - 1] * (own - mean)
             x = step_from(mean, t, x, noise[number])
         x0 = x.clip(-1, 1)
@@ -168,7 +166,7 @@ def candidates(seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return np.einsum("isd,jd->isj", said, towards, optimize=True)
 
     def gaussian(*parts: np.ndarray) -> np.ndarray:
-        return sum(part / np.maximum(part.std(axis=0), 1e-12) for part in parts)
+        return np.sum([part / np.maximum(part.std(axis=0), 1e-12) for part in parts], axis=0)
 
     found = {
         "push": on(push),
@@ -253,7 +251,7 @@ def main() -> None:
         print("trained", name, flush=True)
         path = args.out / (name.replace("/", "w") + ".npz")
         if args.stage == "observe" and not path.exists():
-            np.savez(path, **observe(run, CELLS[name]))
+            np.savez(path, **observe(run, CELLS[name]))  # pyright: ignore[reportArgumentType]
             print("observed", name, flush=True)
 
 

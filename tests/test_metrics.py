@@ -20,7 +20,10 @@ def test_false_attribution_as_published() -> None:
     """MNIST 256: 0 of 100 and 52 of 100. MNIST 8192: 69 and 71."""
     first, last = np.arange(100) < 0, np.arange(100) < 52
     memorised = FalseAttribution(first, last)
-    assert memorised.counts == (0, 52, 100) and memorised.rate().value == 0 == memorised.rate().high
+    assert memorised.counts == (0, 52, 100) and memorised.rate().value == 0
+    assert 0.03 < memorised.rate().high < 0.06  # p below 0.03 (rule of three) over q about 0.52
+    few = FalseAttribution(np.zeros(12, bool), np.arange(12) < 5).rate()
+    assert few.value == 0 == few.low and 0.3 < few.high < 0.7
     many = FalseAttribution(np.arange(100) < 69, np.arange(100) < 71)
     assert many.rate().value == pytest.approx(69 / 71) and many.rate().chance == 1
     assert many.rate().low < 69 / 71 <= many.rate().high <= 1

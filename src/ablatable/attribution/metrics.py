@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from .._runtime.rng import generator
 from .._runtime.stats import bootstrap, rank_correlation
+
+DRAWS = 20_000  # from the posterior of the false attribution rate
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Estimate:
 
     Attributes:
         value: the metric; NaN where it is not defined for any sample.
-        low, high: percentile bootstrap interval (95 %) over the samples.
+        low, high: interval (95 %): percentile bootstrap over the samples, unless its metric says otherwise.
         chance: what scores that know nothing get, in the mean.
         samples: how many samples it is over.
     """
@@ -75,17 +78,18 @@ class FalseAttribution:
     def rate(self) -> Estimate:
         """FAR = min(1, p / q), p and q being the two shares (Dai & Gifford); NaN where q = 0.
 
-        Chance: 1, what a method gets that names units without regard to what was removed.
+        The interval is Bayesian, with Jeffreys's prior on both shares: a share of 0 among a few samples does not make
+        it [0, 0], as resampling the samples would. Chance: 1, what a method gets that names units without regard to
+        what was removed.
         """
-        count = len(self.without_named)
-        if count == 0:
-            return Estimate(np.nan, np.nan, np.nan, 1.0, 0)
-        low, high = bootstrap(self._ratio, count, name="far")
-        return Estimate(self._ratio(np.arange(count)), low, high, 1.0, count)
-
-    def _ratio(self, rows: np.ndarray) -> float:
-        p, q = self.without_named[rows].mean(), self.without_random[rows].mean()
-        return min(1.0, float(p / q)) if q > 0 else np.nan
+        again, other, count = self.counts
+        if count == 0 or other == 0:
+            return Estimate(np.nan, np.nan, np.nan, 1.0, count)
+        random = generator("far", again, other, count)
+        p, q = (random.beta(hits + 0.5, count - hits + 0.5, DRAWS) for hits in (again, other))
+        low, high = np.quantile(np.minimum(1.0, p / q), [0.025, 0.975])
+        value = min(1.0, again / other)
+        return Estimate(value, min(value, float(low)), max(value, float(high)), 1.0, count)
 
 
 # --- agreement of orders -----------------------------------------------------------------------------------------
