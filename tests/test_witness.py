@@ -23,7 +23,7 @@ from ablatable.diffusion.component import IdealDenoiser
 from ablatable.diffusion.ensemble import Ensemble
 from ablatable.diffusion.schedule import Schedule
 from ablatable.errors import DataError, SettingsError
-from ablatable.universes.enumeration import draw
+from ablatable.universes.drawing import draw
 from ablatable.universes.reader import Universe
 from conftest import Small
 
