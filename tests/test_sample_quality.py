@@ -163,6 +163,20 @@ def test_a_preset_is_chosen_from_the_images() -> None:
     assert chosen("tiny", (3, 16, 16), 1000, steps=None, batch=8) == ("tiny", preset("tiny", batch=8))
 
 
+def test_plan_advises_on_training(call) -> None:
+    asked = ("plan", "--units", "32", "--components", "8", "--images", "640", "--size", "16", "--channels", "3")
+    code, text, _ = call(*asked)
+    assert code == 0 and "training: --preset colour --steps 4000, for about 320 images per component" in " ".join(
+        text.split()
+    )
+    code, text, _ = call(*asked, "--json")
+    found = json.loads(text)["training"]
+    assert code == 0 and found["steps"] * 32 / 320 >= PASSES and found["doubts"] == []
+    code, text, _ = call("plan", "--units", "32", "--components", "8", "--images", "640", "--size", "128")
+    assert code == 0 and "take --size 64" in text
+    assert "training" not in json.loads(call("plan", "--units", "32", "--components", "8", "--json")[1])
+
+
 def test_doubts() -> None:
     assert concerns(preset("colour"), (3, 16, 16), 100) == [] == concerns(preset("ideal"), (3, 32, 32), 9999)
     assert concerns(preset("tiny"), (1, 14, 14), 24) == []

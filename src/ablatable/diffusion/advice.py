@@ -7,6 +7,7 @@ hundred times, and as noise when it was seen some tens of times, whatever the sa
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import Message, option
@@ -34,6 +35,38 @@ def chosen(name: str | None, shape: tuple[int, int, int], images: int, **trainin
     if training.get("steps") is None:
         recipe = recipe.replace(steps=max(recipe.training.steps, steps_for(recipe.training, images)))
     return name, recipe
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What training asks for.
+
+    Attributes:
+        preset: its name.
+        steps: training steps of each component.
+        images: how many images a component sees.
+        doubts: what speaks against it all the same, see `concerns`.
+    """
+
+    preset: str
+    steps: int
+    images: int
+    doubts: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for programs."""
+        return asdict(self)
+
+    def sentences(self) -> list[str]:
+        """For people."""
+        told = f"training: --preset {self.preset} --steps {self.steps}, for about {self.images} images per component"
+        return [told, *self.doubts]
+
+
+def needs(shape: tuple[int, int, int], images: int) -> Needs:
+    """What components ask for that see `images` images of `shape` (C, H, W) each."""
+    name, recipe = chosen(None, shape, images)
+    return Needs(name, recipe.training.steps, images, tuple(concerns(recipe, shape, images)))
 
 
 def steps_for(training: TrainingConfig, images: int) -> int:
