@@ -15,6 +15,7 @@ from .recipe import Recipe, TrainingConfig, UNetConfig, preset
 
 PASSES = 400  # times that each image of a split should be seen
 ENOUGH = 200  # below this, samples are blurred or noise
+LEAST = 1000  # training steps, however few the images are
 COLOUR = 3  # channels
 
 
@@ -70,8 +71,8 @@ def needs(shape: tuple[int, int, int], images: int) -> Needs:
 
 
 def steps_for(training: TrainingConfig, images: int) -> int:
-    """Training steps after which each of `images` was seen `PASSES` times, rounded up to hundreds."""
-    return math.ceil(PASSES * images / min(training.batch, images) / 100) * 100
+    """Training steps after which each of `images` was seen `PASSES` times, in hundreds; at least `LEAST`."""
+    return max(LEAST, math.ceil(PASSES * images / min(training.batch, images) / 100) * 100)
 
 
 def passes(training: TrainingConfig, images: int) -> float:
@@ -95,6 +96,11 @@ def concerns(recipe: Recipe, shape: tuple[int, int, int], images: int) -> list[s
         found.append(
             f"each image is seen {seen:.0f} times, which leaves noise or blur: take {more} ({PASSES} times), fewer "
             f"images, or a larger {option('batch')}"
+        )
+    elif recipe.training.steps < LEAST:
+        found.append(
+            f"{recipe.training.steps} steps leave blur, however few the images are: take --steps "
+            f"{max(2 * LEAST, steps_for(recipe.training, images))}"
         )
     if shape[0] == COLOUR and recipe.component.prediction == "noise" and recipe.training.steps < 20_000:
         found.append(
