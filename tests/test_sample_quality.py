@@ -12,7 +12,7 @@ from PIL import Image
 import ablatable as ab
 from ablatable.analysis.first_look import LOOK, LOSS, contact_sheet, first_look, loss_figure
 from ablatable.analysis.sample_quality import judge, noise_level
-from ablatable.diffusion.advice import ENOUGH, PASSES, chosen, concerns, passes, steps_for
+from ablatable.diffusion.advice import ENOUGH, LEAST, PASSES, chosen, concerns, passes, steps_for
 from ablatable.diffusion.recipe import preset
 from ablatable.runs.run import check_run
 
@@ -136,7 +136,7 @@ def test_train_tells(call, tmp_path: Path) -> None:
     told = " ".join(text.split())
     assert code == 0, told
     assert "preset tiny, 3 steps: chosen from the images" in told
-    assert "each image is seen 3 times, which leaves noise or blur: take --steps 400" in told
+    assert "each image is seen 3 times, which leaves noise or blur: take --steps 1000" in told
     assert "are broken" in told and "what helps" in told and (run / LOOK).exists() and (run / LOSS).exists()
     code, text, _ = call(*train, "--json")
     found = json.loads(text)
@@ -150,7 +150,8 @@ def test_train_tells(call, tmp_path: Path) -> None:
 def test_how_often_an_image_is_seen() -> None:
     training = preset("tiny", steps=100, batch=32).training
     assert passes(training, 64) == 50 and passes(training, 8) == 100  # a batch is at most the split
-    assert steps_for(training, 64) * 32 / 64 >= PASSES > (steps_for(training, 64) - 100) * 32 / 64
+    assert steps_for(training, 640) * 32 / 640 >= PASSES > (steps_for(training, 640) - 100) * 32 / 640
+    assert steps_for(training, 8) == LEAST
 
 
 def test_a_preset_is_chosen_from_the_images() -> None:
@@ -163,11 +164,27 @@ def test_a_preset_is_chosen_from_the_images() -> None:
     assert chosen("tiny", (3, 16, 16), 1000, steps=None, batch=8) == ("tiny", preset("tiny", batch=8))
 
 
+def test_plan_advises_on_training(call) -> None:
+    asked = ("plan", "--units", "32", "--components", "8", "--images", "640", "--size", "16", "--channels", "3")
+    code, text, _ = call(*asked)
+    assert code == 0 and "training: --preset colour --steps 4000, for about 320 images per component" in " ".join(
+        text.split()
+    )
+    code, text, _ = call(*asked, "--json")
+    found = json.loads(text)["training"]
+    assert code == 0 and found["steps"] * 32 / 320 >= PASSES and found["doubts"] == []
+    code, text, _ = call("plan", "--units", "32", "--components", "8", "--images", "640", "--size", "128")
+    assert code == 0 and "take --size 64" in text
+    assert "training" not in json.loads(call("plan", "--units", "32", "--components", "8", "--json")[1])
+
+
 def test_doubts() -> None:
     assert concerns(preset("colour"), (3, 16, 16), 100) == [] == concerns(preset("ideal"), (3, 32, 32), 9999)
     assert concerns(preset("tiny"), (1, 14, 14), 24) == []
     (few,) = concerns(preset("tiny", steps=ENOUGH - 1, batch=24), (1, 14, 14), 24)
-    assert "seen 199 times" in few and "--steps 400" in few
+    assert "seen 199 times" in few and "--steps 1000" in few
+    (short,) = concerns(preset("tiny", steps=LEAST - 1), (1, 14, 14), 24)
+    assert "999 steps leave blur" in short and "--steps 2000" in short
     (colour,) = concerns(preset("tiny", steps=5000), (3, 16, 16), 100)
     assert "--preset colour" in colour
     (large,) = concerns(preset("colour", steps=9000), (3, 96, 96), 100)

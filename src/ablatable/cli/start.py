@@ -61,18 +61,28 @@ def plan(
     weight: Weight = None,
     removals: Removals = None,
     seed: Annotated[int, typer.Option(help="The code's seed.", rich_help_panel="Code")] = 0,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="How many images the units have in all; advises on training too.")
+    ] = None,
+    side: Annotated[int, typer.Option("--size", min=1, help="The images' longer side, in pixels.")] = 32,
+    channels: Annotated[int, typer.Option(min=1, help="1 for grey, 3 for colour.")] = 3,
     as_json: Json = False,
 ) -> None:
     """Show what a code gives and costs before anything is trained, and recommend one."""
     from ..codes.planning import plan as make_plan
+    from ..diffusion.advice import needs
 
     made = make_plan(units, components, weight, seed=seed, bear=removals)
+    each = None if images is None else max(1, round(images * made.weight / made.components))
+    training = None if each is None else needs((channels, side, side), each)
     if as_json:
-        print_json(made.as_dict())
+        print_json({**made.as_dict(), **({"training": training.as_dict()} if training else {})})
         return
     print_rows([], made.rows(), title=f"{made.units} units, {made.components} components, weight {made.weight}")
     print_rows(["removed", "survivors, mean", "worst", "none left"], made.survivor_rows(), title="After removals")
     for sentence in made.recommendation:
+        say(f"- {sentence}")
+    for sentence in training.sentences() if training else []:
         say(f"- {sentence}")
     code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
     next_step(f"ablatable train DATA {code} --out RUN")

@@ -7,6 +7,7 @@ hundred times, and as noise when it was seen some tens of times, whatever the sa
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import Message, option
@@ -14,6 +15,7 @@ from .recipe import Recipe, TrainingConfig, UNetConfig, preset
 
 PASSES = 400  # times that each image of a split should be seen
 ENOUGH = 200  # below this, samples are blurred or noise
+LEAST = 1000  # training steps, however few the images are
 COLOUR = 3  # channels
 
 
@@ -36,9 +38,41 @@ def chosen(name: str | None, shape: tuple[int, int, int], images: int, **trainin
     return name, recipe
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What training asks for.
+
+    Attributes:
+        preset: its name.
+        steps: training steps of each component.
+        images: how many images a component sees.
+        doubts: what speaks against it all the same, see `concerns`.
+    """
+
+    preset: str
+    steps: int
+    images: int
+    doubts: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for programs."""
+        return asdict(self)
+
+    def sentences(self) -> list[str]:
+        """For people."""
+        told = f"training: --preset {self.preset} --steps {self.steps}, for about {self.images} images per component"
+        return [told, *self.doubts]
+
+
+def needs(shape: tuple[int, int, int], images: int) -> Needs:
+    """What components ask for that see `images` images of `shape` (C, H, W) each."""
+    name, recipe = chosen(None, shape, images)
+    return Needs(name, recipe.training.steps, images, tuple(concerns(recipe, shape, images)))
+
+
 def steps_for(training: TrainingConfig, images: int) -> int:
-    """Training steps after which each of `images` was seen `PASSES` times, rounded up to hundreds."""
-    return math.ceil(PASSES * images / min(training.batch, images) / 100) * 100
+    """Training steps after which each of `images` was seen `PASSES` times, in hundreds; at least `LEAST`."""
+    return max(LEAST, math.ceil(PASSES * images / min(training.batch, images) / 100) * 100)
 
 
 def passes(training: TrainingConfig, images: int) -> float:
@@ -62,6 +96,11 @@ def concerns(recipe: Recipe, shape: tuple[int, int, int], images: int) -> list[s
         found.append(
             f"each image is seen {seen:.0f} times, which leaves noise or blur: take {more} ({PASSES} times), fewer "
             f"images, or a larger {option('batch')}"
+        )
+    elif recipe.training.steps < LEAST:
+        found.append(
+            f"{recipe.training.steps} steps leave blur, however few the images are: take --steps "
+            f"{max(2 * LEAST, steps_for(recipe.training, images))}"
         )
     if shape[0] == COLOUR and recipe.component.prediction == "noise" and recipe.training.steps < 20_000:
         found.append(
