@@ -124,8 +124,8 @@ def array_source(images: Any, ids: Iterable[object] | None, group: bool, where: 
     ]
     if not group:
         refuse_repeats(entries, "make them distinct, or put equal ids into one unit (group=True, or a unit column)")
-    told = {"unit_is": "images with one id were taken as a unit"} if group else {}
-    return Source(where.removesuffix(", ") or "arrays", entries, **told)
+    unit_is = "images with one id were taken as a unit" if group else "each image was taken as a unit"
+    return Source(where.removesuffix(", ") or "arrays", entries, unit_is)
 
 
 def _channels_last(images: Any) -> np.ndarray:
