@@ -24,11 +24,12 @@ def refuse_too_few(units: Units, code: Code) -> None:
             "Give more units: one sub-folder per unit, images without sub-folders, or a table with a unit column "
             f"({option('unit_column', 'artist')})"
         )
-    weight = code.weight or max(1, round(float(code.matrix.sum(axis=1).mean())))
-    needed = math.ceil(code.components / weight)
     empty = int(np.argmin(sizes))
-    raise SettingsError(
-        f"{there}, each seen by {weight} of {code.components} components, so that component {empty} would train on "
-        f"nothing; at least {needed} units are needed for that. Give more units, fewer {option('components')} or a "
-        f"higher {option('weight')}"
-    )
+    remedy = f"fewer {option('components')} or a higher {option('weight')}"
+    needed = math.ceil(code.components / code.weight) if code.weight else 0
+    if len(units) < needed:
+        raise SettingsError(
+            f"{there}, each seen by {code.weight} of {code.components} components, so that component {empty} would "
+            f"train on nothing; at least {needed} units are needed for that. Give more units, {remedy}"
+        )
+    raise SettingsError(f"{there}, and by this code component {empty} would train on nothing; take {remedy}")
