@@ -654,3 +654,37 @@ def test_errors_are_the_packages_own(tmp_path):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(AblatableError):
         ab.Units.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("layout", "told"),
+    [
+        (["ann/1.png", "ann/2.png"], r"there is 1 unit \(each sub-folder was taken as a unit\); at least 2 are needed"),
+        (["1.png"], r"there is 1 unit \(each image was taken as a unit\); at least 2 are needed"),
+    ],
+)
+def test_one_unit_is_too_few(tmp_path, layout, told):
+    for number, name in enumerate(layout):
+        save(tmp_path / "pictures" / name, picture(number))
+    units = ab.Units.from_folder(tmp_path / "pictures")
+    with pytest.raises(SettingsError, match=told) as caught:
+        ab.train(units, ab.Code.balanced(1, 4, seed=0), ab.preset("ideal"), out=tmp_path / "run", execution=HERE)
+    assert "one sub-folder per unit" in str(caught.value) and "--unit-column artist" in caught.value.render(shell=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_units_for_the_components(tmp_path):
+    units = ab.Units.from_arrays(np.stack([picture(number) for number in range(3)]))
+    code = ab.Code.balanced(3, 16, seed=0, weight=2)
+    told = r"there are 3 units .*each seen by 2 of 16 components, .* train on nothing; at least 8 units are needed"
+    with pytest.raises(SettingsError, match=told):
+        ab.train(units, code, ab.preset("ideal"), out=tmp_path / "run", execution=HERE)
+
+
+@pytest.mark.parametrize(
+    ("unit_column", "unit_is"),
+    [(None, "each row of metadata.csv"), ("artist", "each value of the column 'artist'")],
+)
+def test_what_makes_a_unit_is_reported(tmp_path, unit_column, unit_is):
+    folder = listed(tmp_path, DIALECTS["comma"])
+    assert report(folder, unit_column=unit_column).unit_is == f"{unit_is} was taken as a unit"

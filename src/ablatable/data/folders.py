@@ -21,6 +21,7 @@ HEIF_SUFFIXES = (".heic", ".heif")
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 JUNK = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin"}
 HIDDEN = "hidden or system files"
+Found = tuple[list[Entry], str, Counter[str], tuple[str, ...]]  # entries, what a unit is, skipped, remarks
 BY_FOLDER = "folder"  # as a unit column that a table lacks: the first folder of each path
 
 
@@ -96,19 +97,19 @@ def folder_source(folder: Path, unit_column: str | None, table: Path | None = No
             "add one with a column file_name, or leave the unit column out"
         )
     try:
-        entries, skipped, remarks = _by_table(folder, tables[0], unit_column) if tables else _by_place(folder)
+        entries, unit_is, skipped, remarks = _by_table(folder, tables[0], unit_column) if tables else _by_place(folder)
     except OSError as error:
         raise DataError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from error
     if any(skipped[suffix] for suffix in HEIF_SUFFIXES):
         remarks = (*remarks, 'HEIC pictures are read after: pip install "ablatable[heif]"')
     entries = sorted(entries, key=lambda entry: (entry.unit, entry.name))
-    return Source(str(folder), entries, +skipped, remarks, folder.resolve())
+    return Source(str(folder), entries, f"{unit_is} was taken as a unit", +skipped, remarks, folder.resolve())
 
 
 # --- units by where files are ---
 
 
-def _by_place(folder: Path) -> tuple[list[Entry], Counter[str], tuple[str, ...]]:
+def _by_place(folder: Path) -> Found:
     top = Scan()
     below: dict[Path, Scan] = {}
     for path in sorted(folder.iterdir()):
@@ -126,7 +127,7 @@ def _by_place(folder: Path) -> tuple[list[Entry], Counter[str], tuple[str, ...]]
     if top.pictures:
         entries = [_entry(path.stem, path) for path in top.pictures]
         refuse_repeats(entries, "rename one of them")
-        return entries, skipped, ()
+        return entries, "each image", skipped, ()
     if not filled:
         raise DataError(
             f"no images found in {folder}; files ending in {', '.join(readable_suffixes())} count as images"
@@ -138,7 +139,7 @@ def _by_place(folder: Path) -> tuple[list[Entry], Counter[str], tuple[str, ...]]
                 f"empty unit: the sub-folder {path} has no images{_instead(found.skipped)}; fill it or remove it"
             )
     entries = [_entry(path.name, image) for path, found in below.items() for image in found.pictures]
-    return entries, skipped, ()
+    return entries, "each sub-folder", skipped, ()
 
 
 def _instead(skipped: Counter[str]) -> str:
@@ -150,7 +151,7 @@ def _instead(skipped: Counter[str]) -> str:
 # --- units by a table ---
 
 
-def _by_table(folder: Path, path: Path, unit_column: str | None) -> tuple[list[Entry], Counter[str], tuple[str, ...]]:
+def _by_table(folder: Path, path: Path, unit_column: str | None) -> Found:
     table = read_table(path)
     require_column(FILE_COLUMN, table.columns, str(path))
     if unit_column not in (None, BY_FOLDER):
@@ -173,7 +174,8 @@ def _by_table(folder: Path, path: Path, unit_column: str | None) -> tuple[list[E
     if missing:
         skipped[f"rows of {path.name} without a file"] = len(missing)
         remarks = (f"{places[missing[0]]}: there is no file {folder / paths[missing[0]]}{_and_more(len(missing))}",)
-    return entries, skipped, remarks
+    unit_is = f"each value of the column '{unit_column}'" if unit_column in table.columns else "each folder"
+    return entries, f"each row of {path.name}" if unit_column is None else unit_is, skipped, remarks
 
 
 def _units_of(

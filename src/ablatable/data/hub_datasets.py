@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError, SettingsError
 from .images import Colour, Decoded, decode, from_array
-from .sources import Entry, Source, ids_of_column, refuse_repeats, require_column
+from .sources import Entry, Source, by_column, ids_of_column, refuse_repeats, require_column
 
 
 def dataset_source(dataset: Any, image_column: str, unit_column: str | None, id_column: str | None) -> Source:
@@ -55,7 +55,7 @@ def dataset_source(dataset: Any, image_column: str, unit_column: str | None, id_
         refuse_repeats(
             entries, "make the ids distinct, or give the column as unit_column to put equal ids into one unit"
         )
-    return Source("dataset", entries)
+    return Source("dataset", entries, "each row was taken as a unit" if unit_column is None else by_column(unit_column))
 
 
 def _load_encoded(pictures: Any, column: str, row: int, background: Colour) -> Decoded:

@@ -35,7 +35,7 @@ def idx_source(images: Path, labels: Path | None, unit_column: str | None, limit
             )
     named = [(key, f"{images}, image {row}") for row, key in enumerate(keys[:limit])]
     entries = [Entry(key, name, partial(from_array, pixels[row], name)) for row, (key, name) in enumerate(named)]
-    return Source(str(images), entries)
+    return Source(str(images), entries, f"each {'label' if unit_column else 'image'} was taken as a unit")
 
 
 def idx_images_in(folder: Path) -> list[Path]:

@@ -21,6 +21,8 @@ class LoadReport:
     source: str
     images: int
     units: int
+    unit_is: str
+    """What makes a unit, as in 'each sub-folder was taken as a unit'."""
     shape: tuple[int, int, int]
     """(C, H, W)."""
     background: str

@@ -106,6 +106,7 @@ def load(source: Source, settings: LoadSettings) -> Loaded:
         source=source.name,
         images=len(pictures.images),
         units=len(ids),
+        unit_is=source.unit_is,
         shape=(channels, height, width),
         background=background_name(settings.background),
         channels_given=settings.channels is not None,

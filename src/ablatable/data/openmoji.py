@@ -29,7 +29,7 @@ def openmoji_source(artists: int | Iterable[str] | None, by: str) -> Source:
             name = f"OpenMoji {row['id']} ({row['annotation']})"
             unit = _picture_id(row) if by == "picture" else row[by]
             entries.append(Entry(unit, name, partial(from_array, picture, name)))
-    return Source("openmoji", sorted(entries, key=lambda entry: entry.unit))
+    return Source("openmoji", sorted(entries, key=lambda entry: entry.unit), f"each {by} was taken as a unit")
 
 
 def _picture_id(row: dict[str, str]) -> str:

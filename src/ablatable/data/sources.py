@@ -38,12 +38,18 @@ class Source:
 
     name: str
     entries: Sequence[Entry]
+    unit_is: str = "each image was taken as a unit"
     skipped: Counter[str] = field(default_factory=Counter)
     remarks: tuple[str, ...] = ()
     folder: Path | None = None
 
 
 # --- ids and columns ---
+
+
+def by_column(column: str) -> str:
+    """What makes a unit, if a column does."""
+    return f"each value of the column '{column}' was taken as a unit"
 
 
 def as_text(value: object) -> str | None:
@@ -118,7 +124,8 @@ def array_source(images: Any, ids: Iterable[object] | None, group: bool, where: 
     ]
     if not group:
         refuse_repeats(entries, "make them distinct, or put equal ids into one unit (group=True, or a unit column)")
-    return Source(where.removesuffix(", ") or "arrays", entries)
+    unit_is = "images with one id were taken as a unit" if group else "each image was taken as a unit"
+    return Source(where.removesuffix(", ") or "arrays", entries, unit_is)
 
 
 def _channels_last(images: Any) -> np.ndarray:

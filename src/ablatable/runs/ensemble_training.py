@@ -22,6 +22,7 @@ from ..codes.code import RANDOM, Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe
 from ..errors import SettingsError, StoreError, command
+from .enough_units import refuse_too_few
 from .loading_record import EVENT
 from .run import FORMAT, RUN, Run, component_folder
 
@@ -56,13 +57,12 @@ def train(
             made from exactly what this one would be: the same split, recipe, number and seed.
 
     Raises:
-        SettingsError: `out` holds a run with other settings (both values are named), or is something else.
+        SettingsError: `out` holds a run with other settings (both values are named), or is something else; or there
+            are too few units for the code.
         StoreError: another process is writing this run, or the disk refuses.
         WorkerError: a worker kept dying.
     """
-    small = int(np.argmin(code.split_sizes()))
-    if code.split_sizes()[small] == 0:
-        raise SettingsError(f"component {small} would train on nothing; take fewer components or a higher weight")
+    refuse_too_few(units, code)
     return make_run(
         units,
         code,
