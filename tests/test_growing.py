@@ -157,7 +157,7 @@ def test_killed_while_it_grew(small, small_universe: Universe, tmp_path: Path, m
             patch.setattr(blocks, "asdict", kill)
         grow(small.run, out)
     if moment != "before":
-        with pytest.raises(StoreError, match=r"give that|give the same"):
+        with pytest.raises(StoreError, match="give th"):
             Universe.open(out)
         assert check_universe(out)
     back = grow(small.run, tmp_path / "again", **begun)

@@ -187,7 +187,7 @@ def test_distances_radius_and_influence(small_universe: Universe) -> None:
         assert table["unit"].to_list() == [small_universe.units[k] for k in np.argsort(-expected[:, sample])]
         assert table["rank"].to_list() == list(range(1, 13))
         assert np.allclose(table["distance"], np.sort(expected[:, sample])[::-1], rtol=1e-5)
-    with pytest.raises(AblatableError, match="samples 0 to 2"):
+    with pytest.raises(AblatableError, match="0 to 2"):
         small_universe.influence(3)
     with pytest.raises(AblatableError, match="no unit 'nobody'"):
         small_universe.counterfactual("nobody")
