@@ -133,9 +133,14 @@ def read_scores(path: str | Path, *, samples: int, units: tuple[str, ...]) -> Sc
         raise
     except Exception as error:  # every library has errors of its own
         raise DataError(f"{path} cannot be read as scores ({' '.join(str(error).split())[:200]})") from error
-    if table is not None:
-        return _from_table(path, table, samples, units)
-    return _from_arrays(path, *arrays, samples, units)
+    try:
+        if table is not None:
+            return _from_table(path, table, samples, units)
+        return _from_arrays(path, *arrays, samples, units)
+    except DataError:
+        raise
+    except Exception as error:  # what a file says of itself may be of any type
+        raise DataError(f"{path} does not describe scores ({' '.join(str(error).split())[:200]})") from error
 
 
 def _read(path: Path) -> tuple[pl.DataFrame | None, tuple[np.ndarray, np.ndarray | None, dict[str, Any]]]:

@@ -81,7 +81,9 @@ class Run:
             )
         self.recipe: Recipe = recipe_from(settings["recipe"])
         self.shape: tuple[int, int, int] = tuple(settings["shape"])
-        table = read_units_table(self.path)
+        table, place = read_units_table(self.path), self.path / "units.parquet"
+        if file_hash(place) != self.manifest["units_table_sha256"]:
+            raise StoreError(f"{place} is damaged (its hash does not match); restore it from a copy")
         self.ids: tuple[str, ...] = tuple(table["unit"])
         self.digests: tuple[str, ...] = tuple(table["sha256"])
         design = Code.from_words(table["codeword"].to_list(), allow_dummy=True)
@@ -105,8 +107,14 @@ class Run:
         return int(self.manifest["settings"]["seed"])
 
     def units(self) -> Units:
-        """The training data the run was given, read from the run."""
-        return _read_images(self.path, self.ids)
+        """The training data the run was given, read from the run; `StoreError` if it is damaged."""
+        units = _read_images(self.path, self.ids)
+        if units.digests != self.digests:
+            raise StoreError(
+                f"{self.path / 'images.safetensors'} is damaged: it does not hold the units of units.parquet; "
+                "restore it from a copy"
+            )
+        return units
 
     def component_folder(self, index: int) -> Path:
         """Where the component of the code's column `index` is."""

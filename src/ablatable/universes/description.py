@@ -87,6 +87,24 @@ def damaged(store: Any, description: Description, *, metadata: bool = True) -> l
     return changed
 
 
+def grown(store: Any, description: Description, changed: Sequence[str]) -> bool:
+    """Whether metadata changed only because an extension began: the same arrays, as large as they were or larger."""
+    laid_out = _laid_out(description)
+    try:
+        for key in changed:
+            here, there = (json.loads(read(place, key)) for place in (store, laid_out))
+            sizes = zip(here.pop("shape"), there.pop("shape"), strict=True)
+            if any(size < least for size, least in sizes):
+                return False
+            if key.startswith("training/"):  # the size of its chunks does not follow from the settings
+                del here["chunk_grid"], there["chunk_grid"]
+            if here != there:
+                return False
+    except Exception:  # damaged metadata raises many kinds
+        return False
+    return True
+
+
 def metadata_damaged(url: str, changed: Sequence[str]) -> str:
     """The message about metadata that is not what was written."""
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
@@ -122,18 +140,24 @@ def repair_metadata(url: str, store: Any) -> list[str]:
 
 def _derived(description: Description) -> dict[str, bytes]:
     """The metadata that follows from the settings, where it has the recorded hash."""
-    from obstore.store import MemoryStore
-
-    store, settings = MemoryStore(), description.settings
-    group = zarr.open_group(ObjectStore(store), mode="a")
-    lay_out_results(group, settings)
-    lay_out_training(group, (len(settings.units), *settings.shape))
+    store = _laid_out(description)
     found = {key: read(store, key) for key in description.laid_out if key.endswith(ROOT) and exists(store, key)}
     for name in ("training/images", "training/owner"):
         key = f"{name}/{ROOT}"
         if key in description.laid_out and (sized := _sized(found[key], name, description)):
             found[key] = sized
     return {key: data for key, data in found.items() if _sha256(data) == description.laid_out[key]}
+
+
+def _laid_out(description: Description) -> Any:
+    """A store in memory with the arrays of these settings, and with one training image per unit."""
+    from obstore.store import MemoryStore
+
+    store, settings = MemoryStore(), description.settings
+    group = zarr.open_group(ObjectStore(store), mode="a")
+    lay_out_results(group, settings)
+    lay_out_training(group, (len(settings.units), *settings.shape))
+    return store
 
 
 def _sized(template: bytes, name: str, description: Description) -> bytes | None:

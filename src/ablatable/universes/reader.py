@@ -14,9 +14,8 @@ from ..data.units import Units
 from ..errors import DataError, StoreError
 from .arrays import Arrays, channels_last
 from .blocks import blocks_of, marked
-from .description import damaged, metadata_damaged, read_description
+from .description import damaged, grown, metadata_damaged, read_description
 from .landscapes import as_pandas, checked_sample, in_unit, place_of, ranked, table
-from .settings import UniverseSettings
 from .store import exists, open_store, reading
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class Universe:
         self._arrays = Arrays(self.url, self.store, dict(described.laid_out))
         self._training = [key for key in described.laid_out if key.startswith("training/")]
         if changed := damaged(self.store, described):
-            if _extended(self._arrays, self.settings, changed):
+            if grown(self.store, described, changed):
                 raise StoreError(
                     f"{self.url} was being extended when that stopped; give that command again to finish it"
                 )
@@ -223,18 +222,3 @@ def _meet(span: tuple[int, int], where: int | slice) -> bool:
         return span[0] <= where < span[1]
     first, last = where.start or 0, span[1] if where.stop is None else where.stop
     return first < span[1] and span[0] < last
-
-
-def _extended(arrays: Arrays, settings: UniverseSettings, changed: Sequence[str]) -> bool:
-    """Whether metadata changed only because an extension began: arrays as large as they were, or larger."""
-    counts = (settings.ablations, len(settings.seeds))
-    least = {"factual": counts[1:], "counterfactual": counts, "distance/euclidean": counts}
-    try:
-        for key in changed:
-            name = key.removesuffix("/zarr.json")
-            sizes = least.get(name, (len(settings.units),))
-            if any(here < there for here, there in zip(arrays.shape(name), sizes, strict=False)):
-                return False
-    except Exception:  # damaged metadata raises many kinds
-        return False
-    return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from ...errors import SettingsError, StoreError, command, option
 from ..landscapes import as_pandas, checked_sample, in_unit, place_of, ranked, table
 from ..settings import UniverseSettings
 from ..store import SCREEN, SCREENED, delete, open_store, paths, read, reading, seal, state_of, unseal
-from .search import Found
+from .search import Found, first_drawn, most_drawn
 
 if TYPE_CHECKING:
     import polars as pl
@@ -135,14 +135,27 @@ class Screen:
     def has(self, seed: int) -> bool:
         """Whether a sample is there and intact."""
         try:
-            self._get(_key(seed))
+            self._found(seed)
         except StoreError:
             return False
         return True
 
     def sample(self, number: int) -> Found:
         """A sample, from 0: `DataError` if there is no such sample, `StoreError` if it is missing or damaged."""
-        return Found(**self._get(_key(self.seeds[checked_sample(number, self.seeds)])))
+        return self._found(self.seeds[checked_sample(number, self.seeds)])
+
+    def _found(self, seed: int) -> Found:
+        """A seed's sample; `StoreError` if its object is damaged, or is another seed's."""
+        arrays, key = self._get(_key(seed)), _key(seed)
+        if set(arrays) != {field.name for field in fields(Found)}:
+            raise StoreError(f"{self.url}: {key} holds no sample; give the command that makes it again")
+        found, settings = Found(**arrays), self.settings
+        spares, components = np.array(settings.spares, int), settings.codewords.shape[1]
+        most = most_drawn(self.made_with.share, len(self._candidates), len(spares), components)
+        first = first_drawn(seed, self._candidates, spares, most=most, components=components)
+        if not np.array_equal(found.rows[: len(first)], first):
+            raise StoreError(f"{self.url}: {key} is the sample of another seed; give the command that makes it again")
+        return found
 
     def _put(self, key: str, arrays: dict[str, np.ndarray]) -> None:
         from safetensors.numpy import save

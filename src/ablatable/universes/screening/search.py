@@ -114,9 +114,7 @@ def search(
         sure: stop earlier, when the chance of having them is as large.
         on_round: told how many candidates are drawn, and that chance.
     """
-    order = generator("screen", seed).permutation(len(candidates))
-    start = candidates[order[: min(most, max(0, words.shape[1] + 4 - len(spares)))]]
-    rows = np.concatenate([spares, start]).astype(np.int64)
+    rows = first_drawn(seed, candidates, spares, most=most, components=words.shape[1])
     pictures = draw(rows)
     surrogate = Surrogate(words)
     while True:
@@ -131,6 +129,13 @@ def search(
         promising = np.argsort(-excess(found.mean[rest], found.variance[rest], bar), kind="stable")
         fresh = rest[promising[: min(ROUND, most - count)]]
         rows, pictures = np.concatenate([rows, fresh]), np.concatenate([pictures, draw(fresh)])
+
+
+def first_drawn(seed: int, candidates: np.ndarray, spares: np.ndarray, *, most: int, components: int) -> np.ndarray:
+    """The ablations that are drawn before anything is known, int64: the spares', and units' that `seed` decides."""
+    order = generator("screen", seed).permutation(len(candidates))
+    start = candidates[order[: min(most, max(0, components + 4 - len(spares)))]]
+    return np.concatenate([spares, start]).astype(np.int64)
 
 
 def _guessed(
