@@ -153,28 +153,23 @@ def check(
     path: Annotated[
         str, typer.Argument(metavar="PATH", help="A run ('bundled' too) or a universe.", callback=_located)
     ],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Write a universe's array metadata again where it is damaged.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare every hash and checksum of a run or universe with what is on disk; exit code 1 if anything is wrong."""
     from ..codes.removal_budget import counted
-    from ..runs.run import check_run
-    from ..universes.checking import check_screen, check_universe
-    from ..universes.store import state_of
+    from ..universes import checking
 
-    folder = Path(path)
-    if "://" not in path and not folder.exists():
-        raise SettingsError(f"there is nothing at {path}")
-    if _is_run(folder):
-        kind, wrong = "run", check_run(folder)
-    elif "://" not in path and state_of(path) in ("other", "nothing"):
-        raise SettingsError(f"{path} is neither a run (ensemble.json) nor a universe (zarr.json)")
-    elif state_of(path) == "screen":
-        kind, wrong = "screened universe", check_screen(path)
-    else:
-        kind, wrong = "universe", check_universe(path)
+    kind = checking.kind_of(path)
+    repaired = checking.repair_metadata(path) if repair else []
+    wrong = checking.check(path)
     if as_json:
-        print_json({"path": path, "kind": kind, "wrong": wrong})
+        print_json({"path": path, "kind": kind, "wrong": wrong, "repaired": repaired})
     else:
+        for name in repaired:
+            say(f"{path}: {name} was damaged and is repaired")
         for line in wrong:
             say(line)
         say(f"{path}: {counted(len(wrong), 'problem')}" if wrong else f"{path}: intact")
