@@ -81,7 +81,10 @@ def read_run(folder: Path) -> str:
 
 
 def read_forgotten(folder: Path) -> str:
-    return digest(read_run(folder), certificate.read(folder / "certificate.json").model_dump())
+    issued = certificate.read(folder / "certificate.json")
+    if wrong := certificate.check(issued, folder):
+        raise StoreError(f"{folder}: {wrong[0]}")
+    return digest(read_run(folder), issued.model_dump())
 
 
 def read_universe(folder: Path) -> str:

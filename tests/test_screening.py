@@ -399,9 +399,9 @@ def test_other_settings_stop(small, screened: Screen, tmp_path: Path, change: di
 
 
 def test_neither_takes_the_others_place(small, screened: Screen, small_universe: Universe, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="something else"):
+    with pytest.raises(SettingsError, match="no screened universe"):
         screen_universe(small.run.path, [5], **how(out=small_universe.url, share=1, **SMALL))
-    with pytest.raises(SettingsError, match="holds a screened universe"):
+    with pytest.raises(SettingsError, match="universe"):
         ab.enumerate_universe(small.run.path, [5], out=screened.url, **how(**SMALL))
     with pytest.raises(StoreError, match="is a screened universe"):
         Universe.open(screened.url)

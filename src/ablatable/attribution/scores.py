@@ -149,7 +149,10 @@ def _read(path: Path) -> tuple[pl.DataFrame | None, tuple[np.ndarray, np.ndarray
 
     nothing = (np.empty(0), None, {})
     if path.suffix == ".parquet":
-        return pl.read_parquet(path), nothing
+        try:
+            return pl.read_parquet(path), nothing
+        except pl.exceptions.PanicException as error:  # not an Exception: what polars raises for some damaged files
+            raise DataError(f"{path} is damaged and cannot be read as Parquet") from error
     if path.suffix == ".csv":
         return pl.read_csv(path), nothing
     if path.suffix == ".npy":

@@ -81,9 +81,10 @@ class Run:
             )
         self.recipe: Recipe = recipe_from(settings["recipe"])
         self.shape: tuple[int, int, int] = tuple(settings["shape"])
-        table, place = read_units_table(self.path), self.path / "units.parquet"
-        if file_hash(place) != self.manifest["units_table_sha256"]:
-            raise StoreError(f"{place} is damaged (its hash does not match); restore it from a copy")
+        place = self.path / "units.parquet"
+        if not place.is_file() or file_hash(place) != self.manifest["units_table_sha256"]:
+            raise StoreError(f"{place} is missing or damaged (its hash does not match); restore it from a copy")
+        table = read_units_table(self.path)
         self.ids: tuple[str, ...] = tuple(table["unit"])
         self.digests: tuple[str, ...] = tuple(table["sha256"])
         design = Code.from_words(table["codeword"].to_list(), allow_dummy=True)

@@ -34,8 +34,8 @@ def show(universe: Landscapes, sample: int, *, top: int = 6) -> Figure:
         one.set_axis_off()
     _draw(axes[0, 0], universe.factual[sample], f"seed {universe.seeds[sample]}\nfactual")
     for column, (row, unit, distance) in enumerate(found, start=1):
-        _draw(axes[0, column], landscape[row], f"without it\ndistance {distance:.1f}")
-        _draw(axes[1, column], training.of(unit)[0], _short(unit))
+        _draw(axes[0, column], landscape[row], f"without {_short(unit)}\ndistance {distance:.1f}")
+        _draw(axes[1, column], training.of(unit)[0], f"{_short(unit)}: removed")
     return figure
 
 

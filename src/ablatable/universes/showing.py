@@ -28,10 +28,12 @@ def summary(universe: Landscapes) -> str:
 def html(universe: Landscapes) -> str:
     """A notebook's cell: the first samples, each with the unit whose removal moves it most, and its radius."""
     factual, radius = universe.factual, universe.radius()
+    least = "" if universe.drawn().all() else "at least "
+    among = " among those that were drawn" if least else ""
     cells = []
     for sample in range(min(SHOWN, len(universe.seeds))):
         found = farthest(universe, sample, 1)
-        caption = f"seed {universe.seeds[sample]}<br>radius {radius[sample]:.1f}"
+        caption = f"seed {universe.seeds[sample]}<br>radius {least}{radius[sample]:.1f}"
         images = _image(factual[sample], "factual sample")
         for row, unit, _ in found:
             images += _image(universe.landscape(sample)[row], f"without {unit}")
@@ -42,7 +44,7 @@ def html(universe: Landscapes) -> str:
     return (
         f"<p><b>{name}</b><br>{escaping.escape(summary(universe))}</p>"
         f"<table><tr>{''.join(cells)}</tr></table>"
-        f"<p>Left: the factual sample. Right: without the unit whose removal moves it most, named below.</p>{more}"
+        f"<p>Left: the factual sample. Right: without the unit named below, which moves it most{among}.</p>{more}"
     )
 
 
