@@ -81,8 +81,8 @@ def read_run(folder: Path) -> str:
 
 
 def read_forgotten(folder: Path) -> str:
-    issued = certificate.read(folder / "certificate.json")
-    if wrong := certificate.check(issued, folder):
+    issued = certificate.read_certificate(folder / "certificate.json")
+    if wrong := certificate.check_certificate(issued, folder):
         raise StoreError(f"{folder}: {wrong[0]}")
     return digest(read_run(folder), issued.model_dump())
 
