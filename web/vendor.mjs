@@ -14,7 +14,10 @@ const TARGET = new URL("site/vendor/", import.meta.url);
 const sha256 = (/** @type {Uint8Array} */ bytes) => createHash("sha256").update(bytes).digest("hex");
 
 const { version, license } = JSON.parse(readFileSync(new URL("package.json", PACKAGE), "utf8"));
-const loader = readFileSync(new URL("dist/ort.wasm.bundle.min.mjs", PACKAGE), "utf8").replace(/\n\/\/# sourceMappingURL=.*/, "");
+const loader = readFileSync(new URL("dist/ort.wasm.bundle.min.mjs", PACKAGE), "utf8").replace(
+  /\n\/\/# sourceMappingURL=.*/,
+  "",
+);
 const program = readFileSync(new URL("dist/ort-wasm-simd-threaded.wasm", PACKAGE));
 const told = {
   package: "onnxruntime-web",
@@ -30,7 +33,9 @@ if (process.argv.includes("--check")) {
     JSON.stringify(there) === JSON.stringify(told) &&
     sha256(read("ort.wasm.bundle.min.mjs")) === told.files["ort.wasm.bundle.min.mjs"] &&
     sha256(gunzipSync(read("ort-wasm-simd-threaded.wasm.gz"))) === told.files["ort-wasm-simd-threaded.wasm"];
-  console.log(same ? `site/vendor is onnxruntime-web ${version}` : "site/vendor differs from the package; run 'npm run vendor'");
+  console.log(
+    same ? `site/vendor is onnxruntime-web ${version}` : "site/vendor differs from the package; run 'npm run vendor'",
+  );
   process.exit(same ? 0 : 1);
 }
 

@@ -36,12 +36,21 @@ export class App {
     /** @type {number | null} a unit whose stored picture is previewed */
     this.preview = null;
     this.cancelling = new AbortController();
-    this.parts = [new Strip(this), new Stage(this), new Lamps(this), new Findings(this), new Wall(this), new Answers(this), new Everywhere(this)];
+    this.parts = [
+      new Strip(this),
+      new Stage(this),
+      new Lamps(this),
+      new Findings(this),
+      new Wall(this),
+      new Answers(this),
+      new Everywhere(this),
+    ];
     this.tour = new Tour(this);
     addEventListener("hashchange", () => this.change(readView(location.hash, site)));
     addEventListener("keydown", (event) => {
       const typing = event.target instanceof HTMLInputElement && event.target.type === "search";
-      if (event.key === "Escape" && !typing && !this.tour.open && this.view.without.length) this.change({ without: [] });
+      if (event.key === "Escape" && !typing && !this.tour.open && this.view.without.length)
+        this.change({ without: [] });
     });
   }
 
@@ -96,11 +105,13 @@ export class App {
   async redraw() {
     this.cancelling.abort();
     this.cancelling = new AbortController();
-    const { signal } = this.cancelling, removal = this.removal();
+    const { signal } = this.cancelling,
+      removal = this.removal();
     this.drawn = { factual: null, ablated: null, null: null };
     this.problem = null;
     if (!this.trajectories) return;
-    const { seed } = this.view, all = this.site.code.words[0].map(() => true);
+    const { seed } = this.view,
+      all = this.site.code.words[0].map(() => true);
     const rows = [{ seed, alive: all }];
     if (removal && !removal.empty) {
       rows.push({ seed, alive: removal.gone.map((gone) => !gone) });
@@ -122,7 +133,8 @@ export class App {
 
   /** Whether everything in view is drawn to its end. */
   isFinished() {
-    const wanted = this.removal() && !this.removal()?.empty ? [this.drawn.factual, this.drawn.ablated] : [this.drawn.factual];
+    const wanted =
+      this.removal() && !this.removal()?.empty ? [this.drawn.factual, this.drawn.ablated] : [this.drawn.factual];
     return wanted.every((trajectory) => trajectory && isFinished(trajectory));
   }
 
@@ -171,7 +183,9 @@ export class App {
 /** What the page was made from. @param {Site} site */
 function about({ manifest, stored, seeds, noun }) {
   const kind = manifest.kind === "ideal" ? "ideal components" : "components trained by themselves";
-  const exact = stored ? ` The exact pictures of ${many(stored.samples.length, "sample")} under every removal are stored.` : "";
+  const exact = stored
+    ? ` The exact pictures of ${many(stored.samples.length, "sample")} under every removal are stored.`
+    : "";
   return (
     `This run: ${manifest.components} ${kind}, ${many(manifest.units.length, noun)}, ${manifest.sampler} with ${many(manifest.steps, "step")}, ` +
     `${many(seeds.length, "seed")}.${exact} Made with ablatable ${manifest.ablatable}; the method is that of Dai and Gifford (arXiv 2406.07908).`

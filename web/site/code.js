@@ -26,7 +26,8 @@ export class Code {
   /** Units of which no component is left that saw them, whoever was asked to go. @param {boolean[]} gone */
   goneWith(gone) {
     return this.words.flatMap((word, unit) =>
-      word.some(Boolean) && word.every((bit, i) => !bit || gone[i]) ? [unit] : []);
+      word.some(Boolean) && word.every((bit, i) => !bit || gone[i]) ? [unit] : [],
+    );
   }
 
   /** The most of these units, in order, that can go together. @param {number[]} units @returns {number} */

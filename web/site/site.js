@@ -15,9 +15,15 @@ export class Site {
   /** Fetch what is needed at once. @param {string} base @returns {Promise<Site>} */
   static async open(base) {
     const manifest = JSON.parse(new TextDecoder().decode(await fetchBytes(new URL("data/manifest.json", base))));
-    const file = (/** @type {string | undefined} */ name) => (name ? fetchBytes(new URL(name, base)) : Promise.resolve(null));
+    const file = (/** @type {string | undefined} */ name) =>
+      name ? fetchBytes(new URL(name, base)) : Promise.resolve(null);
     const { images, factual } = manifest.files;
-    const parts = await Promise.all([file(images), file(factual), file(manifest.stored?.distances), file(manifest.stored?.tests)]);
+    const parts = await Promise.all([
+      file(images),
+      file(factual),
+      file(manifest.stored?.distances),
+      file(manifest.stored?.tests),
+    ]);
     return new Site(base, manifest, parts);
   }
 
@@ -39,7 +45,10 @@ export class Site {
     this.distances = distances && new Float32Array(distances.buffer);
     this.tests = tests && new Float32Array(tests.buffer);
     const spares = this.stored ? this.stored.spares.map((row) => /** @type {Stored} */ (this.stored).words[row]) : [];
-    this.code = new Code(this.units.map((unit) => unit.word), [...spares, ...manifest.spares.filter((/** @type {string} */ word) => !spares.includes(word))]);
+    this.code = new Code(
+      this.units.map((unit) => unit.word),
+      [...spares, ...manifest.spares.filter((/** @type {string} */ word) => !spares.includes(word))],
+    );
     let first = 0;
     this.firstImage = this.units.map((unit) => (first += unit.images) - unit.images);
     this.owner = this.units.flatMap((unit, k) => Array(unit.images).fill(k));
@@ -99,7 +108,8 @@ export class Site {
   /** Stored distance, p and q of a unit's removal from a sample. @param {number} sample @param {number} unit */
   test(sample, unit) {
     if (!this.stored || !this.distances) return null;
-    const samples = this.stored.samples.length, count = this.units.length;
+    const samples = this.stored.samples.length,
+      count = this.units.length;
     const distance = this.distances[this.stored.ablation[unit] * samples + sample];
     if (!this.tests) return { distance, p: null, q: null };
     return {
@@ -111,7 +121,8 @@ export class Site {
 
   /** Nulls with which one unit alone, beyond all of them, could stand out among all units; null if there are enough. */
   nullsNeeded() {
-    const level = this.stored?.level ?? 0.1, needed = Math.max(1, Math.ceil(this.units.length / level - 1e-9) - 1);
+    const level = this.stored?.level ?? 0.1,
+      needed = Math.max(1, Math.ceil(this.units.length / level - 1e-9) - 1);
     return (this.stored?.spares.length ?? 0) < needed ? needed : null;
   }
 
@@ -130,7 +141,8 @@ export class Site {
 
   /** The training image nearest to a picture. @param {Uint8Array} picture @returns {{image: number, unit: number}} */
   nearest(picture) {
-    let best = 0, least = Infinity;
+    let best = 0,
+      least = Infinity;
     for (let image = 0; image < this.owner.length; image++) {
       let squares = 0;
       const at = image * this.size;

@@ -45,17 +45,20 @@ export class Trajectories {
     });
     if (!missing.size) return { trajectories, done: Promise.resolve(0) };
     const batch = [...missing.values()];
-    const done = this.engine.draw(batch.map(({ row }) => row), {
-      urgent,
-      signal,
-      onFrame: (frame) => {
-        batch.forEach(({ trajectory }, r) => {
-          const cut = (/** @type {Uint8Array} */ levels) => levels.subarray(r * this.size, (r + 1) * this.size);
-          trajectory.shots.push({ levels: cut(frame.levels), guess: cut(frame.guess) });
-        });
-        onFrame();
+    const done = this.engine.draw(
+      batch.map(({ row }) => row),
+      {
+        urgent,
+        signal,
+        onFrame: (frame) => {
+          batch.forEach(({ trajectory }, r) => {
+            const cut = (/** @type {Uint8Array} */ levels) => levels.subarray(r * this.size, (r + 1) * this.size);
+            trajectory.shots.push({ levels: cut(frame.levels), guess: cut(frame.guess) });
+          });
+          onFrame();
+        },
       },
-    });
+    );
     return { trajectories, done: done.then((ms) => (this.keep(missing), ms)) };
   }
 

@@ -28,7 +28,9 @@ function close(ours, theirs, within, what = "") {
 
 test("BLAKE2b of keys", compared, () => {
   for (const { key, digest } of expected.digests) {
-    const hex = blake2b128(key).map((word) => word.toString(16).padStart(16, "0").match(/../g).reverse().join("")).join("");
+    const hex = blake2b128(key)
+      .map((word) => word.toString(16).padStart(16, "0").match(/../g).reverse().join(""))
+      .join("");
     assert.equal(hex, digest, key);
   }
 });
@@ -38,7 +40,10 @@ test("noise, value for value", compared, () => {
     const ours = noise(seed, step, values.length);
     const different = values.filter((/** @type {number} */ value, /** @type {number} */ k) => ours[k] !== value);
     // beyond 3.65 the platform's logarithm decides, which may differ in its last bit
-    assert.ok(different.every((/** @type {number} */ value) => Math.abs(value) > 3.65), `seed ${seed}, step ${step}`);
+    assert.ok(
+      different.every((/** @type {number} */ value) => Math.abs(value) > 3.65),
+      `seed ${seed}, step ${step}`,
+    );
     close(ours, values, 1e-6, `seed ${seed}, step ${step}`);
   }
 });
@@ -81,7 +86,11 @@ test("the mean is over each row's own survivors", async () => {
     return x.map((one) => one * value);
   });
   const denoise = meanOf(components, 2);
-  const alive = [[true, true, true], [true, false, false], [false, true, true]];
+  const alive = [
+    [true, true, true],
+    [true, false, false],
+    [false, true, true],
+  ];
   const out = await denoise(Float32Array.of(1, 1, 2, 2, 3, 3), 5, alive);
   assert.deepEqual([...out], [37, 37, 2, 2, 165, 165]);
   assert.deepEqual(asked, [2, 2, 2]); // a component never sees a row that it takes no part in
@@ -89,7 +98,8 @@ test("the mean is over each row's own survivors", async () => {
 
 test("clipping keeps the guess in range, and the noise that belongs to it", () => {
   const step = { t: 9, signal: 0.6, noise: 0.8, keep: 0, guess: 0.9, earlier: 0, towards: 0.4, fresh: 0 };
-  const x = Float32Array.of(3, 0.3), guess = new Float32Array(2);
+  const x = Float32Array.of(3, 0.3),
+    guess = new Float32Array(2);
   takeStep(step, x, Float32Array.of(-1, 0.1), null, guess, true);
   assert.equal(guess[0], 1); // (3 + 0.8) / 0.6 is beyond
   close(x, [0.9 + 0.4 * ((3 - 0.6) / 0.8), 0.9 * ((0.3 - 0.08) / 0.6) + 0.04], 1e-6);
@@ -109,8 +119,13 @@ test("a null is as large as the removal, removes nobody where it can, and never 
   const code = new Code(WORDS, ["100001", "010010"]);
   assert.deepEqual(code.nullOf(code.removed([0]), [0], 0)?.gone, code.spares[0]);
   assert.deepEqual(code.nullOf(code.removed([0]), [0], 3)?.gone, code.spares[1]);
-  for (const [units, number] of /** @type {[number[], number][]} */ ([[[0, 1], 0], [[0, 2], 1], [[1, 3], 2]])) {
-    const gone = code.removed(units), chosen = code.nullOf(gone, units, number);
+  for (const [units, number] of /** @type {[number[], number][]} */ ([
+    [[0, 1], 0],
+    [[0, 2], 1],
+    [[1, 3], 2],
+  ])) {
+    const gone = code.removed(units),
+      chosen = code.nullOf(gone, units, number);
     assert.equal(chosen?.gone.filter(Boolean).length, gone.filter(Boolean).length);
     assert.ok(!code.goneWith(chosen?.gone ?? []).some((unit) => units.includes(unit)));
     assert.deepEqual(chosen?.units, code.goneWith(chosen?.gone ?? []));
@@ -127,10 +142,21 @@ test("an address says what is shown, whatever the names", () => {
   const site = /** @type {any} */ ({ units, seeds: [4, 5], manifest: { steps: 25 } });
   const view = { seed: 77, without: [1, 4, 2, 3], spare: 2, step: 7 };
   assert.deepEqual(readView(writeView(view, site), site), view);
-  assert.deepEqual(readView("#seed=x&without=nobody,a,a&step=99&spare=-1", site), { seed: 4, without: [0], spare: 0, step: null });
+  assert.deepEqual(readView("#seed=x&without=nobody,a,a&step=99&spare=-1", site), {
+    seed: 4,
+    without: [0],
+    spare: 0,
+    step: null,
+  });
 });
 
 test("q-values", compared, () => {
   const { p, q } = expected.q;
-  close(withQ(p.map((/** @type {number} */ one, /** @type {number} */ unit) => ({ unit, distance: 0, p: one, q: null }))).map((row) => row.q ?? -1), q, 1e-12);
+  close(
+    withQ(
+      p.map((/** @type {number} */ one, /** @type {number} */ unit) => ({ unit, distance: 0, p: one, q: null })),
+    ).map((row) => row.q ?? -1),
+    q,
+    1e-12,
+  );
 });

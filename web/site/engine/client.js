@@ -26,7 +26,8 @@ function local(manifest, base, onOpened) {
   const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
   /** @type {Map<number, {onFrame: (frame: Frame) => void, resolve: (ms: number) => void, reject: (e: Error) => void}>} */
   const jobs = new Map();
-  let asked = 0, opened = 0;
+  let asked = 0,
+    opened = 0;
 
   /** @type {Engine["draw"]} */
   const draw = (rows, { urgent = true, signal, onFrame }) =>
@@ -89,7 +90,8 @@ function server(/** @type {string} */ base) {
 
 /** The values of a stream of server-sent events. @param {ReadableStream<Uint8Array>} body */
 async function* events(body) {
-  const reader = body.getReader(), decoder = new TextDecoder();
+  const reader = body.getReader(),
+    decoder = new TextDecoder();
   let rest = "";
   for (;;) {
     const { value, done } = await reader.read();

@@ -62,14 +62,20 @@ export function ideal(pictures, size, splits, abar) {
   const data = Float32Array.from(pictures, (level) => Math.fround(level / 127.5) - 1);
   const squares = Float64Array.from({ length: count }, (_, j) => dot(data, j * size, data, j * size, size));
   return async (x, t, alive) => {
-    const a = abar[t], signal = Math.sqrt(a), noise = Math.sqrt(1 - a);
-    const predicted = new Float32Array(x.length), logits = new Float64Array(count);
+    const a = abar[t],
+      signal = Math.sqrt(a),
+      noise = Math.sqrt(1 - a);
+    const predicted = new Float32Array(x.length),
+      logits = new Float64Array(count);
     alive.forEach((row, r) => {
       const at = r * size;
       for (let j = 0; j < count; j++) {
         logits[j] = (signal * dot(x, at, data, j * size, size) - (a / 2) * squares[j]) / (1 - a);
       }
-      const weights = mixture(logits, splits.filter((_, i) => row[i]));
+      const weights = mixture(
+        logits,
+        splits.filter((_, i) => row[i]),
+      );
       const guess = new Float64Array(size);
       for (let j = 0; j < count; j++) {
         if (weights[j] > 1e-12) for (let k = 0; k < size; k++) guess[k] += weights[j] * data[j * size + k];

@@ -10,17 +10,37 @@
 
 const MASK = (1n << 64n) - 1n;
 const IV = [
-  0x6a09e667f3bcc908n, 0xbb67ae8584caa73bn, 0x3c6ef372fe94f82bn, 0xa54ff53a5f1d36f1n,
-  0x510e527fade682d1n, 0x9b05688c2b3e6c1fn, 0x1f83d9abfb41bd6bn, 0x5be0cd19137e2179n,
+  0x6a09e667f3bcc908n,
+  0xbb67ae8584caa73bn,
+  0x3c6ef372fe94f82bn,
+  0xa54ff53a5f1d36f1n,
+  0x510e527fade682d1n,
+  0x9b05688c2b3e6c1fn,
+  0x1f83d9abfb41bd6bn,
+  0x5be0cd19137e2179n,
 ];
 const SIGMA = [
-  "0123456789abcdef", "ea489fd61c02b753", "b8c052fdae367194", "7931dcbe265a40f8", "905724afe1bc683d",
-  "2c6a0b834d75fe19", "c51fed4a0763928b", "db7ec13950f4862a", "6fe9b308c2d714a5", "a2847615fb9e3cd0",
+  "0123456789abcdef",
+  "ea489fd61c02b753",
+  "b8c052fdae367194",
+  "7931dcbe265a40f8",
+  "905724afe1bc683d",
+  "2c6a0b834d75fe19",
+  "c51fed4a0763928b",
+  "db7ec13950f4862a",
+  "6fe9b308c2d714a5",
+  "a2847615fb9e3cd0",
 ].map((row) => [...row].map((digit) => parseInt(digit, 16)));
 /** Which four words each of a round's eight mixings works on. */
 const MIXED = [
-  [0, 4, 8, 12], [1, 5, 9, 13], [2, 6, 10, 14], [3, 7, 11, 15],
-  [0, 5, 10, 15], [1, 6, 11, 12], [2, 7, 8, 13], [3, 4, 9, 14],
+  [0, 4, 8, 12],
+  [1, 5, 9, 13],
+  [2, 6, 10, 14],
+  [3, 7, 11, 15],
+  [0, 5, 10, 15],
+  [1, 6, 11, 12],
+  [2, 7, 8, 13],
+  [3, 4, 9, 14],
 ];
 
 const rotate = (/** @type {bigint} */ word, /** @type {bigint} */ by) => ((word >> by) | (word << (64n - by))) & MASK;
@@ -61,13 +81,22 @@ export function blake2b128(text) {
 
 /** The upper 32 bits of the product of two 32-bit numbers. */
 function high(/** @type {number} */ a, /** @type {number} */ b) {
-  const al = a & 0xffff, ah = a >>> 16, bl = b & 0xffff, bh = b >>> 16;
+  const al = a & 0xffff,
+    ah = a >>> 16,
+    bl = b & 0xffff,
+    bh = b >>> 16;
   const middle = ah * bl + ((al * bl) >>> 16);
-  return ah * bh + Math.floor(middle / 65536) + (((middle & 0xffff) + al * bh) / 65536 >>> 0);
+  return ah * bh + Math.floor(middle / 65536) + ((((middle & 0xffff) + al * bh) / 65536) >>> 0);
 }
 
-const MULTIPLIER = [[0xd2e7470e, 0xe14c6c93], [0xca5a8263, 0x95121157]]; // [upper, lower] half
-const WEYL = [[0x9e3779b9, 0x7f4a7c15], [0xbb67ae85, 0x84caa73b]];
+const MULTIPLIER = [
+  [0xd2e7470e, 0xe14c6c93],
+  [0xca5a8263, 0x95121157],
+]; // [upper, lower] half
+const WEYL = [
+  [0x9e3779b9, 0x7f4a7c15],
+  [0xbb67ae85, 0x84caa73b],
+];
 const TWO32 = 4294967296;
 
 /** A generator of 32-bit numbers, as NumPy's `Generator(Philox(key=...))` gives them out. */
@@ -92,14 +121,21 @@ export class Philox {
 
   /** Ten rounds over the counter. */
   fill() {
-    let x = [[0, this.counter], [0, 0], [0, 0], [0, 0]];
+    let x = [
+      [0, this.counter],
+      [0, 0],
+      [0, 0],
+      [0, 0],
+    ];
     const key = this.key.map((word) => [...word]);
     for (let round = 0; round < 10; round++) {
       const [h0, l0] = multiply(x[0], MULTIPLIER[0]);
       const [h1, l1] = multiply(x[2], MULTIPLIER[1]);
       x = [
-        [h1[0] ^ x[1][0] ^ key[0][0], h1[1] ^ x[1][1] ^ key[0][1]], l1,
-        [h0[0] ^ x[3][0] ^ key[1][0], h0[1] ^ x[3][1] ^ key[1][1]], l0,
+        [h1[0] ^ x[1][0] ^ key[0][0], h1[1] ^ x[1][1] ^ key[0][1]],
+        l1,
+        [h0[0] ^ x[3][0] ^ key[1][0], h0[1] ^ x[3][1] ^ key[1][1]],
+        l0,
       ];
       for (let k = 0; k < 2; k++) {
         const lower = (key[k][1] >>> 0) + WEYL[k][1];
@@ -123,7 +159,10 @@ function multiply([xh, xl], [mh, ml]) {
   const middle = high(xl, ml) + (Math.imul(xl, mh) >>> 0) + (Math.imul(xh, ml) >>> 0);
   const third = (Math.imul(xh, mh) >>> 0) + high(xl, mh) + high(xh, ml) + Math.floor(middle / TWO32);
   const fourth = high(xh, mh) + Math.floor(third / TWO32);
-  return [[fourth >>> 0, third >>> 0], [middle >>> 0, Math.imul(xl, ml) >>> 0]];
+  return [
+    [fourth >>> 0, third >>> 0],
+    [middle >>> 0, Math.imul(xl, ml) >>> 0],
+  ];
 }
 
 // --- normals by a ziggurat --------------------------------------------------------------------------------------
@@ -136,11 +175,13 @@ const density = (/** @type {number} */ x) => Math.exp(-0.5 * x * x);
 
 /** Layers: `edge` scales a 23-bit integer to x, below `inside` x is under the curve, `curve` is the density. */
 const LAYERS = (() => {
-  const edge = new Float32Array(256), inside = new Uint32Array(256), curve = new Float32Array(256);
+  const edge = new Float32Array(256),
+    inside = new Uint32Array(256),
+    curve = new Float32Array(256);
   let x = R;
   edge[255] = R / INTEGERS;
   curve[255] = density(R);
-  inside[0] = Math.round((R * density(R) / AREA) * INTEGERS);
+  inside[0] = Math.round(((R * density(R)) / AREA) * INTEGERS);
   edge[0] = AREA / density(R) / INTEGERS;
   curve[0] = 1;
   for (let k = 254; k >= 1; k--) {
@@ -162,7 +203,9 @@ function normal(/** @type {Philox} */ bits) {
   const { edge, inside, curve } = LAYERS;
   for (;;) {
     const drawn = bits.next();
-    const layer = drawn & 0xff, negative = (drawn >>> 8) & 1, place = (drawn >>> 9) & 0x7fffff;
+    const layer = drawn & 0xff,
+      negative = (drawn >>> 8) & 1,
+      place = (drawn >>> 9) & 0x7fffff;
     const size = fround(place * edge[layer]);
     const x = negative ? -size : size;
     if (place < inside[layer]) return x;

@@ -39,7 +39,8 @@ export function makeSteps(sampler, schedule, steps) {
   const stride = Math.floor(abar.length / steps);
   return Array.from({ length: steps }, (_, k) => {
     const t = (steps - 1 - k) * stride;
-    const now = abar[t], next = t >= stride ? abar[t - stride] : 1;
+    const now = abar[t],
+      next = t >= stride ? abar[t - stride] : 1;
     // DDIM paper, eq. 16: with eta = 1 the fresh noise has the variance of the ancestral sampler
     const variance = sampler === "ddpm" ? ((1 - next) / (1 - now)) * (1 - now / next) : 0;
     return {
@@ -62,12 +63,20 @@ function multistep(/** @type {Float64Array} */ abar, /** @type {number} */ steps
   levels.push({ signal: 1, noise: 0 });
   const lambda = levels.map(({ signal, noise }) => Math.log(signal / noise)); // infinite at the end
   return times.map((t, k) => {
-    const now = levels[k], next = levels[k + 1], h = lambda[k + 1] - lambda[k];
+    const now = levels[k],
+      next = levels[k + 1],
+      h = lambda[k + 1] - lambda[k];
     const pull = -next.signal * Math.expm1(-h);
     const first = k === 0 || k === steps - 1;
     const ratio = first ? 0 : h / (lambda[k] - lambda[k - 1]) / 2; // D = (1 + 1/2r) x0 - 1/2r x0_before
     return {
-      t, ...now, keep: next.noise / now.noise, guess: pull * (1 + ratio), earlier: -pull * ratio, towards: 0, fresh: 0,
+      t,
+      ...now,
+      keep: next.noise / now.noise,
+      guess: pull * (1 + ratio),
+      earlier: -pull * ratio,
+      towards: 0,
+      fresh: 0,
     };
   });
 }
@@ -85,7 +94,8 @@ function multistep(/** @type {Float64Array} */ abar, /** @type {number} */ steps
 export function takeStep(step, x, predicted, z, guess, clip = false) {
   for (let k = 0; k < x.length; k++) {
     const before = guess[k];
-    let e = predicted[k], x0 = (x[k] - step.noise * e) / step.signal;
+    let e = predicted[k],
+      x0 = (x[k] - step.noise * e) / step.signal;
     if (clip && Math.abs(x0) > 1) {
       x0 = Math.sign(x0);
       e = (x[k] - step.signal * x0) / step.noise;

@@ -66,12 +66,17 @@ async function openHelpers(/** @type {string} */ base) {
     helpers.map((helper, h) =>
       helper.ask({
         open: files.flatMap((/** @type {string} */ file, /** @type {number} */ index) =>
-          index % count === h ? [{ index, file }] : []),
+          index % count === h ? [{ index, file }] : [],
+        ),
         shape: manifest.shape,
-      })),
+      }),
+    ),
   );
-  return files.map((/** @type {string} */ _, /** @type {number} */ index) =>
-    async (/** @type {Float32Array} */ x, /** @type {number} */ t) => (await helpers[index % count].ask({ index, x, t })).noise);
+  return files.map(
+    (/** @type {string} */ _, /** @type {number} */ index) =>
+      async (/** @type {Float32Array} */ x, /** @type {number} */ t) =>
+        (await helpers[index % count].ask({ index, x, t })).noise,
+  );
 }
 
 /** A worker that answers. */

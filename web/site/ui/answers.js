@@ -18,7 +18,8 @@ export class Answers {
     this.sweeping = null;
     this.asked = "";
     const { stored, noun } = app.site;
-    const way = (/** @type {string} */ id, /** @type {string} */ text, /** @type {() => void} */ onclick) => h("button", { type: "button", class: "way", id, onclick }, text);
+    const way = (/** @type {string} */ id, /** @type {string} */ text, /** @type {() => void} */ onclick) =>
+      h("button", { type: "button", class: "way", id, onclick }, text);
     const ways = [
       way("way-most", `Which ${noun} does this sample depend on most?`, () => this.most()),
       stored?.tests && way("way-nobody", "Find a sample that depends on nobody", () => this.nobody()),
@@ -30,7 +31,9 @@ export class Answers {
   update() {
     const { view } = this.app;
     const everywhere = /** @type {HTMLButtonElement} */ (get("way-everywhere"));
-    everywhere.textContent = view.without.length ? `Remove ${this.app.names(view.without)} everywhere` : "Remove everywhere: choose whom first";
+    everywhere.textContent = view.without.length
+      ? `Remove ${this.app.names(view.without)} everywhere`
+      : "Remove everywhere: choose whom first";
     everywhere.disabled = !view.without.length || Boolean(this.app.removal()?.empty);
     if (this.asked === "most" && this.box.dataset.seed !== String(view.seed)) this.close();
     for (const button of this.box.querySelectorAll("[data-unit]")) {
@@ -49,29 +52,52 @@ export class Answers {
     this.asked = asked;
     this.box.hidden = false;
     this.box.dataset.seed = String(this.app.view.seed);
-    const close = h("button", { type: "button", class: "quiet close", "aria-label": "Close the answer", onclick: () => this.close() }, "×");
-    this.box.replaceChildren(h("div", { class: "answer-head" }, h("h2", {}, heading), close), ...content.flatMap((part) => part || []));
+    const close = h(
+      "button",
+      { type: "button", class: "quiet close", "aria-label": "Close the answer", onclick: () => this.close() },
+      "×",
+    );
+    this.box.replaceChildren(
+      h("div", { class: "answer-head" }, h("h2", {}, heading), close),
+      ...content.flatMap((part) => part || []),
+    );
   }
 
   /** Which unit the sample depends on most: from the universe where there is one, else by drawing them all. */
   most() {
-    const { site, view } = this.app, sample = site.sample(view.seed);
+    const { site, view } = this.app,
+      sample = site.sample(view.seed);
     if (sample === null) {
       this.sweep();
       return;
     }
-    const rows = site.units.map((_, unit) => ({ unit, ...(site.test(sample, unit) ?? { distance: 0, p: null, q: null }) }));
+    const rows = site.units.map((_, unit) => ({
+      unit,
+      ...(site.test(sample, unit) ?? { distance: 0, p: null, q: null }),
+    }));
     const count = site.spareDistances(sample).length;
-    this.show(rows, count ? `${site.stored?.statistic} test against ${many(count, "stored null")}, stored (exact)` : "stored (exact)");
+    this.show(
+      rows,
+      count ? `${site.stored?.statistic} test against ${many(count, "stored null")}, stored (exact)` : "stored (exact)",
+    );
   }
 
   /** @param {Row[]} rows @param {string} basis @param {boolean} [stored] whether the universe's tests are shown */
   show(rows, basis, stored = true) {
-    const { app } = this, { site, view } = app, level = site.stored?.level ?? 0.1, needed = site.nullsNeeded();
+    const { app } = this,
+      { site, view } = app,
+      level = site.stored?.level ?? 0.1,
+      needed = site.nullsNeeded();
     rows.sort((a, b) => (a.p ?? 1) - (b.p ?? 1) || b.distance - a.distance);
     const marked = rows.filter((row) => row.q !== null && row.q <= level);
-    const names = listed(marked.map((row) => site.units[row.unit].id), 4);
-    const tooFew = needed && stored ? ` With ${many(site.stored?.spares.length ?? 0, "null")} no single one can; it takes ${needed}.` : "";
+    const names = listed(
+      marked.map((row) => site.units[row.unit].id),
+      4,
+    );
+    const tooFew =
+      needed && stored
+        ? ` With ${many(site.stored?.spares.length ?? 0, "null")} no single one can; it takes ${needed}.`
+        : "";
     const untested = rows.every((row) => row.p === null);
     const verdict = untested
       ? "Without nulls nobody can tell; these moved the picture farthest."
@@ -89,11 +115,20 @@ export class Answers {
 
   /** @param {Row} row */
   entry({ unit, distance, p, q }) {
-    const { app } = this, { site } = app;
+    const { app } = this,
+      { site } = app;
     const numbers = `moved ${distance.toFixed(1)}${p === null ? "" : ` · p ${rate(p)} · q ${rate(q ?? 1)}`}`;
     return h(
       "button",
-      { type: "button", class: "entry", "data-unit": unit, "aria-pressed": "false", title: `Remove ${site.units[unit].id}`, onclick: () => app.change({ without: app.view.without.length === 1 && app.view.without[0] === unit ? [] : [unit] }) },
+      {
+        type: "button",
+        class: "entry",
+        "data-unit": unit,
+        "aria-pressed": "false",
+        title: `Remove ${site.units[unit].id}`,
+        onclick: () =>
+          app.change({ without: app.view.without.length === 1 && app.view.without[0] === unit ? [] : [unit] }),
+      },
       picture(site.image(site.firstImage[unit]), site.shape),
       h("span", {}, h("strong", {}, site.units[unit].id), h("small", {}, numbers)),
     );
@@ -101,20 +136,30 @@ export class Answers {
 
   /** Draw every removal of this sample and many nulls here, then rank them by distance. */
   async sweep() {
-    const { app } = this, { site, view, trajectories } = app;
+    const { app } = this,
+      { site, view, trajectories } = app;
     if (!trajectories) {
       this.answer("most", "Not yet", h("p", {}, "The ensemble is still opening; ask again in a moment."));
       return;
     }
     this.sweeping?.abort();
     this.sweeping = new AbortController();
-    const { signal } = this.sweeping, { code } = site;
+    const { signal } = this.sweeping,
+      { code } = site;
     const alive = (/** @type {boolean[]} */ gone) => gone.map((dark) => !dark);
     const units = code.words.flatMap((word, unit) => (word.every(Boolean) ? [] : [unit]));
     const spares = code.spares.slice(0, SPARES);
-    const rows = [...units.map((unit) => alive(code.words[unit])), ...spares.map(alive)].map((left) => ({ seed: view.seed, alive: left }));
+    const rows = [...units.map((unit) => alive(code.words[unit])), ...spares.map(alive)].map((left) => ({
+      seed: view.seed,
+      alive: left,
+    }));
     const bar = h("progress", { max: rows.length, value: 0, "aria-label": "Drawn so far" });
-    this.answer("most", `Drawing every removal of seed ${view.seed}`, h("p", {}, `${many(units.length, site.noun)} and ${many(spares.length, "null")}.`), bar);
+    this.answer(
+      "most",
+      `Drawing every removal of seed ${view.seed}`,
+      h("p", {}, `${many(units.length, site.noun)} and ${many(spares.length, "null")}.`),
+      bar,
+    );
     try {
       const everyone = { seed: view.seed, alive: code.words[0].map(() => true) };
       const first = trajectories.draw([everyone], { signal, urgent: false });
@@ -129,7 +174,12 @@ export class Answers {
         bar.value = distances.length;
       }
       const nulls = distances.slice(units.length);
-      const ranked = units.map((unit, k) => ({ unit, distance: distances[k], p: nulls.length ? (1 + nulls.filter((one) => one >= distances[k]).length) / (1 + nulls.length) : null, q: null }));
+      const ranked = units.map((unit, k) => ({
+        unit,
+        distance: distances[k],
+        p: nulls.length ? (1 + nulls.filter((one) => one >= distances[k]).length) / (1 + nulls.length) : null,
+        q: null,
+      }));
       this.show(withQ(ranked), `plain distance against ${many(nulls.length, "null")}, all drawn here`, false);
     } catch (error) {
       if (/** @type {Error} */ (error).name === "AbortError") return;
@@ -139,7 +189,9 @@ export class Answers {
 
   /** Go to the stored sample that removals move least against nulls, and say how much that means. */
   nobody() {
-    const { app } = this, { site } = app, { stored } = site;
+    const { app } = this,
+      { site } = app,
+      { stored } = site;
     if (!stored) return;
     const samples = site.seeds.map((seed, sample) => {
       const tests = site.units.map((_, unit) => site.test(sample, unit));
@@ -150,15 +202,19 @@ export class Answers {
         p: stored.radius_p?.[sample] ?? 1,
       };
     });
-    const level = stored.level ?? 0.1, needed = site.nullsNeeded();
+    const level = stored.level ?? 0.1,
+      needed = site.nullsNeeded();
     const free = samples.filter(({ q }) => q > level);
-    const best = [...(free.length ? free : samples)].sort((a, b) => Number(b.radius === 0) - Number(a.radius === 0) || b.p - a.p || b.q - a.q)[0];
+    const best = [...(free.length ? free : samples)].sort(
+      (a, b) => Number(b.radius === 0) - Number(a.radius === 0) || b.p - a.p || b.q - a.q,
+    )[0];
     app.change({ seed: best.seed, without: [] });
-    const text = best.radius === 0
-      ? `Seed ${best.seed}: no single removal changes a pixel of it. It is unattributable.`
-      : free.length
-        ? `Seed ${best.seed}: of all removals, the one that moves it farthest (${best.radius.toFixed(1)}) goes no farther than nulls go (p = ${rate(best.p)}), and nobody stands out (smallest q = ${rate(best.q)}).`
-        : `There is none: in each of ${many(samples.length, "stored sample")} somebody stands out. Seed ${best.seed} comes nearest (smallest q = ${rate(best.q)}).`;
+    const text =
+      best.radius === 0
+        ? `Seed ${best.seed}: no single removal changes a pixel of it. It is unattributable.`
+        : free.length
+          ? `Seed ${best.seed}: of all removals, the one that moves it farthest (${best.radius.toFixed(1)}) goes no farther than nulls go (p = ${rate(best.p)}), and nobody stands out (smallest q = ${rate(best.q)}).`
+          : `There is none: in each of ${many(samples.length, "stored sample")} somebody stands out. Seed ${best.seed} comes nearest (smallest q = ${rate(best.q)}).`;
     const limit = needed
       ? `With ${many(stored.spares.length, "null")} no single ${site.noun} could stand out among ${site.units.length} in any sample; it takes ${needed}.`
       : `Nobody stands out in ${free.length} of ${many(samples.length, "stored sample")}.`;
@@ -166,17 +222,22 @@ export class Answers {
       "nobody",
       "A sample that depends on nobody",
       h("p", { class: "verdict" }, text),
-      best.radius > 0 && h("p", { class: "hint" }, `${limit} That is no proof that nobody mattered, only that a removal cannot be told from the loss of components.`),
+      best.radius > 0 &&
+        h(
+          "p",
+          { class: "hint" },
+          `${limit} That is no proof that nobody mattered, only that a removal cannot be told from the loss of components.`,
+        ),
     );
   }
 }
 
 /** Benjamini and Hochberg's q for rows with p. @param {Row[]} rows @returns {Row[]} */
 export function withQ(rows) {
-  const ranked = rows.filter((row) => row.p !== null).sort((a, b) => /** @type {number} */ (b.p) - /** @type {number} */ (a.p));
+  const known = rows.flatMap((row) => (row.p === null ? [] : [{ row, p: row.p }])).sort((a, b) => b.p - a.p);
   let least = 1;
-  ranked.forEach((row, k) => {
-    least = Math.min(least, (/** @type {number} */ (row.p) * ranked.length) / (ranked.length - k));
+  known.forEach(({ row, p }, k) => {
+    least = Math.min(least, (p * known.length) / (known.length - k));
     row.q = least;
   });
   return rows;

@@ -15,13 +15,18 @@ export class Everywhere {
       this.open = true;
       this.told = "";
       this.update();
-      this.box.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+      this.box.scrollIntoView({
+        block: "start",
+        behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth",
+      });
       get("everywhere-heading").focus({ preventScroll: true });
     });
   }
 
   update() {
-    const { app } = this, { view } = app, removal = app.removal();
+    const { app } = this,
+      { view } = app,
+      removal = app.removal();
     if (!this.open) return;
     if (!removal || removal.empty) {
       this.close();
@@ -42,7 +47,8 @@ export class Everywhere {
 
   /** @param {import("../app.js").Removal} removal */
   async draw(removal) {
-    const { app } = this, { site, view, trajectories } = app;
+    const { app } = this,
+      { site, view, trajectories } = app;
     this.cancelling.abort();
     this.cancelling = new AbortController();
     const { signal } = this.cancelling;
@@ -69,7 +75,8 @@ export class Everywhere {
         ? `The removal moved the picture farther than its null in ${farther} of ${many(known.length, "sample")}; where only components mattered, about half would.`
         : "There is no null to compare with.";
     } catch (error) {
-      if (/** @type {Error} */ (error).name !== "AbortError") summary.textContent = `Drawing stopped: ${/** @type {Error} */ (error).message}`;
+      if (/** @type {Error} */ (error).name !== "AbortError")
+        summary.textContent = `Drawing stopped: ${/** @type {Error} */ (error).message}`;
     }
   }
 
@@ -79,20 +86,32 @@ export class Everywhere {
    * @returns {Promise<[number, number | null]>}
    */
   async fill(card, sets, signal) {
-    const { app } = this, { site, view, trajectories } = app, removal = app.removal(), sample = site.sample(card.seed);
+    const { app } = this,
+      { site, view, trajectories } = app,
+      removal = app.removal(),
+      sample = site.sample(card.seed);
     const spare = removal?.null?.spare;
     const exact = site.factual(card.seed);
     if (sample !== null && view.without.length === 1 && exact && site.isStored(spare)) {
-      const pictures = [exact, await site.without(sample, view.without[0]), await site.underSpare(sample, /** @type {number} */ (spare))];
+      const pictures = [
+        exact,
+        await site.without(sample, view.without[0]),
+        await site.underSpare(sample, /** @type {number} */ (spare)),
+      ];
       signal.throwIfAborted();
       return card.show(pictures, "stored (exact)");
     }
     if (!trajectories) throw new Error("the ensemble is not open");
     const everyone = site.code.words[0].map(() => true);
-    const rows = sets.flatMap((gone, k) => (gone || k === 0 ? [{ seed: card.seed, alive: gone ? gone.map((dark) => !dark) : everyone }] : []));
+    const rows = sets.flatMap((gone, k) =>
+      gone || k === 0 ? [{ seed: card.seed, alive: gone ? gone.map((dark) => !dark) : everyone }] : [],
+    );
     const { trajectories: drawn, done } = trajectories.draw(rows, { signal, urgent: false });
     await done;
-    return card.show(drawn.filter(isFinished).map(lastOf), site.manifest.engine === "server" ? "redrawn by the server" : "redrawn here");
+    return card.show(
+      drawn.filter(isFinished).map(lastOf),
+      site.manifest.engine === "server" ? "redrawn by the server" : "redrawn here",
+    );
   }
 }
 
@@ -116,9 +135,15 @@ class Card {
 
   /** @param {Uint8Array[]} pictures @param {string} tag @returns {[number, number | null]} */
   show(pictures, tag) {
-    const [own, spare] = [pictures[1], pictures[2] ?? null].map((levels) => (levels ? this.site.distance(pictures[0], levels) : null));
+    const [own, spare] = [pictures[1], pictures[2] ?? null].map((levels) =>
+      levels ? this.site.distance(pictures[0], levels) : null,
+    );
     pictures.forEach((levels, k) => paint(this.canvases[k], levels, this.site.shape));
-    const texts = ["with everyone", `without: ${own?.toFixed(1)}`, spare === null ? "no null" : `null: ${spare.toFixed(1)}`];
+    const texts = [
+      "with everyone",
+      `without: ${own?.toFixed(1)}`,
+      spare === null ? "no null" : `null: ${spare.toFixed(1)}`,
+    ];
     texts.forEach((text, k) => {
       this.notes[k].textContent = text;
       this.canvases[k].setAttribute("aria-label", `Seed ${this.seed}, ${text}, ${tag}`);

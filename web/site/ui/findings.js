@@ -13,7 +13,9 @@ export class Findings {
   }
 
   update() {
-    const { app } = this, { view } = app, removal = app.removal();
+    const { app } = this,
+      { view } = app,
+      removal = app.removal();
     const finished = app.isFinished();
     const now = JSON.stringify([view.seed, view.without, view.spare, finished, app.problem, Boolean(app.trajectories)]);
     if (now === this.told) return;
@@ -23,22 +25,30 @@ export class Findings {
     else if (!removal) this.box.replaceChildren(...this.unremoved());
     else if (removal.empty) this.box.replaceChildren();
     else if (finished) this.box.replaceChildren(...this.compared(removal));
-    else this.box.replaceChildren(h("p", { class: "hint" }, app.trajectories ? "Denoising…" : "The ensemble is opening…"));
+    else
+      this.box.replaceChildren(h("p", { class: "hint" }, app.trajectories ? "Denoising…" : "The ensemble is opening…"));
   }
 
   /** Who is removed, each with a way back. */
   removed() {
-    const { app } = this, { view, site } = app;
+    const { app } = this,
+      { view, site } = app;
     if (!view.without.length) return [];
     const chip = (/** @type {number} */ unit) =>
       h(
         "button",
-        { type: "button", class: "chip", "aria-label": `Put ${site.units[unit].id} back`, onclick: () => app.toggle(unit) },
+        {
+          type: "button",
+          class: "chip",
+          "aria-label": `Put ${site.units[unit].id} back`,
+          onclick: () => app.toggle(unit),
+        },
         picture(site.image(site.firstImage[unit]), site.shape),
         h("span", {}, site.units[unit].id),
         h("span", { class: "cross", "aria-hidden": "true" }, "×"),
       );
-    const act = (/** @type {string} */ text, /** @type {() => void} */ onclick) => h("button", { type: "button", class: "quiet", onclick }, text);
+    const act = (/** @type {string} */ text, /** @type {() => void} */ onclick) =>
+      h("button", { type: "button", class: "quiet", onclick }, text);
     return [
       ...view.without.map(chip),
       act("Put everyone back", () => app.change({ without: [] })),
@@ -58,7 +68,9 @@ export class Findings {
 
   /** Before anything is removed: what the sample is nearest to. */
   unremoved() {
-    const { app } = this, { site } = app, shown = app.drawn.factual;
+    const { app } = this,
+      { site } = app,
+      shown = app.drawn.factual;
     const levels = shown && isFinished(shown) ? lastOf(shown) : site.factual(app.view.seed);
     if (!levels) return [];
     const { image, unit } = site.nearest(levels);
@@ -67,18 +79,31 @@ export class Findings {
         "p",
         { class: "nearest-line" },
         picture(site.image(image), site.shape, `training picture of ${site.units[unit].id}`),
-        h("span", {}, `The nearest training picture is of `, h("strong", {}, site.units[unit].id), ". Is the sample owed to it? "),
-        h("button", { type: "button", class: "quiet", onclick: () => app.toggle(unit) }, `Remove ${site.units[unit].id}`),
+        h(
+          "span",
+          {},
+          `The nearest training picture is of `,
+          h("strong", {}, site.units[unit].id),
+          ". Is the sample owed to it? ",
+        ),
+        h(
+          "button",
+          { type: "button", class: "quiet", onclick: () => app.toggle(unit) },
+          `Remove ${site.units[unit].id}`,
+        ),
       ),
     ];
   }
 
   /** @param {import("../app.js").Removal} removal */
   compared(removal) {
-    const { app } = this, { site, view, drawn } = app;
-    const factual = lastOf(/** @type {any} */ (drawn.factual)), ablated = lastOf(/** @type {any} */ (drawn.ablated));
+    const { app } = this,
+      { site, view, drawn } = app;
+    const factual = lastOf(/** @type {any} */ (drawn.factual)),
+      ablated = lastOf(/** @type {any} */ (drawn.ablated));
     const spare = drawn.null && isFinished(drawn.null) ? lastOf(drawn.null) : null;
-    const moved = site.distance(factual, ablated), movedNull = spare ? site.distance(factual, spare) : null;
+    const moved = site.distance(factual, ablated),
+      movedNull = spare ? site.distance(factual, spare) : null;
     const rows = [
       { name: "With everyone", levels: factual, distance: null },
       { name: `Without ${app.names(view.without)}`, levels: ablated, distance: moved },
@@ -90,7 +115,11 @@ export class Findings {
         "table",
         {},
         h("caption", { class: "hidden" }, "How far each picture moved, and the training picture nearest to it"),
-        h("thead", {}, h("tr", {}, ...["", "Moved by", "Nearest training picture"].map((text) => h("th", { scope: "col" }, text)))),
+        h(
+          "thead",
+          {},
+          h("tr", {}, ...["", "Moved by", "Nearest training picture"].map((text) => h("th", { scope: "col" }, text))),
+        ),
         h("tbody", {}, ...rows.map((row) => this.row(row))),
       ),
       ...this.stored(removal),
@@ -100,7 +129,8 @@ export class Findings {
 
   /** @param {{name: string, levels: Uint8Array, distance: number | null}} row */
   row({ name, levels, distance }) {
-    const { site, view } = this.app, { image, unit } = site.nearest(levels);
+    const { site, view } = this.app,
+      { image, unit } = site.nearest(levels);
     return h(
       "tr",
       {},
@@ -121,17 +151,28 @@ export class Findings {
 
   /** The stored test of a single unit, and all stored spares beside it. @param {import("../app.js").Removal} removal */
   stored(removal) {
-    const { site, view } = this.app, sample = site.sample(view.seed);
+    const { site, view } = this.app,
+      sample = site.sample(view.seed);
     if (!site.stored) return [];
-    if (sample === null) return [h("p", { class: "hint" }, "This noise is new: no exact picture and no test of it are stored.")];
+    if (sample === null)
+      return [h("p", { class: "hint" }, "This noise is new: no exact picture and no test of it are stored.")];
     if (view.without.length > 1) {
-      return [h("p", { class: "hint" }, "Tests are stored for single removals; several together are compared with the null beside them.")];
+      return [
+        h(
+          "p",
+          { class: "hint" },
+          "Tests are stored for single removals; several together are compared with the null beside them.",
+        ),
+      ];
     }
-    const unit = view.without[0], test = site.test(sample, unit), spares = site.spareDistances(sample);
+    const unit = view.without[0],
+      test = site.test(sample, unit),
+      spares = site.spareDistances(sample);
     if (!test || !spares.length || test.p === null || test.q === null) return [];
     const farther = spares.filter((distance) => distance >= test.distance).length;
     const level = site.stored.level ?? 0.1;
-    const stands = test.q <= level, needed = site.nullsNeeded();
+    const stands = test.q <= level,
+      needed = site.nullsNeeded();
     return [
       h(
         "p",
@@ -139,7 +180,9 @@ export class Findings {
         h("strong", {}, stands ? "It stands out. " : "It does not stand out. "),
         `The stored picture moved by ${test.distance.toFixed(1)}; ${farther} of ${many(spares.length, "stored null")} moved as far. `,
         `p = ${rate(test.p)}, q = ${rate(test.q)} (${site.stored.statistic} test; marked where q ≤ ${level}).`,
-        !stands && needed ? ` With ${many(spares.length, "null")} no single ${site.noun} can reach that among ${site.units.length}; it takes ${needed}.` : "",
+        !stands && needed
+          ? ` With ${many(spares.length, "null")} no single ${site.noun} can reach that among ${site.units.length}; it takes ${needed}.`
+          : "",
       ),
       plot(test.distance, spares, site.units[unit].id),
     ];
@@ -157,7 +200,8 @@ export class Findings {
 function verdict(moved, movedNull) {
   if (moved === 0) return "Not a single pixel changed.";
   if (movedNull === null) return `The picture moved by ${moved.toFixed(1)}; there is no null to compare it with.`;
-  const words = moved > movedNull ? "farther than its null" : moved < movedNull ? "less far than its null" : "as far as its null";
+  const words =
+    moved > movedNull ? "farther than its null" : moved < movedNull ? "less far than its null" : "as far as its null";
   return `The picture moved by ${moved.toFixed(1)}, ${words} (${movedNull.toFixed(1)}).`;
 }
 
@@ -166,7 +210,8 @@ function verdict(moved, movedNull) {
  * @param {number} distance @param {number[]} spares @param {string} name
  */
 function plot(distance, spares, name) {
-  const width = 320, top = Math.max(distance, ...spares, 1) * 1.05;
+  const width = 320,
+    top = Math.max(distance, ...spares, 1) * 1.05;
   const x = (/** @type {number} */ value) => 8 + (value / top) * (width - 16);
   return svg(
     "svg",
@@ -179,7 +224,16 @@ function plot(distance, spares, name) {
     svg("line", { x1: 8, x2: width - 8, y1: 28, y2: 28, class: "axis" }),
     ...spares.map((spare) => svg("line", { x1: x(spare), x2: x(spare), y1: 22, y2: 34, class: "spare" })),
     svg("circle", { cx: x(distance), cy: 28, r: 5, class: "unit" }),
-    svg("text", { x: Math.min(width - 8, Math.max(8, x(distance))), y: 14, class: "unit-name", "text-anchor": x(distance) > width / 2 ? "end" : "start" }, name),
+    svg(
+      "text",
+      {
+        x: Math.min(width - 8, Math.max(8, x(distance))),
+        y: 14,
+        class: "unit-name",
+        "text-anchor": x(distance) > width / 2 ? "end" : "start",
+      },
+      name,
+    ),
     svg("text", { x: 8, y: 44, class: "scale" }, "0"),
     svg("text", { x: width - 8, y: 44, class: "scale", "text-anchor": "end" }, `${top.toFixed(0)}`),
   );

@@ -12,9 +12,19 @@ export class Lamps {
     const row = (/** @type {string} */ kind, /** @type {(i: number) => HTMLElement} */ make) =>
       h("div", { class: `lamp-row ${kind}` }, ...Array.from({ length: code.components }, (_, i) => make(i)));
     this.buttons = row("own", (i) =>
-      h("button", { type: "button", class: "lamp", "data-component": i, onclick: () => this.point(i) }, String(manifest.numbers[i])));
+      h(
+        "button",
+        { type: "button", class: "lamp", "data-component": i, onclick: () => this.point(i) },
+        String(manifest.numbers[i]),
+      ),
+    );
     this.dots = row("null", () => h("span", { class: "lamp dot" }));
-    this.nullRow = h("div", { class: "null-lamps", "aria-hidden": "true" }, h("span", { class: "label" }, "null"), this.dots);
+    this.nullRow = h(
+      "div",
+      { class: "null-lamps", "aria-hidden": "true" },
+      h("span", { class: "label" }, "null"),
+      this.dots,
+    );
     get("lamps").append(this.buttons, this.nullRow);
   }
 
@@ -26,7 +36,9 @@ export class Lamps {
   }
 
   update() {
-    const { app } = this, { site } = app, removal = app.removal();
+    const { app } = this,
+      { site } = app,
+      removal = app.removal();
     const hovered = app.preview === null ? null : site.code.words[app.preview];
     [...this.buttons.children].forEach((lamp, i) => {
       const dark = removal?.gone[i] ?? false;
@@ -38,7 +50,10 @@ export class Lamps {
         "aria-label",
         `Component ${site.manifest.numbers[i]}: ${dark ? "dark" : "lit"}, trained on ${saw} of ${many(site.units.length, site.noun)}. Point them out on the wall`,
       );
-      lamp.setAttribute("title", `Component ${site.manifest.numbers[i]} was trained on ${saw} of ${many(site.units.length, site.noun)}`);
+      lamp.setAttribute(
+        "title",
+        `Component ${site.manifest.numbers[i]} was trained on ${saw} of ${many(site.units.length, site.noun)}`,
+      );
     });
     this.nullRow.hidden = !removal?.null;
     [...this.dots.children].forEach((dot, i) => dot.classList.toggle("dark", removal?.null?.gone[i] ?? false));
@@ -47,11 +62,16 @@ export class Lamps {
   }
 
   sentence() {
-    const { app } = this, { code, noun } = app.site, removal = app.removal(), { without } = app.view;
+    const { app } = this,
+      { code, noun } = app.site,
+      removal = app.removal(),
+      { without } = app.view;
     if (!removal) return `All ${code.components} components draw. A lamp shows which ${noun}s it was trained on.`;
     if (removal.empty) {
       const fit = code.longest(without);
-      const able = fit ? `${app.names(without.slice(0, fit))} can go together` : "it cannot be removed from this ensemble";
+      const able = fit
+        ? `${app.names(without.slice(0, fit))} can go together`
+        : "it cannot be removed from this ensemble";
       return `No component is left: each of the ${code.components} was trained on one of these ${noun}s or more, so nobody is left who never saw them. ${fit ? `${able}; put ${app.names(without.slice(fit))} back` : able}.`;
     }
     const left = removal.gone.filter((gone) => !gone).length;

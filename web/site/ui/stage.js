@@ -4,7 +4,9 @@ import { isFinished } from "../trajectories.js";
 import { get, h, many, paint, picture } from "./dom.js";
 
 const PACE = 36; // milliseconds per step at the fastest, so that eyes can follow
-const STORED = "stored (exact)", HERE = "redrawn here", THERE = "redrawn by the server";
+const STORED = "stored (exact)",
+  HERE = "redrawn here",
+  THERE = "redrawn by the server";
 
 /** @typedef {"factual" | "ablated" | "null"} Role */
 /** @type {Role[]} */
@@ -47,7 +49,8 @@ export class Stage {
   }
 
   update() {
-    const { app } = this, { steps } = app.site.manifest;
+    const { app } = this,
+      { steps } = app.site.manifest;
     if (this.drawing !== app.drawn) {
       this.drawing = app.drawn;
       this.playing = false;
@@ -66,17 +69,21 @@ export class Stage {
       if (this.at >= this.app.site.manifest.steps) this.playing = false;
       return;
     }
-    this.timer = setTimeout(() => {
-      this.timer = null;
-      if (this.app.view.step !== null) return;
-      this.at = Math.min(this.at + 1, Math.max(0, this.available()));
-      this.show();
-      this.tick();
-    }, this.still.matches ? 4 * PACE : PACE);
+    this.timer = setTimeout(
+      () => {
+        this.timer = null;
+        if (this.app.view.step !== null) return;
+        this.at = Math.min(this.at + 1, Math.max(0, this.available()));
+        this.show();
+        this.tick();
+      },
+      this.still.matches ? 4 * PACE : PACE,
+    );
   }
 
   show() {
-    const { app } = this, { steps } = app.site.manifest;
+    const { app } = this,
+      { steps } = app.site.manifest;
     this.slider.value = String(this.available() < 0 ? steps : this.at);
     this.slider.setAttribute("aria-valuetext", `step ${this.at} of ${steps}`);
     get("step-text").textContent = `step ${this.available() < 0 ? steps : this.at} of ${steps}`;
@@ -90,11 +97,21 @@ export class Stage {
     const stored = this.storedRows();
     const title = removal ? `Without ${app.names(app.view.without)}` : `Without…`;
     const blank = removal?.empty ? "No component is left to draw it" : `Choose a ${app.site.noun} to remove`;
-    this.panels.ablated.show({ title, blank, note: removal ? lost(removal.gone) : "", ...this.content("ablated"), stored: stored?.ablated });
+    this.panels.ablated.show({
+      title,
+      blank,
+      note: removal ? lost(removal.gone) : "",
+      ...this.content("ablated"),
+      stored: stored?.ablated,
+    });
     const nobody = removal && !removal.empty && !removal.null;
     this.panels.null.show({
       title: "Null: nobody removed",
-      blank: nobody ? "No other set of as many components" : removal?.empty ? "Nor has it a null" : "As many components go dark at random",
+      blank: nobody
+        ? "No other set of as many components"
+        : removal?.empty
+          ? "Nor has it a null"
+          : "As many components go dark at random",
       note: removal?.null ? this.nullNote(removal.null) : "",
       ...this.content("null"),
       stored: stored?.null,
@@ -103,9 +120,12 @@ export class Stage {
 
   /** What a panel shows of what was drawn. @param {Role} role */
   content(role) {
-    const { app } = this, trajectory = app.drawn[role], exact = role === "factual" ? app.site.factual(app.view.seed) : null;
+    const { app } = this,
+      trajectory = app.drawn[role],
+      exact = role === "factual" ? app.site.factual(app.view.seed) : null;
     if (!trajectory?.shots.length) return { levels: exact, tag: exact ? STORED : "", stored: null };
-    const step = Math.min(this.at, trajectory.shots.length - 1), shot = trajectory.shots[step];
+    const step = Math.min(this.at, trajectory.shots.length - 1),
+      shot = trajectory.shots[step];
     const guessing = this.guess.checked && step > 0 && step < trajectory.of;
     return {
       levels: guessing ? shot.guess : shot.levels,
@@ -117,7 +137,10 @@ export class Stage {
 
   /** The exact pictures that go with a removal, where the universe has both the unit's and the null's. */
   storedRows() {
-    const { app } = this, { site, view } = app, sample = site.sample(view.seed), spare = app.removal()?.null?.spare;
+    const { app } = this,
+      { site, view } = app,
+      sample = site.sample(view.seed),
+      spare = app.removal()?.null?.spare;
     if (sample === null || view.without.length !== 1 || !site.isStored(spare)) return null;
     return {
       ablated: site.without(sample, view.without[0]),
@@ -127,7 +150,10 @@ export class Stage {
 
   /** The unit under the pointer, if its exact picture and a null of it are stored. */
   previewed() {
-    const { app } = this, { site } = app, unit = app.preview, sample = site.sample(app.view.seed);
+    const { app } = this,
+      { site } = app,
+      unit = app.preview,
+      sample = site.sample(app.view.seed);
     if (unit === null || sample === null || app.view.without.includes(unit)) return null;
     const gone = site.code.removed([unit]);
     const chosen = gone.every(Boolean) ? null : site.code.nullOf(gone, [unit], app.view.spare);
@@ -137,11 +163,20 @@ export class Stage {
   /** @param {NonNullable<ReturnType<Stage["previewed"]>>} preview */
   async showPreview({ unit, sample, gone, chosen }) {
     const { site } = this.app;
-    const [ablated, spare] = await Promise.all([site.without(sample, unit), site.underSpare(sample, /** @type {number} */ (chosen.spare))]);
+    const [ablated, spare] = await Promise.all([
+      site.without(sample, unit),
+      site.underSpare(sample, /** @type {number} */ (chosen.spare)),
+    ]);
     if (this.app.preview !== unit) return;
     const title = `Without ${site.units[unit].id}${this.app.view.without.length ? " alone" : ""}`;
     this.panels.ablated.show({ title, levels: ablated, tag: STORED, note: lost(gone), preview: true });
-    this.panels.null.show({ title: "Null: nobody removed", levels: spare, tag: STORED, note: this.nullNote(chosen), preview: true });
+    this.panels.null.show({
+      title: "Null: nobody removed",
+      levels: spare,
+      tag: STORED,
+      note: this.nullNote(chosen),
+      preview: true,
+    });
   }
 
   /** @param {NonNullable<import("../app.js").Removal["null"]>} chosen */
@@ -203,8 +238,10 @@ class Panel {
     }
     const asked = ++this.asked;
     this.exact.hidden = !stored || !levels;
-    stored?.then((picture) => asked === this.asked && paint(this.small, picture, this.shape)).catch(() => {
-      if (asked === this.asked) this.exact.hidden = true;
-    });
+    stored
+      ?.then((picture) => asked === this.asked && paint(this.small, picture, this.shape))
+      .catch(() => {
+        if (asked === this.asked) this.exact.hidden = true;
+      });
   }
 }

@@ -35,7 +35,8 @@ export class Strip {
   }
 
   update() {
-    const { view } = this.app, seeds = this.seeds();
+    const { view } = this.app,
+      seeds = this.seeds();
     if (this.strip.dataset.shown !== seeds.join()) {
       this.strip.dataset.shown = seeds.join();
       this.strip.replaceChildren(...seeds.map((seed) => this.button(seed)));
@@ -49,7 +50,8 @@ export class Strip {
 
   /** @param {number} seed */
   button(seed) {
-    const { site } = this.app, levels = site.factual(seed);
+    const { site } = this.app,
+      levels = site.factual(seed);
     return h(
       "button",
       {

@@ -14,10 +14,12 @@ export class Tour {
   }
 
   steps() {
-    const { site, view } = this.app, { noun } = site;
+    const { site, view } = this.app,
+      { noun } = site;
     const picture = site.factual(view.seed) ?? site.factual(site.seeds[0]);
     const near = picture ? site.nearest(picture).unit : 0;
-    const name = site.units[near].id, { components } = site.code;
+    const name = site.units[near].id,
+      { components } = site.code;
     return [
       {
         at: "panel-factual",
@@ -57,18 +59,26 @@ export class Tour {
 
   /** @param {number} number */
   go(number) {
-    const steps = this.steps(), step = steps[number];
+    const steps = this.steps(),
+      step = steps[number];
     this.at = number;
     this.open = true;
     step.act();
     const last = number + 1 === steps.length;
-    const button = (/** @type {string} */ text, /** @type {() => void} */ onclick, kind = "quiet") => h("button", { type: "button", class: kind, onclick }, text);
+    const button = (/** @type {string} */ text, /** @type {() => void} */ onclick, kind = "quiet") =>
+      h("button", { type: "button", class: kind, onclick }, text);
     const next = button(last ? "Done" : "Next", () => (last ? this.close() : this.go(number + 1)), "strong");
     this.box.replaceChildren(
       h("p", { class: "label" }, `${number + 1} of ${steps.length}`),
       h("h2", { id: "tour-title" }, step.title),
       h("p", {}, step.text),
-      h("div", { class: "tour-buttons" }, ...(number ? [button("Back", () => this.go(number - 1))] : []), button("Close", () => this.close()), next),
+      h(
+        "div",
+        { class: "tour-buttons" },
+        ...(number ? [button("Back", () => this.go(number - 1))] : []),
+        button("Close", () => this.close()),
+        next,
+      ),
     );
     this.box.hidden = false;
     for (const lit of document.querySelectorAll(".toured")) lit.classList.remove("toured");

@@ -9,7 +9,8 @@ export class Wall {
   constructor(app) {
     this.app = app;
     this.wall = get("wall");
-    const { site } = app, { units, noun } = site;
+    const { site } = app,
+      { units, noun } = site;
     get("wall-heading").textContent = noun === "picture" ? "Training pictures" : `Training units`;
     this.hint = `Click a ${noun} to remove it.${site.stored ? " Pointing at one previews the stored picture." : ""}`;
     this.tiles = units.map((_, unit) => this.tile(unit));
@@ -37,9 +38,13 @@ export class Wall {
 
   /** @param {number} unit */
   tile(unit) {
-    const { app } = this, { site } = app, { id, images } = site.units[unit];
+    const { app } = this,
+      { site } = app,
+      { id, images } = site.units[unit];
     const first = site.firstImage[unit];
-    const shown = Array.from({ length: images === 1 ? 1 : Math.min(4, images) }, (_, k) => picture(site.image(first + k), site.shape));
+    const shown = Array.from({ length: images === 1 ? 1 : Math.min(4, images) }, (_, k) =>
+      picture(site.image(first + k), site.shape),
+    );
     const pick = h(
       "button",
       {
@@ -73,16 +78,27 @@ export class Wall {
 
   /** Show all pictures of a unit below its row, or put them away. @param {number} unit */
   fold(unit) {
-    const { site } = this.app, { tile, fold } = this.tiles[unit];
+    const { site } = this.app,
+      { tile, fold } = this.tiles[unit];
     const there = tile.nextElementSibling;
     if (there?.classList.contains("folded")) {
       there.remove();
       fold?.setAttribute("aria-expanded", "false");
       return;
     }
-    const first = site.firstImage[unit], { images, id } = site.units[unit];
-    const all = Array.from({ length: images }, (_, k) => picture(site.image(first + k), site.shape, `${id}, picture ${k + 1}`));
-    tile.after(h("div", { class: "folded", role: "group", "aria-label": `Pictures of ${id}` }, h("p", {}, `${many(images, "picture")} of ${id}, removed together`), h("div", {}, ...all)));
+    const first = site.firstImage[unit],
+      { images, id } = site.units[unit];
+    const all = Array.from({ length: images }, (_, k) =>
+      picture(site.image(first + k), site.shape, `${id}, picture ${k + 1}`),
+    );
+    tile.after(
+      h(
+        "div",
+        { class: "folded", role: "group", "aria-label": `Pictures of ${id}` },
+        h("p", {}, `${many(images, "picture")} of ${id}, removed together`),
+        h("div", {}, ...all),
+      ),
+    );
     fold?.setAttribute("aria-expanded", "true");
   }
 
@@ -92,8 +108,18 @@ export class Wall {
     const at = shown.indexOf(/** @type {HTMLButtonElement} */ (document.activeElement));
     if (at < 0) return;
     const top = (/** @type {HTMLElement} */ pick) => /** @type {HTMLElement} */ (pick.parentElement).offsetTop;
-    const columns = Math.max(1, shown.findIndex((pick) => top(pick) !== top(shown[0])));
-    const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -at, End: shown.length - 1 - at }[event.key];
+    const columns = Math.max(
+      1,
+      shown.findIndex((pick) => top(pick) !== top(shown[0])),
+    );
+    const by = {
+      ArrowRight: 1,
+      ArrowLeft: -1,
+      ArrowDown: columns,
+      ArrowUp: -columns,
+      Home: -at,
+      End: shown.length - 1 - at,
+    }[event.key];
     if (by === undefined) return;
     event.preventDefault();
     shown[Math.min(shown.length - 1, Math.max(0, at + by))].focus();
@@ -119,11 +145,15 @@ export class Wall {
   }
 
   update() {
-    const { app } = this, { code, units } = app.site, { without } = app.view, removal = app.removal();
+    const { app } = this,
+      { code, units } = app.site,
+      { without } = app.view,
+      removal = app.removal();
     const also = new Set(removal && !removal.empty ? code.goneWith(removal.gone) : []);
     if (!get("wall-hint").textContent) get("wall-hint").textContent = this.hint;
     this.tiles.forEach(({ tile, pick }, unit) => {
-      const removed = without.includes(unit), gone = !removed && also.has(unit);
+      const removed = without.includes(unit),
+        gone = !removed && also.has(unit);
       const dim = this.pointed !== null && !code.words[unit][this.pointed];
       tile.classList.toggle("removed", removed);
       tile.classList.toggle("gone", gone);
