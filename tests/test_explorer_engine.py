@@ -60,7 +60,8 @@ def expected() -> dict[str, Any]:
         "schedules": [abar(Schedule()), abar(Schedule(train_steps=10, beta_start=0.01, beta_end=0.3))],
         "levels": levels(),
         "trajectories": [
-            trajectory(sampler, steps, schedule)
+            trajectory(Sampling(sampler, steps, clip=clip), schedule)
+            for clip in (False, True)
             for sampler in ("ddpm", "ddim", "dpmsolver++")
             for steps, schedule in ((25, Schedule()), (7, Schedule()), (30, Schedule()), (9, Schedule(train_steps=50)))
         ],
@@ -91,17 +92,23 @@ def levels() -> dict[str, Any]:
     return {**told, "black_or_white": delivered(pixels, 140).ravel().tolist()}
 
 
-def trajectory(sampler: str, steps: int, schedule: Schedule) -> dict[str, Any]:
+def trajectory(sampling: Sampling, schedule: Schedule) -> dict[str, Any]:
     seeds, shape, weight = [3, 11], (1, 4, 5), 0.6
     final = sample(
         lambda x, t: torch.tanh(x) * weight + t / 4000,
-        noise_trajectory(seeds, steps, shape),
+        noise_trajectory(seeds, sampling.steps, shape),
         schedule=schedule,
-        sampling=Sampling(sampler, steps),
+        sampling=sampling,
     )
     pixels = np.moveaxis(to_images(final), -1, 1)
-    told = {"sampler": sampler, "steps": steps, "schedule": schedule.model_dump(), "seeds": seeds, "weight": weight}
-    return {**told, "size": int(np.prod(shape)), "final": pixels.ravel().tolist()}
+    told = {"sampler": sampling.sampler, "steps": sampling.steps, "clip": sampling.clip, "seeds": seeds}
+    return {
+        **told,
+        "schedule": schedule.model_dump(),
+        "weight": weight,
+        "size": int(np.prod(shape)),
+        "final": pixels.ravel().tolist(),
+    }
 
 
 def ideal(rng: np.random.Generator, t: int) -> dict[str, Any]:

@@ -60,15 +60,16 @@ test("8-bit levels round half to even", compared, () => {
 });
 
 test("whole trajectories of every sampler", compared, async () => {
-  for (const { sampler, steps, schedule, size, seeds, final, weight } of expected.trajectories) {
+  for (const { sampler, steps, clip, schedule, size, seeds, final, weight } of expected.trajectories) {
     // a denoiser whose prediction depends on x and t, and squashes, so that errors of either show
     const denoise = async (/** @type {Float32Array} */ x, /** @type {number} */ t) =>
       Float32Array.from(x, (value) => Math.tanh(value) * weight + t / 4000);
     const rows = seeds.map((/** @type {number} */ seed) => ({ seed, alive: [true] }));
     let last;
-    for await (const frame of draw(denoise, rows, { sampler, steps, schedule, size, threshold: null })) last = frame;
+    for await (const frame of draw(denoise, rows, { sampler, steps, clip, schedule, size, threshold: null }))
+      last = frame;
     assert.equal(last?.step, steps);
-    close(last?.levels ?? [], final, 1, `${sampler}, ${steps} steps`);
+    close(last?.levels ?? [], final, 1, `${sampler}, ${steps} steps, clip ${clip}`);
   }
 });
 

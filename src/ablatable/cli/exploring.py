@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +36,15 @@ def explore(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Sampling steps.", show_default="25", rich_help_panel=_SAMPLING)
     ] = None,
+    clip: Annotated[
+        bool | None,
+        typer.Option(
+            "--clip/--no-clip",
+            help="Bring the image that each step predicts into the range of images.",
+            show_default="clip",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None,
     max_mb: Annotated[
         float, typer.Option(min=0, help="Megabytes that may be sent to a browser; beyond it, a server draws.")
     ] = 60,
@@ -54,12 +63,14 @@ def explore(
     from ..diffusion.sampling_settings import Sampling
     from ..explorer.site import STEPS, serve_site, write_explorer
 
+    given = {"sampler": sampler, "steps": steps, "clip": clip}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     site = write_explorer(
         run,
         out=out,
         universe=universe,
         seeds=None if seeds is None else parse_seeds(seeds),
-        sampling=None if sampler is None and steps is None else Sampling(sampler or "ddpm", steps or STEPS),
+        sampling=None if chosen == {} else Sampling(**{"steps": STEPS, **chosen}),
         max_mb=max_mb,
         overwrite=overwrite,
     )

@@ -43,7 +43,7 @@ class Drawing:
             "sampler": sampling.sampler,
             "steps": sampling.steps,
             "threshold": sampling.threshold,
-            "clip": getattr(sampling, "clip", False),
+            "clip": sampling.clip,
         }
 
 

@@ -73,6 +73,7 @@ class Steps:
                 predicted = ablated(x, t)
                 signal, rest = float(abar[t].sqrt()), float((1 - abar[t]).sqrt())
                 guess = (x - rest * predicted) / signal
+                guess = guess.clamp(-1, 1) if self.sampling.clip else guess
                 x = step_from(predicted, t, x, noise[number] if self.sampling.sampler == "ddpm" else x)
             yield told(number, x, guess)
 
