@@ -51,6 +51,7 @@ class Visit:
 
     page: Page
     complaints: list[str] = field(default_factory=list)
+    open: int = 0  # requests that have not ended
 
     def ready(self) -> Visit:
         """Wait until the engine has drawn the first sample."""
@@ -63,6 +64,11 @@ class Visit:
         steps = self.page.get_attribute("#step", "max") or ""
         expect(self.page.locator("#step")).to_have_value(steps, timeout=PATIENCE)
         return self
+
+    def settle(self) -> None:
+        """Wait until no request is open."""
+        while self.open:
+            self.page.wait_for_timeout(20)
 
     def unit(self, name: str) -> Any:
         return self.page.locator("#wall").get_by_title(name, exact=True).locator("visible=true").first
@@ -91,8 +97,13 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
         visits.append(made)
 
         def asked(url: str) -> None:
+            made.open += 1
             if not url.startswith((address, "data:", "blob:")):
                 made.complaints.append(f"asked for {url}")
+
+        def ended(complaint: str | None = None) -> None:
+            made.open -= 1
+            made.complaints += [complaint] if complaint else []
 
         def said(kind: str, text: str) -> None:
             if "willReadFrequently" not in text:  # it is this test that reads canvases back
@@ -101,9 +112,8 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
         made.page.on("console", lambda message: said(message.type, message.text))
         made.page.on("pageerror", lambda error: made.complaints.append(str(error)))
         context.on("request", lambda request: asked(request.url))
-        context.on(
-            "requestfailed", lambda request: made.complaints.append(f"failed: {request.url} ({request.failure})")
-        )
+        context.on("requestfinished", lambda _: ended())
+        context.on("requestfailed", lambda request: ended(f"failed: {request.url} ({request.failure})"))
         made.page.goto(address + hash)
         return made
 
@@ -445,5 +455,5 @@ def test_the_same_page_with_a_server_behind_it(
         exact = network_site.universe.counterfactual(network_site.run.ids[3])[0].ravel().astype(int)
         assert np.abs(shown.pixels("ablated")[:, 0] - exact).max() <= 2
         assert shown.page.locator("#panel-ablated .tag").inner_text() == "redrawn by the server"
-        shown.page.wait_for_load_state("networkidle")  # closing earlier would abort what is about to end
+        shown.settle()  # closing earlier would abort what is about to end
         shown.page.context.close()
