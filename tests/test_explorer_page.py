@@ -455,5 +455,10 @@ def test_the_same_page_with_a_server_behind_it(
         exact = network_site.universe.counterfactual(network_site.run.ids[3])[0].ravel().astype(int)
         assert np.abs(shown.pixels("ablated")[:, 0] - exact).max() <= 2
         assert shown.page.locator("#panel-ablated .tag").inner_text() == "redrawn by the server"
-        shown.settle()  # closing earlier would abort what is about to end
+        # Chromium calls some streamed answers aborted although the page read them to their end, as was just seen
+        expect(shown.page.locator("#live")).to_contain_text("Redrawn without", timeout=PATIENCE)
+        shown.settle()
+        shown.complaints = [
+            text for text in shown.complaints if text != f"failed: {address}api/draw (net::ERR_ABORTED)"
+        ]
         shown.page.context.close()
