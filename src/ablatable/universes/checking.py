@@ -16,11 +16,12 @@ from .screening.screen import Screen
 from .store import open_store, reading, state_of
 
 
-def check(path: str | Path | Run | Universe | Screen) -> list[str]:
+def check(path: str | Path | Run | Universe | Screen, *, repair: bool = False) -> list[str]:
     """Compare every hash and checksum of a run or a universe, enumerated or screened, with what is stored.
 
     Args:
         path: its place, or the opened object.
+        repair: first call `repair_metadata`.
 
     Returns:
         What is wrong, one sentence each; empty if it is intact.
@@ -28,6 +29,8 @@ def check(path: str | Path | Run | Universe | Screen) -> list[str]:
     Raises:
         SettingsError: there is neither a run nor a universe.
     """
+    if repair:
+        repair_metadata(path)
     return {"run": check_run, "universe": check_universe, "screened universe": check_screen}[kind_of(path)](
         path.path if isinstance(path, Run) else place_of(path)
     )

@@ -1,4 +1,4 @@
-"""What a lower precision changes: some of a universe's pictures drawn again in float32, and compared."""
+"""What a lower precision changes: draw some of a universe's images again in float32, and compare them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLES, ABLATIONS = 2, 24  # of a universe, at most: its first ones
 
 @dataclass(frozen=True)
 class PrecisionError:
-    """How far a universe's pictures, radii and top units are from those of float32, on a subset.
+    """How far a universe's images, radii and top units are from those of float32, on a subset.
 
     Attributes:
         samples, ablations: how many of each were compared.
@@ -45,11 +45,15 @@ class PrecisionError:
         )
 
 
-def precision_error(universe: Universe, run: str | Path, *, max_resident: int | None = None) -> PrecisionError:
-    """Draw a universe's first pictures in float32, in this process, and compare.
+def precision_error(
+    universe: str | Path | Universe, run: str | Path | Run, *, max_resident: int | None = None
+) -> PrecisionError:
+    """Draw a universe's first images in float32, in this process, and compare them with those that are stored.
 
-    Raises `StoreError` if `run` is none or `universe` cannot be read.
+    Raises:
+        StoreError: `run` is no run, or `universe` cannot be read.
     """
+    universe = Universe.open(universe)
     settings, opened = universe.settings, as_run(run)
     samples, ablations = min(SAMPLES, len(universe.seeds)), min(ABLATIONS, settings.ablations)
     words = settings.codewords[:ablations]

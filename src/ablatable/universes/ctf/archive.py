@@ -171,7 +171,7 @@ class Archive:
             self.refuse(str(error))
 
     def generated(self, name: str) -> np.ndarray:
-        """A file of generated pictures, uint8 (NumberGenerated, H, W, C)."""
+        """A file of generated images, uint8 (NumberGenerated, H, W, C)."""
         return self._pictures(name, self.config.NumberGenerated, self.config.picture)
 
     def _pictures(self, name: str, count: int, shape: tuple[int, int, int]) -> np.ndarray:

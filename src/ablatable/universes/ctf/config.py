@@ -45,7 +45,7 @@ class Config(BaseModel):
 
     @property
     def picture(self) -> tuple[int, int, int]:
-        """A generated picture's (H, W, C)."""
+        """A generated image's (H, W, C)."""
         return self.GenHeight, self.GenWidth, self.GenChannel
 
     @property

@@ -1,8 +1,8 @@
 """Search a landscape for the units that move a sample most, drawing few counterfactuals.
 
-Draw some ablations, fit a surrogate to what they changed, draw next the units that most probably move the picture
-farther than any so far, and so on, until it is improbable that one not drawn does, or enough are drawn. What is drawn
-is exact; how far the others would move the picture is a guess, with its uncertainty.
+The search draws some ablations, fits a surrogate to what they changed, and draws next the units that most probably move
+the sample farther than any so far. It stops when it is improbable that a unit which was not drawn moves the sample
+farther, or when enough are drawn. Distances of what was drawn are exact; the others are guesses with an uncertainty.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from ...data.distance import euclidean, native_to_scaled
 from ...errors import SettingsError
 from .surrogate import Surrogate, beyond
 
-ROUND = 16  # ablations drawn between two fits: of half the components each, they fill a batch
-SURE = 0.99  # stop when the chance of having found the farthest units is as large
+ROUND = 16  # ablations drawn between two fits; with half of the components each, they fill a batch
+SURE = 0.99  # stop when the chance of having found the farthest units reaches this
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """One sample, what was drawn of its landscape, and what is guessed of the rest.
+    """One sample: the part of its landscape that was drawn, and guesses for the rest.
 
     Attributes:
         factual: uint8 (C, H, W).
         rows: the ablations that were drawn, int64 (m,), in that order.
         pictures: uint8 (m, C, H, W).
-        mean, variance: of each ablation's squared distance (native, pictures in [0, 1]), float64 (ablations,); of a
+        mean, variance: of each ablation's squared distance (native, images in [0, 1]), float64 (ablations,); of a
             drawn one, its square and 0.
     """
 
@@ -103,7 +103,7 @@ def search(
     """Search one sample's landscape.
 
     Args:
-        draw: gives the pictures of some ablations (rows of `words`), uint8 (rows, C, H, W).
+        draw: gives the images of some ablations (rows of `words`), uint8 (rows, C, H, W).
         factual: uint8 (C, H, W).
         words: the ablations, bool (ablations, n).
         candidates: rows of the units' ablations.

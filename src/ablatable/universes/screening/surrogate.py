@@ -28,7 +28,7 @@ FREEDOM = 5  # of Student's t: errors have longer tails than a normal distributi
 
 
 class Surrogate:
-    """Predicts how far ablations move a picture.
+    """Predicts how far ablations move a sample.
 
     Attributes:
         dw: changes of the weights, float64 (ablations, n), scaled to a mean square length of 1.
