@@ -15,20 +15,8 @@ from scipy.stats import false_discovery_control, kstest
 
 import ablatable as ab
 from ablatable import Execution, Sampling
-from ablatable.analysis.calibration import (
-    RIDGE,
-    SPARED,
-    Landscape,
-    calibrate,
-    influence,
-    left_out_distances,
-    p_values,
-    q_values,
-    radius_p_values,
-    regressed,
-    scores,
-    spares_to_mark_one,
-)
+from ablatable.analysis.calibration import calibrate, influence, p_values, q_values, radius_p_values, spares_to_mark_one
+from ablatable.analysis.statistics import RIDGE, SPARED, Landscape, left_out_distances, regressed, scores
 from ablatable.codes.code import Code
 from ablatable.data.units import Units
 from ablatable.diffusion.component import IdealDenoiser, build

@@ -151,7 +151,7 @@ def test_help(words: tuple[str, ...], call: Call) -> None:
 
 
 def test_choices_are_the_librarys() -> None:
-    from ablatable.analysis.calibration import STATISTICS
+    from ablatable.analysis.statistics import STATISTICS
     from ablatable.attribution import methods
     from ablatable.cli import choices
     from ablatable.diffusion.recipe import PRESETS

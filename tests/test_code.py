@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablatable.codes.code import Code, _below, _rank, _stream, _unrank, _without_replacement, components_for
+from ablatable.codes.code import Code, components_for
+from ablatable.codes.words import below, rank, stream, unrank, without_replacement
 from ablatable.errors import AblatableError, CodeError
 
 
@@ -129,13 +130,13 @@ def test_code_imports_without_torch():
 
 @given(st.integers(1, 60), st.integers(0, 1000))
 def test_without_replacement_is_a_permutation(population, seed):
-    assert sorted(_without_replacement(_stream("test", seed), population)) == list(range(population))
+    assert sorted(without_replacement(stream("test", seed), population)) == list(range(population))
 
 
 def test_without_replacement_reaches_every_order_equally():
     orders: dict[tuple[int, ...], int] = {}
     for seed in range(2400):
-        order = tuple(_without_replacement(_stream("test", seed), 4))
+        order = tuple(without_replacement(stream("test", seed), 4))
         orders[order] = orders.get(order, 0) + 1
     assert len(orders) == 24
     chi_squared = sum((seen - 100) ** 2 / 100 for seen in orders.values())
@@ -144,34 +145,34 @@ def test_without_replacement_reaches_every_order_equally():
 
 @given(st.integers(1, 2**200), st.integers(0, 50))
 def test_below_stays_below(bound, seed):
-    rng = _stream("test", seed)
-    assert all(0 <= _below(rng, bound) < bound for _ in range(5))
+    rng = stream("test", seed)
+    assert all(0 <= below(rng, bound) < bound for _ in range(5))
 
 
 def test_below_uses_the_whole_range_of_a_huge_bound():
-    rng, bound = _stream("test", 0), 3 * 2**150
-    thirds = [_below(rng, bound) * 3 // bound for _ in range(3000)]
+    rng, bound = stream("test", 0), 3 * 2**150
+    thirds = [below(rng, bound) * 3 // bound for _ in range(3000)]
     assert all(abs(thirds.count(third) - 1000) < 150 for third in range(3))
-    assert len({_below(rng, bound) % 1024 for _ in range(20_000)}) == 1024
+    assert len({below(rng, bound) % 1024 for _ in range(20_000)}) == 1024
 
 
 @pytest.mark.parametrize(("n", "w"), [(2, 1), (5, 2), (8, 4), (9, 7), (7, 6)])
 def test_ranks_enumerate_every_word_once(n, w):
-    words = _unrank(range(comb(n, w)), n, w)
+    words = unrank(range(comb(n, w)), n, w)
     assert set(as_sets(words)) == {frozenset(c) for c in combinations(range(n), w)}
     # colexicographic order: words compare as binary numbers with component i worth 2**i
     values = [sum(2**i for i in word) for word in as_sets(words)]
     assert values == sorted(values)
-    assert _rank(words, w).tolist() == list(range(comb(n, w)))
+    assert rank(words, w).tolist() == list(range(comb(n, w)))
 
 
 @given(st.integers(2, 120), st.data())
 def test_rank_undoes_unrank_beyond_int64(n, data):
     w = data.draw(st.integers(1, n - 1))
     ranks = data.draw(st.lists(st.integers(0, comb(n, w) - 1), min_size=1, max_size=4))
-    words = _unrank(ranks, n, w)
+    words = unrank(ranks, n, w)
     assert (words.sum(axis=1) == w).all()
-    assert [int(rank) for rank in _rank(words, w)] == ranks
+    assert [int(rank) for rank in rank(words, w)] == ranks
 
 
 # --- what survives, what is left -----------------------------------------------------------------------------

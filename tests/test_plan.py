@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import ablatable.codes.survival as survival_module
 from ablatable.codes.code import Code
-from ablatable.codes.planning import SURVIVOR_HEADER, Plan, designed, plan, recommended_components
+from ablatable.codes.plan_table import SURVIVOR_HEADER, Plan
+from ablatable.codes.planning import designed, plan, recommended_components
 from ablatable.errors import CodeError, SettingsError
 
 

@@ -5,118 +5,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from decimal import Decimal
+from dataclasses import replace
 from math import ceil, comb
 from operator import index
-from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import CodeError, SettingsError
 from .arrangement import choose, removal_code, risk
 from .code import Code, components_for
+from .plan_table import Plan, amount_text, chance_text, count_text, number_text
 from .survival import RISK, Survival, expected, survivors_of
-
-SURVIVOR_HEADER = ("removed", "mean survivors", "worst case", "chance of none")
-"""Column names of `Plan.survivor_rows`."""
 
 _FEWEST_UNITS = 8  # a split below this is called small
 _LARGE, _PAPER_COMPONENTS = 8192, 22  # from so many units on, the paper's choice is mentioned
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A code's properties and costs. Costs count forward passes, relative to what their docstring names."""
-
-    units: int
-    components: int
-    weight: int
-    seed: int
-    capacity: int
-    """Codewords of this weight, C(components, weight)."""
-    spares: int
-    """Codewords of this weight that no unit has."""
-    split_min: int
-    split_mean: float
-    split_max: int
-    distinct_ablations: int
-    survival: tuple[Survival, ...]
-    """After 1, 2, .. removals."""
-    budget: int
-    """Survivors' budget: the largest r such that any r units can be removed and some component survives."""
-    budget_is: Literal["exact", "greedy"]
-    """Where "greedy", `budget` is an upper bound: the worst case was searched for, not proven."""
-    risky_removals: int | None
-    """Smallest r at which r random removals leave nothing with probability > RISK; None if there is none."""
-    risky_is: Literal["exact", "monte carlo"]
-    training_cost: float
-    """All components, relative to one plain model trained for as many steps as each of them."""
-    steps: int | None
-    batch: int | None
-    passes_per_split: float | None
-    """Times a component sees each unit of a mean split: steps * batch / split_mean. None without steps."""
-    exposures_per_unit: float | None
-    """Times all components together see a unit: weight * passes_per_split. None without steps."""
-    factual_cost: float
-    """A factual sample, relative to a plain model's: one pass a component and step."""
-    counterfactual_cost: float
-    """A counterfactual sample, relative to a factual one: (n - w) / n."""
-    universe_cost: float
-    """A factual sample with the counterfactuals of all units, relative to the factual sample alone."""
-    recommendation: tuple[str, ...]
-    """Plain sentences, every number in them computed for this plan."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """All fields as JSON types: lists for tuples, None for what is unknown."""
-        survival = [asdict(row) for row in self.survival]
-        return {**asdict(self), "survival": survival, "recommendation": list(self.recommendation)}
-
-    def rows(self) -> list[tuple[str, str]]:
-        """Labels (up to 22 characters) and values (up to 56), for a table of 80 columns."""
-        n, w = self.components, self.weight
-        rows = [
-            ("units", f"{self.units:,}"),
-            ("components", f"{n}: {w} train on each unit, {n - w} survive its removal"),
-            ("codewords", f"{_count(self.capacity)}, of which {_count(self.spares)} spare"),
-            ("distinct ablations", f"{self.distinct_ablations:,}"),
-            ("split size", self._split_text()),
-            ("survivors' budget", self._budget_text()),
-            ("risk of no survivor", self._risk_text()),
-            ("training", f"{n} x a plain model trained for as many steps"),
-        ]
-        if self.passes_per_split is not None and self.exposures_per_unit is not None:
-            each = f"{_amount(self.passes_per_split)} by each of {w} components"
-            rows.append(("a unit is seen", f"{_amount(self.exposures_per_unit)} times, {each}"))
-        return [
-            *rows,
-            ("factual sample", f"{n} x a plain model's sample"),
-            ("counterfactual sample", f"{self.counterfactual_cost:.3g} x a factual sample"),
-            ("one sample's universe", f"{_amount(self.universe_cost)} x a factual sample"),
-        ]
-
-    def survivor_rows(self) -> list[tuple[str, str, str, str]]:
-        """One row for each number of removals, columns as in SURVIVOR_HEADER; fits in 80 columns."""
-        return [
-            (str(row.removals), f"{row.mean:.2f}", f"{row.worst} ({row.worst_is})", _chance(row))
-            for row in self.survival
-        ]
-
-    def _split_text(self) -> str:
-        if self.split_min == self.split_max:
-            return _number(self.split_min, "unit")
-        return f"{self.split_min:,} to {self.split_max:,} units, mean {_amount(self.split_mean)}"
-
-    def _budget_text(self) -> str:
-        if self.budget == self.units:
-            return "all units: some components train on none of them"
-        return f"any {_number(self.budget, 'unit')}{' at most (greedy)' if self.budget_is == 'greedy' else ''}"
-
-    def _risk_text(self) -> str:
-        if self.risky_removals is None:
-            return f"never above {RISK:.0%}"
-        about = "about " if self.risky_is == "monte carlo" else ""
-        return f"above {RISK:.0%} from {about}{_number(self.risky_removals, 'random removal')} on"
 
 
 def recommended_components(units: int, weight: int | None = None) -> int:
@@ -243,18 +145,18 @@ def _on_components(made: Plan, *, chosen: bool, half: bool) -> list[str]:
     if fewest == n:
         sentences.append(
             f"{n} components are the fewest, from 8 up, with a spare codeword for every unit: "
-            f"{_count(made.capacity)} codewords of weight {w} for {_number(units, 'unit')}."
+            f"{count_text(made.capacity)} codewords of weight {w} for {number_text(units, 'unit')}."
         )
     elif fewest < n:
         at = fewest // 2 if half else w
         sentences.append(
             f"{fewest} components at weight {at} would already have a spare codeword for every unit "
-            f"({_count(comb(fewest, at))} codewords), at {fewest / n:.0%} of the training cost of {n}."
+            f"({count_text(comb(fewest, at))} codewords), at {fewest / n:.0%} of the training cost of {n}."
         )
     if units >= _LARGE and n != _PAPER_COMPONENTS:
         words = comb(_PAPER_COMPONENTS, _PAPER_COMPONENTS // 2)
         sentences.append(
-            f"The paper's ensembles for so many units have {_PAPER_COMPONENTS} components: {_count(words)} "
+            f"The paper's ensembles for so many units have {_PAPER_COMPONENTS} components: {count_text(words)} "
             f"codewords, at {_PAPER_COMPONENTS / n:.0%} of the training cost of {n}."
         )
     return sentences
@@ -264,7 +166,7 @@ def _on_bearing(made: Plan, bear: int) -> list[str]:
     half = made.components // 2
     return [
         f"Weight {made.weight} of {made.components} is the heaviest at which some component survives "
-        f"{_number(bear, 'random removal')} with a probability of {1 - RISK:.0%}; at weight {half}, it would be "
+        f"{number_text(bear, 'random removal')} with a probability of {1 - RISK:.0%}; at weight {half}, it would be "
         f"{1 - risk(made.components, half, bear):.2g}."
     ]
 
@@ -275,9 +177,9 @@ def _on_spares(made: Plan, *, half: bool) -> list[str]:
     more = recommended_components(made.units, None if half else made.weight)
     at = more // 2 if half else made.weight
     return [
-        f"Calibration is weak: {_number(made.units, 'unit')} leave {_number(made.spares, 'spare codeword')}, "
+        f"Calibration is weak: {number_text(made.units, 'unit')} leave {number_text(made.spares, 'spare codeword')}, "
         "and these are the null distribution that tells a unit's influence from that of a smaller ensemble; "
-        f"{more} components at weight {at} would leave {_count(comb(more, at) - made.units)}."
+        f"{more} components at weight {at} would leave {count_text(comb(more, at) - made.units)}."
     ]
 
 
@@ -287,9 +189,9 @@ def _on_splits(made: Plan, empty: int) -> list[str]:
         return []
     enough = ceil(_FEWEST_UNITS * n / w)
     what = (
-        f"{_number(empty, 'component')} would have nothing to train on"
+        f"{number_text(empty, 'component')} would have nothing to train on"
         if empty
-        else f"the smallest holds {_number(made.split_min, 'unit')}"
+        else f"the smallest holds {number_text(made.split_min, 'unit')}"
     )
     return [f"Splits are small: {what}; at weight {w} of {n}, {enough:,} units would give each {_FEWEST_UNITS}."]
 
@@ -300,7 +202,7 @@ def _on_survivors(made: Plan, pair: Survival | None) -> list[str]:
     sentences = []
     if pair.worst == 0:
         sentences.append(
-            f"Removing two units can leave no component; a random pair does with probability {_chance(pair)}."
+            f"Removing two units can leave no component; a random pair does with probability {chance_text(pair)}."
         )
     which = "any unit alone" if made.budget == 1 else f"any {made.budget} units"
     hedge = " as far as the search went" if made.budget_is == "greedy" else ""
@@ -322,16 +224,16 @@ def _on_weight(made: Plan) -> list[str]:
     if words < units:
         more = components_for(units, light)
         return [
-            f"Weight {light} has only {_count(words)} codewords for {_number(units, 'unit')}; with {more} "
-            f"components it has {_count(comb(more, light))} and would keep "
+            f"Weight {light} has only {count_text(words)} codewords for {number_text(units, 'unit')}; with {more} "
+            f"components it has {count_text(comb(more, light))} and would keep "
             f"{expected(_even(units, more, light), units, 2):.1f} components on average after two removals, "
             f"instead of {keeps:.1f}."
         ]
     return [
         f"Weight {light} would keep {expected(_even(units, n, light), units, 2):.1f} instead of {keeps:.1f} "
-        f"components on average after two removals, with splits of {_amount(units * light / n)} instead of "
-        f"{_amount(made.split_mean)} units and {_count(words - units)} instead of {_count(made.spares)} spare "
-        "codewords."
+        f"components on average after two removals, with splits of {amount_text(units * light / n)} instead of "
+        f"{amount_text(made.split_mean)} units and {count_text(words - units)} instead of {count_text(made.spares)} "
+        "spare codewords."
     ]
 
 
@@ -357,30 +259,3 @@ def _even(units: int, components: int, weight: int) -> np.ndarray:
 
 
 # --- numbers as text ---------------------------------------------------------------------------------------
-
-
-def _count(value: int) -> str:
-    """An integer, which may be astronomical."""
-    return f"{value:,}" if value < 10**12 else f"{Decimal(value):.2e}"
-
-
-def _amount(value: float) -> str:
-    """A quantity to about three digits, whole numbers without a fraction."""
-    if value == int(value) or value >= 1000:
-        return _count(round(value))
-    return f"{value:.3g}"
-
-
-def _number(value: int, noun: str) -> str:
-    return f"{value:,} {noun}{'' if value == 1 else 's'}"
-
-
-def _chance(row: Survival) -> str:
-    """A probability in percent; of random draws with two standard errors, or a bound when none hit."""
-    percent = f"{row.none:.2%}" if row.none >= 0.001 else f"{100 * row.none:.2g}%"
-    if row.none_is == "exact":
-        return "0" if row.none == 0 else percent
-    if row.none == 0:
-        return f"< {3 / row.draws:.2%} ({row.draws:,} draws)"  # the rule of three: 95 % confidence
-    error = 2 * (row.none * (1 - row.none) / row.draws) ** 0.5
-    return f"{percent} +- {error:.2%} ({row.draws:,} draws)"

@@ -15,8 +15,9 @@ from .._runtime.execution import Execution
 from .._runtime.files import canonical_json, read_json, write_json
 from .._runtime.outputs import OutputKind, check_folder
 from .._runtime.provenance import compare_settings
-from ..analysis.calibration import STATISTICS, calibrate
+from ..analysis.calibration import calibrate
 from ..analysis.nearest import unit_distances
+from ..analysis.statistics import STATISTICS
 from ..codes.code import Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe

@@ -16,8 +16,9 @@ from .._runtime.execution import Execution
 from .._runtime.files import write_atomic
 from .._runtime.plotting import Axes, figure_png
 from .._runtime.stats import bootstrap, wilson
-from ..analysis.calibration import DEFAULT, STATISTICS
+from ..analysis.calibration import DEFAULT
 from ..analysis.nearest import nearest_units
+from ..analysis.statistics import STATISTICS
 from ..codes.code import Code
 from ..codes.planning import plan
 from ..data.distance import geometric_mean, pairwise
