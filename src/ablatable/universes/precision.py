@@ -10,7 +10,7 @@ import numpy as np
 from .._runtime.devices import one_thread
 from ..data.distance import euclidean
 from ..data.images import delivered
-from ..runs.run import as_run
+from ..runs.run import Run, as_run
 from .drawing import draw
 from .reader import Universe
 
