@@ -73,6 +73,8 @@ FOREIGN = {
     "scores/random.parquet": b"mine",
     "deep/er/cat.jpg": b"mine",
     "archive.tar": b"mine",
+    "data/manifest.json": b"{}",
+    "index.html": b"mine",
     "scores.parquet": b"mine",
     "scores.npy": b"mine",
     "scores.json": b"{}",
@@ -88,6 +90,7 @@ FOLDERS = {
     "partial object": ["photo#1"],
     "samples": ["sample-00000.png"],
     "nested": ["run/settings.json"],
+    "site": ["data/manifest.json", "index.html"],
 }
 FILES = {
     "ctf": ["archive.tar"],
