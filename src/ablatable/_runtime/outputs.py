@@ -212,7 +212,7 @@ def _ignored(folder: Path, path: str) -> bool:
 
 def _sweep(folder: Path, kind: OutputKind) -> None:
     """Delete what killed writers left: files that were being written."""
-    if kind.is_at(folder):
-        for path in list(_files(folder)):
-            if _ASIDE.fullmatch(path.rpartition("/")[2]) and kind.owns(path):
-                (folder / path).unlink(missing_ok=True)
+    known = kind.is_at(folder)
+    for path in list(_files(folder)):
+        if _begun(path, kind) or (known and _ASIDE.fullmatch(path.rpartition("/")[2]) and kind.owns(path)):
+            (folder / path).unlink(missing_ok=True)
