@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from safetensors.torch import load_file
 
 from ablatable.data.units import Units
+from ablatable.diffusion import fast_unet
 from ablatable.diffusion.component import IdealDenoiser, UNetDenoiser, build, load_component, save_component
 from ablatable.diffusion.recipe import PRESETS, IdealConfig, UNetConfig
 from ablatable.diffusion.schedule import Schedule
+from ablatable.diffusion.tangent_unet import push
 from ablatable.errors import SettingsError, StoreError
 from oracles import abar, data_of, ideal, posterior
 
@@ -184,6 +187,49 @@ def test_one_timestep_for_all_rows_predicts_what_diffusers_does(
     x = torch.randn(3, *shape, requires_grad=True)
     model(x, 5).sum().backward()  # where gradients are wanted they are there
     assert x.grad is not None
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"center_input_sample": True},
+        {"mid_block_scale_factor": 2.0},
+        {"time_embedding_type": "fourier"},
+        {"act_fn": "gelu"},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_an_architecture_the_fast_pass_does_not_know_gets_diffusers_own(option: dict, tmp_path: Path) -> None:
+    """Such a folder can be put in place of a component; the fast passes would be silently wrong for it."""
+    plain = build(TINY, (1, 8, 8), seed=0).unet
+    unet = UNet2DModel(**{k: v for k, v in plain.config.items() if k[0] != "_"} | option).eval()
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    unet.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="fast forward pass does not compute"):
+        fast_unet._AGREES.clear()
+        component = load_component(tmp_path, TINY, Schedule())
+    x, t = torch.randn(2, 1, 8, 8), 321
+    with torch.no_grad():
+        expected = unet(x, t).sample
+        torch.testing.assert_close(component(x, t), expected, rtol=1e-5, atol=1e-6)
+        wrong = fast_unet.SharedTimestepUNet(unet)
+        with suppress(AttributeError):  # or it cannot be run at all
+            assert (wrong(x, t) - expected).abs().max() > 1e-3 * expected.abs().max(), "the check is of no use here"
+    step = 1e-3 * torch.randn(1, 1, 8, 8)
+    predicted, derivative = push(component, x[0], t, step)
+    torch.testing.assert_close(predicted, expected[0], rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        central = (unet(x[:1] + step, t).sample - unet(x[:1] - step, t).sample)[0] / 2
+    torch.testing.assert_close(derivative[0], central, rtol=0.05, atol=0.02 * float(central.abs().max()))
+
+
+def test_the_architectures_of_the_presets_take_the_fast_pass(recwarn: pytest.WarningsRecorder) -> None:
+    fast_unet._AGREES.clear()
+    for config in (TINY, UNetConfig(channels=(8, 16, 16), layers=2, attention=(1,), middle_attention=True)):
+        assert fast_unet.agrees(build(config, (1, 8, 8), seed=0).unet)
+    assert not [warning for warning in recwarn if "fast forward" in str(warning.message)]
 
 
 def test_a_component_opens_with_plain_diffusers(small) -> None:

@@ -156,9 +156,21 @@ def test_the_same_site_is_kept_and_another_is_not_overwritten(
 
 def test_other_folders_are_left_alone(group_site: Explored, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(SettingsError, match="not an explorer"):
+    with pytest.raises(SettingsError, match=r"no explorer.*mine\.txt"):
         ab.write_explorer(group_site.run, out=tmp_path, overwrite=True)
     assert (tmp_path / "mine.txt").read_text() == "precious"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.json").write_text("{}")  # the name of ours, and of many others'
+    with pytest.raises(SettingsError, match="no explorer"):
+        ab.write_explorer(group_site.run, out=tmp_path, overwrite=True)
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+    out = tmp_path / "site"
+    ab.write_explorer(group_site.run, out=out, seeds=[3])
+    (out / "mine.txt").write_text("precious")
+    with pytest.raises(SettingsError, match=r"mine\.txt"):
+        ab.write_explorer(group_site.run, out=out, seeds=[4], overwrite=True)
+    assert (out / "mine.txt").read_text() == "precious"
+    assert manifest_of(out)["seeds"] == [3]
 
 
 def test_settings_that_cannot_be(group_site: Explored, small: Small, small_universe: Universe, tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ FOREIGN = {
     "scores/random.parquet": b"mine",
     "deep/er/cat.jpg": b"mine",
     "archive.tar": b"mine",
+    "data/manifest.json": b"{}",
+    "index.html": b"mine",
     "scores.parquet": b"mine",
     "scores.npy": b"mine",
     "scores.json": b"{}",
@@ -88,6 +90,7 @@ FOLDERS = {
     "partial object": ["photo#1"],
     "samples": ["sample-00000.png"],
     "nested": ["run/settings.json"],
+    "site": ["data/manifest.json", "index.html"],
 }
 FILES = {
     "ctf": ["archive.tar"],
@@ -206,7 +209,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     def no_work(*args: object, **options: object) -> None:
         raise AssertionError("work began before the place was looked at")
 
-    for name in ("universes.enumeration.draw", "runs.component_training.train_component", "runs.pipeline.sample"):
+    for name in ("universes.drawing.draw", "runs.component_training.train_component", "runs.pipeline.sample"):
         monkeypatch.setattr(f"ablatable.{name}", no_work)
     (tmp_path / "file").write_bytes(b"mine")
     ending = {"ctf": "x.tar", "scores": "x.parquet", "proofs": "x.json"}.get(

@@ -49,6 +49,11 @@ def test_the_universe_holds_the_same(model: AblatablePipeline, small_universe: U
         assert np.abs(drawn.astype(int) - small_universe.counterfactual(unit)).max() <= 1
 
 
+def test_one_seed_is_given_as_a_number(model: AblatablePipeline) -> None:
+    one = model(seeds=3, num_inference_steps=2, output_type="np").images
+    np.testing.assert_array_equal(one, model(seeds=[3], num_inference_steps=2, output_type="np").images)
+
+
 def test_several_units_go_together(model: AblatablePipeline, small) -> None:
     a, b = next(
         (a, b)

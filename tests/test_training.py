@@ -341,6 +341,21 @@ def test_impossible_requests(small, tmp_path: Path) -> None:
 # --- reading ---
 
 
+def test_a_run_is_opened_as_a_universe_is_and_says_what_it_is(small) -> None:
+    run = Run.open(small.run.path)
+    assert run.digest == small.run.digest
+    assert repr(run) == f"Run('{small.run.path}': 12 units, 6 of 6 components, unet)"
+    shown = run._repr_html_()
+    assert "<td>6 of 6</td>" in shown and "8 x 8, grey" in shown and run.digest[:16] in shown
+
+
+def test_a_presets_name_is_a_recipe(small, tmp_path: Path) -> None:
+    run = ab.train(small.units, small.code, "ideal", out=tmp_path / "run", execution=Execution(0, quiet=True))
+    assert run.recipe == ab.preset("ideal")
+    with pytest.raises(SettingsError, match="no preset 'tinny'"):
+        ab.train(small.units, small.code, "tinny", out=tmp_path / "other", execution=Execution(0, quiet=True))
+
+
 def test_a_run_tells_what_it_was_made_from(small) -> None:
     run = Run(small.run.path)
     assert run.ids == small.units.ids

@@ -36,7 +36,8 @@ class OutputKind:
         recognises: tells from the marker's value whether the folder is of this kind.
         files: regular expressions, each for the whole path of a file relative to the folder, with `/`.
         finished: the file, if any, that says that the folder is complete. It is deleted first.
-        closed: names of the sub-folders in which nothing but `files` may be when the folder is overwritten.
+        closed: names of the sub-folders in which nothing but `files` may be when the folder is overwritten; `.` is the
+            folder itself.
     """
 
     what: str
@@ -92,6 +93,12 @@ def check_folder(folder: Path, kind: OutputKind) -> None:
     Raises:
         SettingsError: it holds anything and is not of this kind, is a file, or cannot be written.
     """
+    check_contents(folder, kind)
+    check_writable(folder)
+
+
+def check_contents(folder: Path, kind: OutputKind) -> None:
+    """`SettingsError` if a folder holds anything and is not of this kind, or is a file."""
     if folder.exists() and not folder.is_dir():
         raise SettingsError(f"{folder} is a file; choose a folder as {option('out')}")
     if folder.is_dir() and not kind.is_at(folder) and (others := list(islice(_others(folder, kind), 4))):
@@ -100,7 +107,6 @@ def check_folder(folder: Path, kind: OutputKind) -> None:
             f"{folder} holds other files and no {kind.what} ({names}), and they are left alone, with "
             f"{option('overwrite', True)} too; choose another {option('out')}"
         )
-    check_writable(folder)
 
 
 def check_writable(folder: Path) -> None:
@@ -118,7 +124,8 @@ def check_writable(folder: Path) -> None:
 def check_clearable(folder: Path, kind: OutputKind) -> None:
     """`SettingsError` if a sub-folder that has to go when the folder is overwritten holds somebody else's file."""
     for path in _files(folder):
-        if path.partition("/")[0] in kind.closed and not kind.owns(path) and not _ignored(folder, path):
+        inside = "." in kind.closed or path.partition("/")[0] in kind.closed
+        if inside and not kind.owns(path) and not _ignored(folder, path):
             raise SettingsError(
                 f"{folder / path} is no file of a {kind.what}, so {option('overwrite')} leaves {folder} alone; "
                 f"move the file away, or choose another {option('out')}"
@@ -205,7 +212,7 @@ def _ignored(folder: Path, path: str) -> bool:
 
 def _sweep(folder: Path, kind: OutputKind) -> None:
     """Delete what killed writers left: files that were being written."""
-    if kind.is_at(folder):
-        for path in list(_files(folder)):
-            if _ASIDE.fullmatch(path.rpartition("/")[2]) and kind.owns(path):
-                (folder / path).unlink(missing_ok=True)
+    known = kind.is_at(folder)
+    for path in list(_files(folder)):
+        if _begun(path, kind) or (known and _ASIDE.fullmatch(path.rpartition("/")[2]) and kind.owns(path)):
+            (folder / path).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Codes that bear removals: the weight that a number of removals allows, and rows that cover each other's gaps least.
+"""Codes that survive removals: the weight that a number of removals allows, and rows that cover each other's gaps.
 
 With even splits the *mean* number of survivors of r random removals depends on the weight alone, so a lower weight is
 what keeps survivors. At one weight the arrangement of the rows still decides how the survivors are spread: two
@@ -34,10 +34,10 @@ def removal_code(units: int, components: int, seed: int = 0, *, weight: int) -> 
 
 
 def choose(units: int, removals: int, components: int | None = None, weight: int | None = None) -> tuple[int, int]:
-    """(components, weight): the fewest components, and the heaviest weight, that bear so many random removals.
+    """(components, weight): the fewest components, and the heaviest weight, that survive so many random removals.
 
-    To bear means that some component survives with a probability of at least 1 - RISK. Components not given are from 8
-    up and have a spare codeword for every unit. CodeError if what is given cannot bear them.
+    To survive means that some component survives with a probability of at least 1 - RISK. Components not given are
+    from 8 up and have a spare codeword for every unit. CodeError if what is given cannot survive them.
     """
     if units < 1 or removals < 1:
         raise CodeError(f"units and removals must be 1 or more, not {units} and {removals}")
@@ -53,7 +53,9 @@ def choose(units: int, removals: int, components: int | None = None, weight: int
     if components is not None:
         n, w = choose(units, removals, None, weight)
         remedy = f"; {n} components at weight {w} would"
-    raise CodeError(f"{' at '.join(given)} cannot give {units} units distinct codewords and bear {removals}{remedy}")
+    raise CodeError(
+        f"{' at '.join(given)} cannot give {units} units distinct codewords and survive {removals} removals{remedy}"
+    )
 
 
 def risk(components: int, weight: int, removals: int) -> float:

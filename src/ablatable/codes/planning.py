@@ -41,7 +41,7 @@ def designed(
     """The code that is made for so many units.
 
     `Code.random`, with `recommended_components` and weight components // 2 where they are not given; in a code so small
-    that this leaves a component without units, `Code.balanced`. With `bear`, a number of random removals to be borne,
+    that this leaves a component without units, `Code.balanced`. With `bear`, a number of random removals to survive,
     `removal_code` at what `choose` finds for it.
 
     `recorded`: the digest of a code on record, such as an unfinished run's. Versions up to 0.1 made `Code.balanced`; if

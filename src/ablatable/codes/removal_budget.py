@@ -1,4 +1,4 @@
-"""How many more removals a run bears: expected, in the worst case, and unit by unit."""
+"""How many more removals a run allows: expected, in the worst case, and unit by unit."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Budget(Tabular):
 
     def sentences(self) -> list[str]:
         """Plain sentences about it."""
-        n, (cheapest, least), (dearest, most) = self.present, self.costs[0], self.costs[-1]
+        n, (cheapest, least), (costliest, most) = self.present, self.costs[0], self.costs[-1]
         hedge = " as far as the search went" if self.guaranteed_is == "greedy" else ""
         said = [
             f"{n} of {self.designed} components are left. {_sure(self.guaranteed)}{hedge}; "
@@ -76,7 +76,9 @@ class Budget(Tabular):
         if least == most:
             said.append(f"Every unit's removal costs {counted(most, 'component')}.")
         else:
-            said.append(f"Cheapest to remove: {cheapest} ({counted(least, 'component')}); dearest: {dearest} ({most}).")
+            said.append(
+                f"Cheapest to remove: {cheapest} ({counted(least, 'component')}); most expensive: {costliest} ({most})."
+            )
         if stuck := self.stuck:
             said.append(
                 f"Seen by every component left, and so to be removed only after a repair: {stuck[0]}"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .._runtime.files import writing
 from ..errors import SettingsError, StoreError, command, option
-from .fast_unet import SharedTimestepUNet
+from .fast_unet import PlainUNet, SharedTimestepUNet, agrees
 from .recipe import IdealConfig, UNetConfig
 from .schedule import Schedule
 
@@ -44,7 +44,7 @@ class UNetDenoiser(nn.Module):
         self.unet = unet
         self.multiple = multiple
         self.abar = None if abar is None else abar.float()  # no buffer: it must stay float32 when weights are bfloat16
-        self.fast: SharedTimestepUNet | None = None
+        self.fast: SharedTimestepUNet | PlainUNet | None = None
         self.compiled = False  # see `SharedTimestepUNet`
 
     def train(self, mode: bool = True) -> UNetDenoiser:
@@ -61,7 +61,7 @@ class UNetDenoiser(nn.Module):
             x = nn.functional.pad(x, pad)
         if isinstance(t, int) and not self.training and not torch.is_grad_enabled():
             if self.fast is None:
-                self.fast = SharedTimestepUNet(self.unet, self.compiled)
+                self.fast = SharedTimestepUNet(self.unet, self.compiled) if agrees(self.unet) else PlainUNet(self.unet)
             predicted = self.fast(x, t)
         else:
             predicted = self.unet(x, t, return_dict=False)[0]
@@ -182,6 +182,7 @@ def load_component(folder: Path, config: UNetConfig | IdealConfig, schedule: Sch
         unet_class = _unet_class()
         unet = unet_class.from_config(unet_class.load_config(folder, local_files_only=True))
         unet.load_state_dict(state)
+        agrees(unet)  # here, on the CPU in fp32; the answer is kept for the architecture
     except Exception as error:  # safetensors and diffusers raise many kinds
         raise StoreError(
             f"component {folder.name}: cannot read {path} ({error}); give the run to {command('audit check')}, "

@@ -84,7 +84,7 @@ class Streamed(Sequence[nn.Module]):
     """Components of which at most `resident` are in memory at once; the others are read whenever they are asked for.
 
     An ensemble asks for all of them in the same order at every step. For such a cycle it is best to keep the first ones
-    for good and to read each of the others anew: keeping those used last would read all of them every time.
+    for good and to read each of the others again: keeping those used last would read all of them every time.
     """
 
     def __init__(self, load: Callable[[int], nn.Module], count: int, resident: int) -> None:

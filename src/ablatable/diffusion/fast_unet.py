@@ -12,6 +12,8 @@ Same weights and, up to the rounding of reordered sums, the same numbers as `UNe
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -19,6 +21,49 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+_AGREES: dict[str, bool] = {}  # by architecture
+
+
+def agrees(unet: Any) -> bool:
+    """Whether this forward pass computes what `UNet2DModel.forward` does for a model of this architecture.
+
+    The pass rests on the inside of diffusers' blocks, so other options of theirs, or another version, may make it
+    wrong. Both are compared on one small input per architecture and process; if they differ, a warning says so.
+    """
+    architecture = json.dumps(dict(unet.config), sort_keys=True, default=str)
+    if architecture not in _AGREES:
+        _AGREES[architecture] = _same_predictions(unet)
+        if not _AGREES[architecture]:
+            warnings.warn(
+                "the fast forward pass does not compute what diffusers' UNet2DModel does for this architecture, so the "
+                "plain one is used: the same results, more slowly",
+                stacklevel=2,
+            )
+    return _AGREES[architecture]
+
+
+@torch.no_grad()
+def _same_predictions(unet: Any) -> bool:
+    weight, side = unet.conv_in.weight, unet.config.sample_size
+    if weight.is_meta:  # nothing is computed there
+        return True
+    sides = (side, side) if isinstance(side, int) else tuple(side)
+    noise = torch.randn((2, unet.config.in_channels, *sides), generator=torch.Generator().manual_seed(0))
+    x, training = noise.to(weight), unet.training
+    unet.eval()
+    try:
+        for t in (3, 500):
+            expected = unet(x, t, return_dict=False)[0].float()
+            error = (SharedTimestepUNet(unet)(x, t).float() - expected).abs().max()
+            # sums in another order change fp32 by some 1e-6 of the largest value, and bf16 by some 1e-2
+            if not error <= (1e-4 if weight.dtype == torch.float32 else 5e-2) * expected.abs().max():
+                return False
+    except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):  # blocks of another kind
+        return False
+    finally:
+        unet.train(training)
+    return True
 
 
 class SharedTimestepUNet(nn.Module):
@@ -75,6 +120,18 @@ class SharedTimestepUNet(nn.Module):
 def _compiled() -> Callable[[SharedTimestepUNet, Tensor, Tensor], Tensor]:
     """`predict`, compiled for whatever model it is given; batch sizes are fixed, so shapes need not be dynamic."""
     return torch.compile(SharedTimestepUNet.predict, dynamic=False)
+
+
+class PlainUNet(nn.Module):
+    """`UNet2DModel.forward` itself, for architectures that the faster pass is not right for."""
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: Tensor, t: int) -> Tensor:
+        """Predicted noise (B, C, H, W) at timestep `t` of every row of `x`."""
+        return self.unet(x, t, return_dict=False)[0]
 
 
 class PlainUpsample(nn.Module):

@@ -69,7 +69,7 @@ class TrainingConfig(_Config):
     """How one component is trained. All of it is a fixed number of steps: no stopping rule looks at shared data."""
 
     steps: int = Field(default=1000, ge=1)
-    batch: int = Field(default=32, ge=1, description="images a step; a smaller split is taken whole at each step")
+    batch: int = Field(default=32, ge=1, description="images per step; a smaller split is taken whole at each step")
     learning_rate: float = Field(default=2e-3, gt=0)
     decay: Literal["constant", "cosine"] = "cosine"
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps over which the learning rate rises")

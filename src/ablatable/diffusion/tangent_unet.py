@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .component import UNetDenoiser
-from .fast_unet import PhasedUpsample
+from .fast_unet import PhasedUpsample, agrees
 
 _TANGENTS: WeakKeyDictionary[nn.Module, TangentUNet] = WeakKeyDictionary()
 
@@ -39,6 +39,10 @@ def push(component: nn.Module, x: Tensor, t: int, directions: Tensor) -> tuple[T
     """
     if not isinstance(component, UNetDenoiser):
         return _push_through(lambda row: component(row[None], t)[0], x, directions)
+    if not agrees(component.unet):
+        steps = torch.tensor([t], device=x.device)
+        with sdpa_kernel(SDPBackend.MATH):
+            return _push_through(lambda row: component(row[None], steps)[0], x, directions)
     if component not in _TANGENTS:
         _TANGENTS[component] = TangentUNet(component.unet)
     height, width = x.shape[-2:]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._runtime.files import canonical_json, json_hash, move_folder_into_place, read_json, writing
+from .._runtime.outputs import OutputKind, check_clearable, check_contents, check_writable
 from ..errors import SettingsError, StoreError, option
 from .content import (
     MEGABYTE,
@@ -171,13 +174,14 @@ def _drawing(run: Run, universe: Universe | None, seeds: Sequence[int] | None, s
 
 
 def _kept(folder: Path, source: dict[str, Any], overwrite: bool) -> Site | None:
-    """The site that is there, if it is the one asked for; `SettingsError` if something else is."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
+    """The site that is there, if it is the one asked for; `SettingsError` if something else is, or it cannot go."""
+    kind = _output_kind()
+    check_contents(folder, kind)
+    check_writable(folder.parent)
     manifest = folder / MANIFEST
-    if not manifest.exists():
-        raise SettingsError(f"{folder} holds something that is not an explorer; choose another {option('out')}")
-    if overwrite:
+    if overwrite and manifest.exists():
+        check_clearable(folder, kind)
+    if overwrite or not manifest.exists():
         return None
     there = read_json(manifest)
     if there.get("source") != source:
@@ -197,11 +201,23 @@ def page_folder() -> Path:
     raise StoreError("this installation has no explorer page; install ablatable again")
 
 
+def _output_kind() -> OutputKind:
+    """What a site's folder holds: it is replaced as a whole, so it may hold nothing else then."""
+    page = page_folder()
+    own = [re.escape(path.relative_to(page).as_posix()) for path in page.rglob("*") if path.is_file()]
+    return OutputKind(
+        what="explorer",
+        marker=MANIFEST,
+        recognises=lambda value: "run_sha256" in value["source"],
+        files=(*own, r"README\.md", r"data/manifest\.json", r"data/([\w.-]+/)?[\w.-]+\.(gz|onnx)"),
+        closed=(".",),
+    )
+
+
 def _write(folder: Path, content: Content) -> None:
     """Everything aside, then moved into place at once."""
-    aside = folder.with_name(f".{folder.name}.partial")
-    with writing(folder):
-        shutil.rmtree(aside, ignore_errors=True)
+    with writing(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
+        aside = Path(beside) / folder.name
         shutil.copytree(page_folder(), aside, ignore=shutil.ignore_patterns(*NOT_SHIPPED))
         for name, data in {
             **content.files,

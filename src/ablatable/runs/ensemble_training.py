@@ -1,4 +1,4 @@
-"""Train an ensemble: every component on its own split, in parallel, into a run that can be stopped and gone on with."""
+"""Train an ensemble: every component on its own split, in parallel, into a run that can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings, environment
 from ..codes.code import RANDOM, Code
 from ..data.units import Units
-from ..diffusion.recipe import Recipe
+from ..diffusion.recipe import Recipe, preset
 from ..errors import SettingsError, StoreError, command
 from .enough_units import refuse_too_few
 from .loading_record import EVENT
@@ -35,7 +35,7 @@ CHECKPOINT_SECONDS = 20.0  # at most so much of a component's training is lost w
 def train(
     units: Units,
     code: Code,
-    recipe: Recipe,
+    recipe: Recipe | str,
     *,
     out: str | Path,
     seed: int = 0,
@@ -47,9 +47,9 @@ def train(
 
     Args:
         units: the training data.
-        code: one row a unit; fixed beforehand.
-        recipe: what to build and how to train it, see `preset`.
-        out: the run's folder. If it holds the same run, unfinished, training goes on; if complete, nothing is done.
+        code: one row per unit; fixed beforehand.
+        recipe: what to build and how to train it, or the name of a preset, see `preset`.
+        out: the run's folder. If it holds the same run unfinished, training resumes; if complete, nothing is done.
         seed: the ensemble seed; all of the training's randomness follows from it.
         execution: how to run the work. A cluster's nodes must all be able to reach `out`.
         overwrite: replace the run that is there.
@@ -66,7 +66,7 @@ def train(
     return make_run(
         units,
         code,
-        recipe,
+        preset(recipe) if isinstance(recipe, str) else recipe,
         present=range(code.components),
         out=out,
         seed=seed,

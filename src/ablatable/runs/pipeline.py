@@ -58,7 +58,7 @@ class AblatablePipeline(DiffusionPipeline):
 
     @property
     def code(self) -> Code:
-        """Codewords, one row a unit."""
+        """Codewords, one row per unit."""
         return self.run.code
 
     @property
@@ -106,7 +106,7 @@ class AblatablePipeline(DiffusionPipeline):
     @torch.inference_mode()
     def __call__(
         self,
-        seeds: Iterable[int] = (0,),
+        seeds: int | Iterable[int] = (0,),
         *,
         without: Sequence[str] = (),
         num_inference_steps: int = 50,
@@ -116,10 +116,10 @@ class AblatablePipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback: Callable[[int], None] = lambda step: None,
     ) -> ImagePipelineOutput | tuple:
-        """Draw one picture a seed.
+        """Draw one image per seed.
 
         Args:
-            seeds: each fixes one picture's noise trajectory, whatever else is drawn with it.
+            seeds: one or several; each fixes one image's noise trajectory, whatever else is drawn with it.
             without: units to remove; every component that saw one of them is ablated.
             num_inference_steps: sampling steps.
             sampler: `ddpm`, `ddim` or `dpmsolver++`.
@@ -136,6 +136,8 @@ class AblatablePipeline(DiffusionPipeline):
             raise SettingsError(f"no output_type '{output_type}'; there are pil, np and pt")
         if isinstance(without, str):
             without = [without]
+        if isinstance(seeds, int):
+            seeds = [seeds]
         images: Any = self.draw(
             seeds, without=without, sampling=Sampling(sampler, num_inference_steps, clip=clip), on_step=callback
         )

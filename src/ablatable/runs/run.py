@@ -60,12 +60,41 @@ class Run:
         path: its folder.
         manifest: `ensemble.json` as plain values.
         recipe: the components' recipe.
-        design: codewords over all components that the run was designed with, one row a unit.
+        design: codewords over all components that the run was designed with, one row per unit.
         present: the numbers of the components that there are, ascending; all of them unless units were forgotten.
-        code: the design's columns of the components present: codewords, one row a unit.
-        ids: unit ids, one a row.
-        digests: the units' content hashes, one a row.
+        code: the design's columns of the components present: codewords, one row per unit.
+        ids: unit ids, one per row.
+        digests: the units' content hashes, one per row.
     """
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open a run, as `Run(path)` does and as a universe is opened."""
+        return cls(path)
+
+    def __repr__(self) -> str:
+        """What it is and where, in one line."""
+        left = f"{len(self.present)} of {self.design.components}"
+        return f"Run({str(self.path)!r}: {len(self.ids)} units, {left} components, {self.recipe.component.kind})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: key figures."""
+        from html import escape
+
+        channels, height, width = self.shape
+        rows = {
+            "units": len(self.ids),
+            "components": f"{len(self.present)} of {self.design.components}",
+            "images": f"{height} x {width}, {'grey' if channels == 1 else 'colour'}",
+            "component": self.recipe.component.kind,
+            "training steps": self.recipe.training.steps if self.recipe.component.kind == "unet" else "none",
+            "seed": self.seed,
+            "digest": self.digest[:16],
+        }
+        cells = "".join(
+            f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items()
+        )
+        return f"<table><caption>Run {escape(str(self.path))}</caption>{cells}</table>"
 
     def __init__(self, path: str | Path) -> None:
         """Open a run; `StoreError` if there is none, it is unfinished, or its tables do not match its manifest."""

@@ -1,8 +1,8 @@
 """Certificates of removal: what was asked for, what was ablated, what is left, and proof that it never saw the units.
 
 A certificate is JSON. Its `sha256` is over all its other fields but the signature; an Ed25519 signature, if there is
-one, is over everything else. Without a signature, whoever can rewrite the file can also hash it anew, so that only
-what the run itself bears out is certain: `check` compares every such field with the run.
+one, is over everything else. Without a signature, whoever can rewrite the file can also hash it again, so that only
+what the run itself confirms is certain: `check` compares every such field with the run.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def forget(
 
     The old run is only read. The new one carries nothing of the ablated components nor of the units: no weights, loss
     histories, pictures, or ids but in the certificate. It is complete when its `ensemble.json` is there; if this is
-    killed before, the same call goes on.
+    killed before, the same call resumes it.
 
     Args:
         run: a complete run, or its folder; it may have forgotten units before.
@@ -90,7 +90,7 @@ def forget(
         requested_by: who asked for it, for the certificate.
         hash_ids: keep the units' ids only as SHA-256 in the certificate. Ids that can be guessed can be tried.
         key: a private Ed25519 key (PEM file) to sign the certificate with.
-        overwrite: start anew over what is at `out`.
+        overwrite: replace the run that is at `out`.
 
     Raises:
         DataError, CodeError: see `plan_removal`.

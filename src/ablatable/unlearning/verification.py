@@ -229,7 +229,7 @@ def repeat(
         steps: only so many first steps, compared with the hashes recorded on the way; None = all.
         units: the training data; None = as stored in the run.
         execution: how to run the work. Bits are comparable only between devices of the same kind.
-        report: called with (task number, event) as training goes on.
+        report: called with (task number, event) during training.
 
     Raises:
         SettingsError: a component saw one of the units, or there is no such component.
