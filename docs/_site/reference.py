@@ -29,6 +29,7 @@ ROOMS = {
     "report": "Reports",
     "explorer": "Explorer",
     "studies": "Studies",
+    "demo": "The demo",
     "_runtime": "Execution",
     "errors": "Errors",
 }
