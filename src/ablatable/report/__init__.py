@@ -72,7 +72,7 @@ def write_report(
         )
     clear_folder(folder, REPORT)  # sheets of an earlier report may be more than the new one's
     write_json(folder / REPORT.marker, {"kind": "ablatable report"})
-    content = Content(universe)
+    content = Content(universe, opened)
     page, story = Page(content, opened), Story(content)
     for sample in content.samples():
         page.add(sample)

@@ -11,8 +11,10 @@ import numpy as np
 from ..analysis.calibration import Calibration, calibrate
 from ..analysis.nearest import Nearest, nearest_units
 from ..analysis.unattributable import Unattributable, unattributable
+from ..analysis.witness import Witness, witness_pictures
 from ..codes.code import Code
 from ..data.distance import euclidean, geometric_mean, pairwise
+from ..runs.run import Run
 from ..universes.reader import Universe
 
 SHEET_UNITS = 500  # units a contact sheet shows at most: those of largest distance
@@ -89,8 +91,9 @@ class Sample:
 class Content:
     """A universe as a report tells it. What is cheap is held; `samples()` reads one landscape at a time."""
 
-    def __init__(self, universe: Universe) -> None:
-        self.universe = universe
+    def __init__(self, universe: Universe, run: Run | None = None) -> None:
+        """`run`: the run that the universe is of, if it is at hand."""
+        self.universe, self.run = universe, run
         self.units = universe.units
         self.shown = min(len(universe.seeds), REPORT_SAMPLES)
 
@@ -123,6 +126,14 @@ class Content:
     def calibration(self) -> Calibration | None:
         """Every unit against the spares, of the samples shown; None without spares."""
         return calibrate(self.universe, samples=range(self.shown)) if self.universe.settings.spares else None
+
+    @cached_property
+    def witness(self) -> Witness | None:
+        """What the components say about the samples shown; None without the run, or with a single component."""
+        if self.run is None or len(self.run.present) < 2:
+            return None
+        shown = slice(self.shown)
+        return witness_pictures(self.run, self.universe.factual[shown], self.universe.seeds[shown])
 
     @cached_property
     def unattributable(self) -> Unattributable:
