@@ -35,8 +35,8 @@ from .studies.size import study_size as study_size
 from .studies.unattributable import study_unattributable as study_unattributable
 from .studies.weight import study_code as study_code
 from .universes.checking import check as check
-from .universes.ctf import export_ctf as export_ctf
-from .universes.ctf import import_ctf as import_ctf
+from .universes.ctf.exporting import export_ctf as export_ctf
+from .universes.ctf.importing import import_ctf as import_ctf
 from .universes.differential import differentiate as differentiate
 from .universes.enumeration import enumerate_universe as enumerate_universe
 from .universes.reader import Universe as Universe
