@@ -83,7 +83,7 @@ def plan(
     for sentence in made.recommendation:
         say(f"- {sentence}")
     for sentence in training.sentences() if training else []:
-        say(f"- {sentence}")
+        say(f"- {sentence.shell}")
     code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
     next_step(f"ablatable train DATA {code} --out RUN")
 
@@ -168,7 +168,7 @@ def train(
         if preset_name is None:
             say(f"preset {name}, {recipe.training.steps} steps: chosen from the images, see --preset and --steps")
         for doubt in doubts:
-            say(f"note: {doubt}")
+            say(f"note: {doubt.shell}")
     execution = Execution(workers, device, ray=ray)
     run = train_ensemble(units, code, recipe, out=out, seed=seed, execution=execution, overwrite=overwrite)
     looked = _look(run, device) if look else None

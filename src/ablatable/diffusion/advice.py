@@ -52,16 +52,16 @@ class Needs:
     preset: str
     steps: int
     images: int
-    doubts: tuple[str, ...]
+    doubts: tuple[Message, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """The same for programs."""
         return asdict(self)
 
-    def sentences(self) -> list[str]:
+    def sentences(self) -> list[Message]:
         """For people."""
-        told = f"training: --preset {self.preset} --steps {self.steps}, for about {self.images} images per component"
-        return [told, *self.doubts]
+        settings = f"{option('preset', self.preset)} {option('steps', self.steps)}"
+        return [Message(f"training: {settings}, for about {self.images} images per component"), *self.doubts]
 
 
 def needs(shape: tuple[int, int, int], images: int) -> Needs:
@@ -80,7 +80,7 @@ def passes(training: TrainingConfig, images: int) -> float:
     return training.steps * min(training.batch, images) / images
 
 
-def concerns(recipe: Recipe, shape: tuple[int, int, int], images: int) -> list[str]:
+def concerns(recipe: Recipe, shape: tuple[int, int, int], images: int) -> list[Message]:
     """Why samples of this recipe may be noise, with what to change; empty if nothing is known against it.
 
     Args:
@@ -99,8 +99,8 @@ def concerns(recipe: Recipe, shape: tuple[int, int, int], images: int) -> list[s
         )
     elif recipe.training.steps < LEAST:
         found.append(
-            f"{recipe.training.steps} steps leave blur, however few the images are: take --steps "
-            f"{max(2 * LEAST, steps_for(recipe.training, images))}"
+            f"{recipe.training.steps} steps leave blur, however few the images are: take "
+            f"{option('steps', max(2 * LEAST, steps_for(recipe.training, images)))}"
         )
     if shape[0] == COLOUR and recipe.component.prediction == "noise" and recipe.training.steps < 20_000:
         found.append(
