@@ -96,7 +96,7 @@ class RayPool:
     def run(self, tasks: Sequence[Any], on_event: OnEvent = lambda number, event: None) -> Iterator[tuple[int, Any]]:
         """Do every task and yield `(task number, result)` as each finishes, as `workers.Pool.run`."""
         self.waiting = {
-            self.do.remote(self.function, number, replace(task, device=self.device), self.events, self.archive): number
+            self.do.remote(self.function, number, _placed(task, device=self.device), self.events, self.archive): number
             for number, task in enumerate(tasks)
         }
         while self.waiting:
@@ -132,11 +132,17 @@ class _Events:
         return taken
 
 
+def _placed(task: Any, **changes: Any) -> Any:
+    """The task with another device or run; these are its own fields, or those of its `source`."""
+    source = getattr(task, "source", None)
+    return replace(task, **changes) if source is None else replace(task, source=replace(source, **changes))
+
+
 def _do(function: Callable, number: int, task: Any, events: Any, archive: dict[str, Any] | None) -> tuple[str, Any]:
     """One task, on whichever node Ray chose."""
     try:
         if archive is not None:
-            task = replace(task, run=str(_unpacked(archive)))
+            task = _placed(task, run=str(_unpacked(archive)))
         return "result", function(task, lambda event: events.put.remote(number, event))
     except AblatableError as error:
         return "error", error

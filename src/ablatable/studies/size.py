@@ -51,7 +51,7 @@ class Series(BaseModel):
 
     def units_of(self, data: str) -> Units:
         """All units of `data`, at this series' size; `SettingsError` if they are too few."""
-        units = load_units(data, size=self.side)
+        units = load_units(data, size=self.side, duplicates="keep")  # a study may be about copies
         if len(units) < max(self.sizes):
             raise SettingsError(f"{data} has {len(units)} units, series '{self.name}' needs {max(self.sizes)}")
         return units
