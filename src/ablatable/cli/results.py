@@ -58,7 +58,8 @@ def evaluate(
     for method, answer in found.scored.items():
         if answer.far:
             p, q, count = answer.far.counts
-            say(f"{method}: names the same unit again in {p} of {count} without it, in {q} without another")
+            say(f"{method}: names the same unit again in {p} of {count} without it, in {q:.3g} without another")
+    say("Without another: the mean over all other units; for methods that look into components, one at random.")
     say(f"\n{out}: results.csv, results.json, results.tex, results.png, scores/")
     next_step(f"open {out / 'results.png'}")
 
