@@ -56,7 +56,8 @@ class UNetDenoiser(nn.Module):
             x = nn.functional.pad(x, pad)
         if isinstance(t, int) and not self.training and not torch.is_grad_enabled():
             if self.inference is None:
-                self.inference = SharedTimestepUNet(self.unet, self.compiled) if agrees(self.unet) else PlainUNet(self.unet)
+                known = agrees(self.unet)
+                self.inference = SharedTimestepUNet(self.unet, self.compiled) if known else PlainUNet(self.unet)
             predicted = self.inference(x, t)
         else:
             predicted = self.unet(x, t, return_dict=False)[0]
