@@ -43,7 +43,7 @@ def info(run: RunPath, as_json: Json = False) -> None:
 
     opened = Run(run)
     channels, height, width = opened.shape
-    settings, training = opened.manifest["settings"], opened.recipe.training
+    settings = opened.manifest["settings"]
     files = [path for path in opened.path.rglob("*") if path.is_file()]
     told = {
         "run": str(run),
@@ -54,7 +54,7 @@ def info(run: RunPath, as_json: Json = False) -> None:
         "weight": opened.design.weight,
         "spare_codewords": opened.code.spare_capacity,
         "component": opened.recipe.component.kind,
-        "training_steps": training.steps if opened.recipe.component.kind == "unet" else 0,
+        "training_steps": opened.recipe.training_steps,
         "seed": settings["seed"],
         "digest": opened.digest,
         "mebibytes": round(sum(path.stat().st_size for path in files) / 2**20, 1),

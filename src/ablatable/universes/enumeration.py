@@ -129,12 +129,16 @@ def plan_universe(
     spares: int = 0,
 ) -> UniverseSettings:
     """The settings of a universe that is to be drawn from a run."""
+    from ..diffusion.kinds import kind_named
+
     sampling.check(run.recipe.schedule)
-    if (sampling.precision != "fp32" or sampling.compiled) and run.recipe.component.kind == "ideal":
+    if (sampling.precision != "fp32" or sampling.compiled) and run.recipe.component.own_precision:
         raise SettingsError(
-            f"ideal components have the precision of their recipe; "
+            f"{run.recipe.component.kind} components have the precision of their recipe; "
             f"leave {option('precision')} and {option('compiled')} out"
         )
+    if sampling.compiled:
+        kind_named(run.recipe.component.kind).refuse_unless("fast", option("compiled"))
     if sampling.compiled and not has_compiler():
         raise SettingsError(
             f"{option('compiled')} needs a C++ compiler, and there is none; install g++, or leave it out"
