@@ -1,4 +1,4 @@
-"""Samples as files: the bits of a universe, whatever the number of workers; a sheet of them; the place looked at first."""
+"""Samples as files: a universe's bits, whatever the workers; a sheet of them; the place is looked at first."""
 
 from __future__ import annotations
 
@@ -44,14 +44,9 @@ def test_all_cores_are_used_where_there_is_work_for_them(small, tmp_path: Path, 
             return Execution(workers=0).pool(function)
 
     monkeypatch.setattr(samples, "default_workers", lambda: 2)
+    once = Sampling(steps=1)
     for count in (8, 9, 30):
-        draw_samples(
-            small.run,
-            range(count),
-            out=tmp_path / f"{count}",
-            sampling=Sampling(steps=1),
-            execution=Watched(quiet=True),
-        )
+        draw_samples(small.run, range(count), out=tmp_path / str(count), sampling=once, execution=Watched(quiet=True))
     assert asked == [0, 2, 2]
 
 
@@ -78,5 +73,5 @@ def test_the_place_is_looked_at_first(small, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "cat.png").write_bytes(b"mine")
     for place in ("file", "full", "file/below"):
-        with pytest.raises(ab.AblatableError, match="file|full"):
+        with pytest.raises(ab.AblatableError, match=r"file|full"):
             draw_samples(small.run, [0], out=tmp_path / place)

@@ -95,7 +95,8 @@ def influence(
     else:
         say(calibration.without_spares(opened))
     next_step(
-        f"ablatable run sample RUN --seeds {opened.seeds[sample_number]} --without {quoted(table['unit'][0])} --out images"
+        f"ablatable run sample RUN --seeds {opened.seeds[sample_number]} --without {quoted(table['unit'][0])} "
+        "--out images"
     )
 
 
