@@ -75,14 +75,14 @@ def told(pairs: Sequence[NearPair], names: Sequence[str], units: Sequence[str], 
     owners = {units[place] for pair in pairs for place in (pair.first, pair.second)}
     between = Counter(tuple(sorted((units[pair.first], units[pair.second]))) for pair in pairs)
     most, count = between.most_common(1)[0]
-    lines = [
-        f"{len(pairs)} {'pairs' if len(pairs) > 1 else 'pair'} of images of different units look the same "
-        f"({len(owners)} units; {count} between {most[0]!r} and {most[1]!r}). If one of a pair is removed, the other's "
-        "influence stays:"
-    ]
-    lines += [
-        f"{names[pair.first]} and {names[pair.second]} (likeness {pair.likeness:.3f})" for pair in pairs[:shown]
-    ]
+    where = f" ({len(owners)} units; {count} between {most[0]!r} and {most[1]!r})" if len(pairs) > 1 else ""
+    looks = (
+        f"{len(pairs)} pairs of images of different units look"
+        if where
+        else "1 pair of images of different units looks"
+    )
+    lines = [f"{looks} the same{where}. If one of a pair is removed, the other's influence stays:"]
+    lines += [f"{names[pair.first]} and {names[pair.second]} (likeness {pair.likeness:.3f})" for pair in pairs[:shown]]
     return [*lines, f"and {len(pairs) - shown} more"] if len(pairs) > shown else lines
 
 
