@@ -110,8 +110,8 @@ def test_groups_are_aggregated_by_a_named_rule() -> None:
 def test_pictures_of_a_universe(ideal: ab.Universe) -> None:
     pictures = attribution.pictures_of(ideal, [2, 0, 2], [FACTUAL, 3, 7])
     np.testing.assert_array_equal(pictures.images[0], ideal.factual[2])
-    np.testing.assert_array_equal(pictures.images[1], ideal.counterfactual(ideal.units[3])[0])
-    np.testing.assert_array_equal(pictures.images[2], ideal.counterfactual(ideal.units[7])[2])
+    np.testing.assert_array_equal(pictures.images[1], ideal.counterfactual(ideal.unit_ids[3])[0])
+    np.testing.assert_array_equal(pictures.images[2], ideal.counterfactual(ideal.unit_ids[7])[2])
     told = pictures.trajectories
     assert told is not None and told.seeds.tolist() == [2, 0, 2] and told.steps == 8
     code = ab.Code.balanced(10, 6, seed=0)
@@ -280,8 +280,8 @@ def test_false_attribution_by_hand(ideal: ab.Universe, tmp_path: Path) -> None:
         named = nearest(ideal.factual[sample])
         other = evaluate.another_unit(ideal, sample, named)
         assert other is not None and other != named
-        p += nearest(ideal.counterfactual(ideal.units[named])[sample]) == named
-        q += nearest(ideal.counterfactual(ideal.units[other])[sample]) == named
+        p += nearest(ideal.counterfactual(ideal.unit_ids[named])[sample]) == named
+        q += nearest(ideal.counterfactual(ideal.unit_ids[other])[sample]) == named
     far = found.scored["euclidean"].far
     assert far is not None and far.counts == (p, q, 4)
     stubborn = found.scored["third"].far
@@ -290,8 +290,8 @@ def test_false_attribution_by_hand(ideal: ab.Universe, tmp_path: Path) -> None:
 
 def test_scores_that_are_the_truth_are_the_best(ideal: ab.Universe, tmp_path: Path) -> None:
     path = tmp_path / "oracle.parquet"
-    write_scores(path, ideal.distances().T, units=ideal.units)
-    write_scores(tmp_path / "upside_down.csv", -ideal.distances().T, units=ideal.units)
+    write_scores(path, ideal.distances().T, units=ideal.unit_ids)
+    write_scores(tmp_path / "upside_down.csv", -ideal.distances().T, units=ideal.unit_ids)
     names = [str(path), str(tmp_path / "upside_down.csv")]
     found = evaluate.evaluate(
         ideal, names, out=tmp_path / "e", run=run_of(ideal), execution=Execution(workers=0, quiet=True)
@@ -306,7 +306,7 @@ def test_scores_that_are_the_truth_are_the_best(ideal: ab.Universe, tmp_path: Pa
     assert len(ask) == 8 and set(ask.columns) == {"sample", "removed"}
     told = json.loads((tmp_path / "e" / "results.json").read_text())
     assert told["samples"] == 4 and told["not_measured"] == {}
-    back = read_scores(tmp_path / "e" / "scores" / "oracle.parquet", samples=4, units=ideal.units)
+    back = read_scores(tmp_path / "e" / "scores" / "oracle.parquet", samples=4, units=ideal.unit_ids)
     np.testing.assert_array_equal(back.factual, ideal.distances().T.astype(float))
     assert (tmp_path / "e" / "results.png").read_bytes().startswith(b"\x89PNG")
     assert "\\begin{tabular}" in (tmp_path / "e" / "results.tex").read_text()

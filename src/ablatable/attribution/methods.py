@@ -225,5 +225,5 @@ def find_method(name: str, universe: Universe) -> Method:
     if name.startswith("features:"):
         return by_features(name.removeprefix("features:"))
     if Path(name).suffix in SUFFIXES:
-        return stored(read_scores(name, samples=len(universe.seeds), units=universe.units))
+        return stored(read_scores(name, samples=len(universe.seeds), units=universe.unit_ids))
     raise SettingsError(f"no attribution method '{name}'; there are {NAMES}")
