@@ -23,7 +23,7 @@ from ablatable.analysis.features import load_features
 from ablatable.analysis.first_look import contact_sheet
 from ablatable.analysis.sample_quality import judge
 from ablatable.data.units import to_images
-from ablatable.diffusion.component import load_component
+from ablatable.diffusion.kinds import load_component
 from ablatable.diffusion.recipe import Recipe, preset
 from ablatable.diffusion.sampling import Trajectories, sample
 from ablatable.report.pictures import png

@@ -19,10 +19,11 @@ from ablatable.analysis.calibration import calibrate, influence, p_values, q_val
 from ablatable.analysis.statistics import RIDGE, SPARED, Landscape, left_out_distances, regressed, scores
 from ablatable.codes.code import Code
 from ablatable.data.units import Units
-from ablatable.diffusion.component import IdealDenoiser, build
 from ablatable.diffusion.ensemble import Ensemble
+from ablatable.diffusion.ideal import IdealDenoiser
 from ablatable.diffusion.recipe import UNetConfig
 from ablatable.diffusion.schedule import Schedule
+from ablatable.diffusion.unet import build
 from ablatable.errors import SettingsError
 from ablatable.universes.drawing import draw
 from ablatable.universes.reader import Universe

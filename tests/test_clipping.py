@@ -15,12 +15,13 @@ from torch import Tensor
 import ablatable as ab
 from ablatable import Sampling
 from ablatable.diffusion.clipping import clip_noise, clip_noise_along, scheduler_abar
-from ablatable.diffusion.component import IdealDenoiser, build
 from ablatable.diffusion.ensemble import Ensemble
+from ablatable.diffusion.ideal import IdealDenoiser
 from ablatable.diffusion.recipe import UNetConfig
 from ablatable.diffusion.sampling import noise_trajectory, sample
 from ablatable.diffusion.sampling_settings import SAMPLERS
 from ablatable.diffusion.schedule import Schedule
+from ablatable.diffusion.unet import build
 from ablatable.errors import SettingsError
 from ablatable.universes.reader import Universe
 from ablatable.universes.settings import UniverseSettings

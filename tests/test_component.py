@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 
 from ablatable.data.units import Units
 from ablatable.diffusion import fast_unet
-from ablatable.diffusion.component import IdealDenoiser, UNetDenoiser, build, load_component, save_component
+from ablatable.diffusion.ideal import IdealDenoiser
+from ablatable.diffusion.kinds import load_component, save_component
 from ablatable.diffusion.recipe import PRESETS, IdealConfig, UNetConfig
 from ablatable.diffusion.schedule import Schedule
-from ablatable.diffusion.tangent_unet import push
+from ablatable.diffusion.tangents import push
+from ablatable.diffusion.unet import UNetDenoiser, build
 from ablatable.errors import SettingsError, StoreError
 from oracles import abar, data_of, ideal, posterior
 
@@ -284,7 +286,7 @@ def test_too_small_pictures(preset: str, side: int, fits: bool) -> None:
 def test_saved_and_loaded(tmp_path: Path) -> None:
     x = torch.randn(2, 1, 8, 8)
     unet = build(TINY, (1, 8, 8), seed=3).eval()
-    save_component(unet, tmp_path / "unet")
+    save_component(unet, TINY, tmp_path / "unet")
     loaded = load_component(tmp_path / "unet", TINY, Schedule())
     assert isinstance(loaded, UNetDenoiser)
     assert not loaded.training
@@ -292,13 +294,13 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
         assert torch.equal(loaded(x, 17), unet(x, 17))
 
     exact = denoiser(digits())
-    save_component(exact, tmp_path / "ideal")
+    save_component(exact, IdealConfig(), tmp_path / "ideal")
     again = load_component(tmp_path / "ideal", IdealConfig(dtype="float64"), Schedule())
     assert torch.equal(again(x.double(), 17), exact(x.double(), 17))
     assert load_file(tmp_path / "ideal" / "images.safetensors")["images"].dtype == torch.uint8
 
     with pytest.raises(TypeError, match="Linear"):
-        save_component(torch.nn.Linear(1, 1), tmp_path / "no")
+        save_component(torch.nn.Linear(1, 1), TINY, tmp_path / "no")
 
 
 def test_damaged_files_are_told(small, tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from torch.func import jvp
 
 import ablatable as ab
 from ablatable import Execution, Sampling
-from ablatable.diffusion import tangent_unet as tangent
-from ablatable.diffusion.component import IdealDenoiser, build
+from ablatable.diffusion import tangents
+from ablatable.diffusion.ideal import IdealDenoiser
 from ablatable.diffusion.recipe import UNetConfig
 from ablatable.diffusion.schedule import Schedule
+from ablatable.diffusion.unet import build
 from ablatable.errors import SettingsError, StoreError
 from ablatable.universes import differential
 from ablatable.universes.checking import check_universe
@@ -129,7 +130,7 @@ def test_prediction_is_shared_and_directions_are_torch_func_s() -> None:
     for component in unets(1) + ideals(1):
         x, directions = torch.randn(2, 5, 1, 8, 8, dtype=torch.float64)
         with torch.no_grad():
-            predicted, moved = tangent.push(component, x[0], 300, directions)
+            predicted, moved = tangents.push(component, x[0], 300, directions)
             for direction, got in zip(directions, moved, strict=True):
                 plain, expected = jvp(lambda v, c=component: c(v[None], torch.tensor([300]))[0], (x[0],), (direction,))
                 torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
@@ -140,7 +141,7 @@ def test_sides_that_need_padding() -> None:
     component = build(UNetConfig(channels=(8, 8), norm_groups=4), (1, 9, 11), 0).double().eval()
     x, direction = torch.randn(2, 1, 9, 11, dtype=torch.float64)
     with torch.no_grad():
-        moved = tangent.push(component, x, 10, direction[None])[1][0]
+        moved = tangents.push(component, x, 10, direction[None])[1][0]
     expected = jvp(lambda v: component(v[None], torch.tensor([10]))[0], (x,), (direction,))[1]
     torch.testing.assert_close(moved, expected, rtol=1e-9, atol=1e-11)
 

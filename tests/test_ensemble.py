@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ablatable.diffusion.component import build
 from ablatable.diffusion.ensemble import Ensemble
 from ablatable.diffusion.recipe import UNetConfig
+from ablatable.diffusion.unet import build
 
 ALIVE = np.array(
     [

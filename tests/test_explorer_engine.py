@@ -18,8 +18,8 @@ from ablatable._runtime.rng import generator
 from ablatable.analysis.calibration import q_values
 from ablatable.data.images import delivered
 from ablatable.data.units import to_images
-from ablatable.diffusion.component import IdealDenoiser
 from ablatable.diffusion.ensemble import Ensemble
+from ablatable.diffusion.ideal import IdealDenoiser
 from ablatable.diffusion.sampling import noise_trajectory, sample
 from ablatable.diffusion.sampling_settings import Sampling
 from ablatable.diffusion.schedule import Schedule

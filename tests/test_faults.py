@@ -33,7 +33,7 @@ DRIVER = """
 import os, sys
 import ablatable as ab
 import diffusers.models.unets.unet_2d, diffusers.schedulers.scheduling_ddim, polars
-from ablatable.diffusion import component
+from ablatable.diffusion import ideal, unet
 from ablatable.diffusion import ensemble
 from ablatable.runs import component_training as fitting
 from ablatable.universes import enumeration as landscape

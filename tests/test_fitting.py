@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from ablatable._runtime.rng import torch_seed
 from ablatable.data.units import Units, to_model
-from ablatable.diffusion.component import WEIGHTS
 from ablatable.diffusion.recipe import IdealConfig, Recipe, TrainingConfig, UNetConfig
 from ablatable.runs import component_training as fitting
 from ablatable.runs.component_training import TrainTask, batch_at, learning_rate, train_component
@@ -37,7 +36,7 @@ def drawn(of: TrainTask, step: int, images: torch.Tensor | None = None) -> tuple
 
 
 def weights(of: TrainTask) -> dict[str, torch.Tensor]:
-    return load_file(of.folder / WEIGHTS["unet"])
+    return load_file(of.folder / UNetConfig.weights)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -377,7 +376,7 @@ def test_what_a_killed_write_left_is_not_kept(tmp_path: Path, clock: None, undis
     (partial / ".checkpoint.12345.partial").write_bytes(b"half of it")
     (partial / ".training.json.12345.partial").write_bytes(b"half of it")
     (partial / "config.json").write_bytes(b"half of it")
-    (partial / WEIGHTS["unet"]).write_bytes(b"half of it")
+    (partial / UNetConfig.weights).write_bytes(b"half of it")
     assert finished(of) == 4
     assert contents(of) == undisturbed
 

@@ -20,7 +20,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 import ablatable as ab
 from ablatable import Execution, Sampling
 from ablatable.analysis.nearest import nearest_units, unit_distances
-from ablatable.diffusion.component import UNetDenoiser
+from ablatable.diffusion.unet import UNetDenoiser
 from ablatable.errors import AblatableError, SettingsError, StoreError
 from ablatable.universes import arrays, drawing, enumeration, store
 from ablatable.universes.blocks import blocks_of

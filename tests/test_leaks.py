@@ -148,7 +148,7 @@ def test_no_source_leaks(write: Callable, channels: int, tmp_path: Path) -> None
 
 # --- planted leaks ---
 
-task_of, batch_at, build, fit = training.task_of, fitting.batch_at, fitting.build, fitting._fit
+task_of, batch_at, build, fit = training.task_of, fitting.batch_at, fitting.build_component, fitting.training_loop
 told: dict = {}
 
 
@@ -178,8 +178,8 @@ def whole_epoch_batch(task, step, images, train_steps):
     return batch_at(task, step + told["units"], images, train_steps)
 
 
-def warm_build(config, shape, seed, *schedule):
-    model = build(config, shape, seed, *schedule)
+def warm_build(recipe, pixels, seed):
+    model = build(recipe, pixels, seed)
     with torch.no_grad():
         for parameter, average in zip(model.parameters(), told.get("average", []), strict=False):
             parameter.lerp_(average, 0.01)
@@ -208,7 +208,7 @@ LEAKS: dict[str, list[tuple[object, str, Callable]]] = {
         (training, "task_of", whole_epoch_task),
         (fitting, "batch_at", whole_epoch_batch),
     ],
-    "average over components": [(fitting, "build", warm_build), (fitting, "_fit", remembering_fit)],
+    "average over components": [(fitting, "build_component", warm_build), (fitting, "training_loop", remembering_fit)],
 }
 
 

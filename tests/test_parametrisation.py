@@ -17,10 +17,10 @@ from torch.func import jvp
 import ablatable as ab
 import oracles
 from ablatable import Execution, Sampling
-from ablatable.diffusion import tangent_unet as tangent
-from ablatable.diffusion.component import WEIGHTS, UNetDenoiser, build
+from ablatable.diffusion import tangents
 from ablatable.diffusion.recipe import PRESETS, Recipe, TrainingConfig, UNetConfig, recipe_from
 from ablatable.diffusion.sampling import noise_trajectory, sample
+from ablatable.diffusion.unet import UNetDenoiser, build
 from ablatable.errors import SettingsError
 from ablatable.runs.component_training import TrainTask, timesteps_of, train_component
 from ablatable.runs.run import Run, check_run
@@ -85,7 +85,7 @@ def test_directions() -> None:
     velocity = component().double()
     x, directions = torch.randn(2, 5, *SHAPE, dtype=torch.float64)
     with torch.no_grad():
-        predicted, moved = tangent.push(velocity, x[0], 300, directions)
+        predicted, moved = tangents.push(velocity, x[0], 300, directions)
     torch.testing.assert_close(predicted, velocity(x[:1], torch.tensor([300]))[0], rtol=1e-9, atol=1e-11)
     for direction, got in zip(directions, moved, strict=True):
         expected = jvp(lambda v: velocity(v[None], torch.tensor([300]))[0], (x[0],), (direction,))[1]
@@ -101,6 +101,7 @@ def trained(folder: Path, **training: object) -> Path:
 
 def test_the_loss_is_the_velocity_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step's recorded loss, from the network's own output and v = sqrt(a) eps - sqrt(1-a) x_0."""
+    from ablatable.diffusion.kinds import build_component
     from ablatable.runs import component_training as training
 
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -112,7 +113,11 @@ def test_the_loss_is_the_velocity_s(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     built: list[UNetDenoiser] = []
     monkeypatch.setattr(training, "batch_at", watched)
-    monkeypatch.setattr(training, "build", lambda *a: built.append(build(*a)) or build(*a))
+    monkeypatch.setattr(
+        training,
+        "build_component",
+        lambda *a: built.append(build_component(*a)) or build_component(*a),  # pyright: ignore
+    )
     folder = trained(tmp_path / "00", steps=1)
     (x0, t, noise), table = seen[0], torch.tensor(oracles.abar())
     a = table[t].float()[:, None, None, None]
@@ -150,11 +155,11 @@ def test_levels_are_uniform_unless_asked_for() -> None:
 @pytest.mark.parametrize("stored", ["float16", "bfloat16"])
 def test_stored_weights_are_the_rounded_ones(tmp_path: Path, stored: str) -> None:
     plain, rounded = trained(tmp_path / "00"), trained(tmp_path / "01", stored=stored)
-    weights, low = (load_file(folder / WEIGHTS["unet"]) for folder in (plain, rounded))
+    weights, low = (load_file(folder / UNetConfig.weights) for folder in (plain, rounded))
     for name, tensor in weights.items():
         assert low[name].dtype == getattr(torch, stored)
         assert torch.equal(low[name], tensor.to(low[name].dtype))
-    sizes = [(folder / WEIGHTS["unet"]).stat().st_size for folder in (plain, rounded)]
+    sizes = [(folder / UNetConfig.weights).stat().st_size for folder in (plain, rounded)]
     assert sizes[1] < 0.6 * sizes[0]
     assert next(UNet2DModel.from_pretrained(rounded).parameters()).shape  # any diffusers user opens it
 
@@ -172,7 +177,7 @@ def test_a_run_of_rounded_weights_is_checked_and_computes_in_float32(tmp_path: P
     assert isinstance(loaded, UNetDenoiser) and loaded.abar is not None
     for name, tensor in loaded.unet.state_dict().items():
         assert tensor.dtype == torch.float32
-        assert torch.equal(tensor, load_file(run.component_folder(1) / WEIGHTS["unet"])[name].float())
+        assert torch.equal(tensor, load_file(run.component_folder(1) / UNetConfig.weights)[name].float())
 
 
 # --- on record ---
@@ -191,5 +196,5 @@ def test_settings_that_came_later_are_left_out_where_unused() -> None:
 
 def test_training_is_the_same_bytes_again(tmp_path: Path) -> None:
     folders = [trained(tmp_path / name, levels=(0.3, 1.4), stored="float16") for name in ("00", "01")]
-    first, second = (hashlib.sha256((folder / WEIGHTS["unet"]).read_bytes()).hexdigest() for folder in folders)
+    first, second = (hashlib.sha256((folder / UNetConfig.weights).read_bytes()).hexdigest() for folder in folders)
     assert first == second

@@ -14,7 +14,8 @@ from torch import Tensor
 import ablatable as ab
 import oracles
 from ablatable import Sampling
-from ablatable.diffusion.component import Denoiser, IdealDenoiser
+from ablatable.diffusion.denoiser import Denoiser
+from ablatable.diffusion.ideal import IdealDenoiser
 from ablatable.diffusion.sampling import Trajectories, noise_trajectory, parse_seeds, sample
 from ablatable.diffusion.sampling_settings import SAMPLERS
 from ablatable.diffusion.schedule import Schedule

@@ -19,8 +19,8 @@ from ablatable.analysis.exchangeable import Reference
 from ablatable.analysis.statistics import Landscape, regressed
 from ablatable.analysis.witness import denoised, unit_evidence, witness, witness_pictures
 from ablatable.attribution.evaluation import evaluate
-from ablatable.diffusion.component import IdealDenoiser
 from ablatable.diffusion.ensemble import Ensemble
+from ablatable.diffusion.ideal import IdealDenoiser
 from ablatable.diffusion.schedule import Schedule
 from ablatable.errors import DataError, SettingsError
 from ablatable.universes.drawing import draw

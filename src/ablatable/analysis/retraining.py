@@ -146,7 +146,7 @@ def control(
             write_json(known, settings)
         tasks = _tasks(opened, rows, path, execution.device)
         missing = [task for task in tasks if not task.folder.exists()]
-        steps_each = opened.recipe.training.steps if opened.recipe.component.kind == "unet" else 1
+        steps_each = opened.recipe.training_steps or 1
         title = f"training {len(tasks)} models without a unit"
         done = len(tasks) - len(missing)
         total, before = len(tasks) * steps_each, done * steps_each
@@ -212,8 +212,8 @@ def _distances(
     run: Run, rows: list[int], path: Path, seeds: list[int], sampling: Sampling, seed: int, device: str
 ) -> dict[str, np.ndarray]:
     from .._runtime.devices import one_thread
-    from ..diffusion.component import load_component
     from ..diffusion.ensemble import Ensemble
+    from ..diffusion.kinds import load_component
 
     n = run.code.components
     words = run.code.matrix[rows]

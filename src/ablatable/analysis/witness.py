@@ -291,11 +291,12 @@ def denoised(
     import torch
 
     from ..data.units import to_model
+    from ..diffusion.schedule import add_noise
 
     t, abar = level(schedule)
     clean = np.repeat(to_model(pictures).numpy(), DRAWS, axis=0)  # (samples * draws, C, H, W)
     noise = np.concatenate(list(_noises(pictures, clean.shape[1:])))
-    noisy = torch.from_numpy(np.float32(abar**0.5) * clean + np.float32((1 - abar) ** 0.5) * noise)
+    noisy = add_noise(torch.from_numpy(clean), torch.from_numpy(noise), torch.tensor(abar, dtype=torch.float64))
     shape, said = noisy.shape[1:], []
     with torch.inference_mode():
         for component in components:

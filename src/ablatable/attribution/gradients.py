@@ -130,13 +130,14 @@ class _Part:
         import torch
         from torch.func import functional_call
 
+        from ..diffusion.schedule import add_noise
+
         abar = self.schedule.alphas_cumprod().float()
         output = self.method.output
 
         def function(parameters: dict[str, Tensor], data: tuple[Tensor, Tensor, Tensor]) -> Tensor:
             x0, t, eps = data  # (C, H, W), (K,), (K, C, H, W)
-            a = abar[t][:, None, None, None]
-            predicted = functional_call(model, parameters, (a.sqrt() * x0 + (1 - a).sqrt() * eps, t))
+            predicted = functional_call(model, parameters, (add_noise(x0, eps, abar[t]), t))
             return ((predicted - eps) if output == "loss" else predicted).square().mean()
 
         for parameter in model.parameters():

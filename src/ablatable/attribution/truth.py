@@ -83,6 +83,7 @@ def diffusion_loss(universe: Universe, run: Run, sets: np.ndarray) -> np.ndarray
     import torch
 
     from ..data.units import to_model
+    from ..diffusion.schedule import add_noise
 
     x0 = to_model(universe.factual)  # (samples, C, H, W)
     abar = run.recipe.schedule.alphas_cumprod().float()
@@ -100,7 +101,7 @@ def diffusion_loss(universe: Universe, run: Run, sets: np.ndarray) -> np.ndarray
                     ]
                 )
             )
-            x = abar[t].sqrt() * x0 + (1 - abar[t]).sqrt() * eps
+            x = add_noise(x0, eps, abar[t])
             errors = torch.stack(
                 [(component(x, int(t)) - eps).flatten(1) for component in components]
             )  # (n, samples, D)

@@ -73,7 +73,7 @@ class SharedTimestepUNet(nn.Module):
         """Read from a model.
 
         Args:
-            unet: a `UNet2DModel` as `component.build` makes them; its weights are shared, not copied.
+            unet: a `UNet2DModel` as `unet.build` makes them; its weights are shared, not copied.
             compiled: let `torch.compile` fuse what it can. All models of one architecture share what is compiled, which
                 happens at the first forward pass of a batch size.
         """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -27,10 +29,33 @@ def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[
     return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
 
-class UNetConfig(_Config):
+class ComponentConfig(_Config):
+    """The settings of one kind of component; `kind` names it (see `kinds`).
+
+    Attributes:
+        weights: the name of the file with its weights.
+        trained: whether its weights are trained, or follow from its split and seed as soon as it is built.
+        own_precision: whether its settings say in which precision it computes, so that sampling cannot choose one.
+    """
+
+    weights: ClassVar[str]
+    trained: ClassVar[bool] = True
+    own_precision: ClassVar[bool] = False
+
+    kind: str
+
+    @classmethod
+    def name(cls) -> str:
+        """The kind's name."""
+        return cls.model_fields["kind"].default
+
+
+class UNetConfig(ComponentConfig):
     """A diffusers `UNet2DModel`. One entry of `channels` a resolution level; each further level halves the side."""
 
-    kind: Literal["unet"] = "unet"
+    weights: ClassVar[str] = "diffusion_pytorch_model.safetensors"
+
+    kind: Literal["unet"] = "unet"  # pyright: ignore[reportIncompatibleVariableOverride]
     channels: tuple[int, ...] = (16, 32)
     layers: int = Field(default=1, ge=1, description="residual layers a block")
     attention: tuple[int, ...] = Field(default=(), description="levels (from 0) that attend")
@@ -58,10 +83,14 @@ class UNetConfig(_Config):
         return 2 ** (len(self.channels) - 1)
 
 
-class IdealConfig(_Config):
+class IdealConfig(ComponentConfig):
     """The closed-form optimal denoiser of the split; nothing is trained."""
 
-    kind: Literal["ideal"] = "ideal"
+    weights: ClassVar[str] = "images.safetensors"
+    trained: ClassVar[bool] = False
+    own_precision: ClassVar[bool] = True
+
+    kind: Literal["ideal"] = "ideal"  # pyright: ignore[reportIncompatibleVariableOverride]
     dtype: Literal["float32", "float64"] = "float32"
 
 
@@ -100,12 +129,32 @@ class TrainingConfig(_Config):
         return _without_defaults(handler(self), {"levels": None, "stored": "float32"})
 
 
+def _of_its_kind(value: Any) -> Any:
+    """A component's settings, from plain values, as those of the kind that they name."""
+    if not isinstance(value, dict):
+        return value
+    name = value.get("kind", "unet")
+    if name in _CONFIGS:
+        return _CONFIGS[name].model_validate(value)
+    from .kinds import kind_named  # imports torch, which the built-in kinds' settings do without
+
+    return kind_named(str(name)).config.model_validate(value)
+
+
+_CONFIGS: dict[str, type[ComponentConfig]] = {"unet": UNetConfig, "ideal": IdealConfig}
+
+
 class Recipe(_Config):
     """What to build and how to train it: the same for every component of an ensemble."""
 
-    component: Annotated[UNetConfig | IdealConfig, Field(discriminator="kind")] = UNetConfig()
+    component: Annotated[SerializeAsAny[ComponentConfig], BeforeValidator(_of_its_kind)] = UNetConfig()
     schedule: Schedule = Schedule()
     training: TrainingConfig = TrainingConfig()
+
+    @property
+    def training_steps(self) -> int:
+        """Steps that training one component takes: 0 if its kind needs no training."""
+        return self.training.steps if self.component.trained else 0
 
     def replace(self, **training: Any) -> Recipe:
         """The same recipe with other training settings, e.g. `replace(steps=500)`; None leaves a setting alone."""

@@ -16,7 +16,7 @@ from .sampling_settings import Sampling
 from .schedule import Schedule
 
 if TYPE_CHECKING:
-    from .component import Denoiser
+    from .denoiser import Denoiser
 
 
 class Noise(Protocol):

@@ -30,3 +30,14 @@ class Schedule(BaseModel):
 
         betas = np.linspace(self.beta_start, self.beta_end, self.train_steps, dtype=np.float64)
         return torch.from_numpy(np.cumprod(1.0 - betas))
+
+
+def add_noise(x0: torch.Tensor, noise: torch.Tensor, abar: torch.Tensor) -> torch.Tensor:
+    """The noisy picture x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps (Ho et al. 2020, eq. 4).
+
+    Args:
+        x0, noise: float (..., C, H, W); their shapes broadcast.
+        abar: abar_t in their dtype, one for all rows () or one per row (rows,).
+    """
+    a = abar.reshape(*abar.shape, 1, 1, 1) if abar.ndim else abar
+    return a.sqrt() * x0 + (1 - a).sqrt() * noise

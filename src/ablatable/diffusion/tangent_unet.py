@@ -1,48 +1,36 @@
-"""Forward-mode derivatives of a component: what it predicts, and how that moves as its input moves.
+"""Forward-mode derivatives of a UNet.
 
-Several directions share one prediction. `torch.func` does it for any component, and does it for the closed-form one; of
-a UNet's forward pass its batched rules (`vmap` of `jvp`) cost four to eight times what passing as many pictures costs.
-Nearly all of the network is linear, though: a convolution takes directions as it takes pictures, without its bias. So
+The batched rules of `torch.func` (`vmap` of `jvp`) cost four to eight times what passing as many pictures costs. Nearly
+all of the network is linear, though: a convolution takes directions as it takes pictures, without its bias. So
 here the prediction and its directions go through as one batch, and only normalisation, SiLU and attention tell them
 apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.func import jvp, vmap
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .component import UNetDenoiser
 from .fast_unet import PhasedUpsample, agrees
+from .tangents import push_through
+
+if TYPE_CHECKING:
+    from .unet import UNetDenoiser
 
 _TANGENTS: WeakKeyDictionary[nn.Module, TangentUNet] = WeakKeyDictionary()
 
 
-def push(component: nn.Module, x: Tensor, t: int, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """A component's prediction for one picture, and its derivatives along some directions.
-
-    Args:
-        component: a denoiser, in evaluation mode; its weights must not change between calls.
-        x: the picture, float (C, H, W).
-        t: timestep.
-        directions: float (K, C, H, W).
-
-    Returns:
-        The predicted noise (C, H, W), and K times d/ds component(x + s direction) at s = 0: (K, C, H, W).
-    """
-    if not isinstance(component, UNetDenoiser):
-        return _push_through(lambda row: component(row[None], t)[0], x, directions)
+def push_unet(component: UNetDenoiser, x: Tensor, t: int, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """As `tangents.push`, for a UNet."""
     if not agrees(component.unet):
         steps = torch.tensor([t], device=x.device)
         with sdpa_kernel(SDPBackend.MATH):
-            return _push_through(lambda row: component(row[None], steps)[0], x, directions)
+            return push_through(lambda row: component(row[None], steps)[0], x, directions)
     if component not in _TANGENTS:
         _TANGENTS[component] = TangentUNet(component.unet)
     height, width = x.shape[-2:]
@@ -53,14 +41,8 @@ def push(component: nn.Module, x: Tensor, t: int, directions: Tensor) -> tuple[T
     return out[0], out[1:]
 
 
-def _push_through(function: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for any function of one row, by `torch.func`; what it computes of `x` alone is computed once."""
-    outs: Any = (None, 0)  # what has no direction has no axis for it
-    return vmap(lambda direction: jvp(function, (x,), (direction,))[:2], out_dims=outs)(directions)
-
-
 class TangentUNet:
-    """A `UNet2DModel` as `component.build` makes them. Row 0 of every batch is the picture, the others directions."""
+    """A `UNet2DModel` as `unet.build` makes them. Row 0 of every batch is the picture, the others directions."""
 
     def __init__(self, unet: Any) -> None:
         self.unet = unet
@@ -112,7 +94,7 @@ def _attention(attention: Any, h: Tensor) -> Tensor:
     if attention is None:
         return h
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no forward-mode derivative
-        picture, directions = _push_through(lambda row: attention(row[None])[0], h[0], h[1:])
+        picture, directions = push_through(lambda row: attention(row[None])[0], h[0], h[1:])
     return torch.cat([picture[None], directions])
 
 

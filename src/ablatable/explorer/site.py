@@ -144,7 +144,7 @@ def _fill(content: Content, run: Run, drawing: Drawing, universe: Universe | Non
 
 
 def _weights_size(run: Run) -> int:
-    if run.recipe.component.kind == "ideal":
+    if not run.recipe.component.trained:
         return 0
     return sum(file.stat().st_size for i in range(run.code.components) for file in run.component_folder(i).iterdir())
 

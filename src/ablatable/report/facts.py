@@ -89,7 +89,7 @@ def _component_facts(run: Run | None) -> Rows:
     rows = [("architecture", component.kind + (f", as in preset {like}" if like else ""))]
     named = component.model_dump(exclude={"kind"})
     rows += [(name.replace("_", " "), plain(value)) for name, value in named.items()]
-    if component.kind == "unet":
+    if component.trained:
         rows += [(name.replace("_", " "), plain(value)) for name, value in training.model_dump().items()]
     schedule = recipe.schedule
     rows.append(("noise schedule", f"{schedule.train_steps} steps, β {schedule.beta_start:g} to {schedule.beta_end:g}"))

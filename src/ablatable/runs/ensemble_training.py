@@ -114,7 +114,7 @@ def make_run(
         if units.report is not None:
             log(path, event=EVENT, **units.report.as_dict())
         if not (path / "ensemble.json").exists():
-            _remove_damaged(path, recipe.component.kind)
+            _remove_damaged(path, recipe)
         tasks = [task_of(units, code, recipe, seed, number, path, execution.device) for number in present]
         if reuse is not None:
             for task in tasks:
@@ -123,7 +123,7 @@ def make_run(
         if missing:
             _train_components(path, missing, len(tasks), execution)
         if not (path / "ensemble.json").exists():
-            write_json(path / "ensemble.json", _manifest(path, settings))
+            write_json(path / "ensemble.json", _manifest(path, settings, recipe))
     return Run(path)
 
 
@@ -171,13 +171,12 @@ def _take_over(task: TrainTask, reuse: Run) -> None:
     move_folder_into_place(partial, task.folder)
 
 
-def _remove_damaged(path: Path, kind: str) -> None:
+def _remove_damaged(path: Path, recipe: Recipe) -> None:
     """The manifest is about to vouch for the components: those whose weights are no longer what was trained must go."""
-    from ..diffusion.component import WEIGHTS
-
     for folder in (path / "components").glob("[0-9]*[0-9]"):
         try:
-            sound = read_json(folder / "training.json")["weights_sha256"] == file_hash(folder / WEIGHTS[kind])
+            weights = file_hash(folder / recipe.component.weights)
+            sound = read_json(folder / "training.json")["weights_sha256"] == weights
         except (StoreError, OSError, KeyError, TypeError):
             sound = False
         if not sound:
@@ -190,7 +189,7 @@ def _train_components(path: Path, tasks: list[TrainTask], of: int, execution: Ex
     from .component_training import train_component
 
     recipe = tasks[0].recipe
-    steps = recipe.training.steps if recipe.component.kind == "unet" else 1
+    steps = recipe.training_steps or 1
     with Display(
         f"training {of} components", of * steps, done=(of - len(tasks)) * steps, quiet=execution.quiet
     ) as display:
@@ -235,17 +234,14 @@ def _open_for_training(path: Path, settings: dict, units: Units, code: Code) -> 
             write(path, units, code)
 
 
-def _manifest(path: Path, settings: dict) -> dict:
-    from ..diffusion.component import WEIGHTS
-
-    kind = settings["recipe"]["component"]["kind"]
+def _manifest(path: Path, settings: dict, recipe: Recipe) -> dict:
     folders = [component_folder(path, number) for number in settings["present"]]
     manifest = {
         "settings": settings,
         "settings_sha256": file_hash(path / "settings.json"),
         "units_table_sha256": file_hash(path / "units.parquet"),
         "images_sha256": file_hash(path / "images.safetensors"),
-        "weights_sha256": [file_hash(folder / WEIGHTS[kind]) for folder in folders],
+        "weights_sha256": [file_hash(folder / recipe.component.weights) for folder in folders],
         "split_commitments": [read_json(folder / "training.json")["split_commitment"] for folder in folders],
         "files_sha256": {
             file.relative_to(path).as_posix(): file_hash(file)

@@ -87,7 +87,7 @@ class Run:
             "components": f"{len(self.present)} of {self.design.components}",
             "images": f"{height} x {width}, {'grey' if channels == 1 else 'colour'}",
             "component": self.recipe.component.kind,
-            "training steps": self.recipe.training.steps if self.recipe.component.kind == "unet" else "none",
+            "training steps": self.recipe.training_steps or "none",
             "seed": self.seed,
             "digest": self.digest[:16],
         }
@@ -152,7 +152,7 @@ class Run:
 
     def load_component(self, index: int, *, verify: bool = True) -> nn.Module:
         """Component `index`, ready to predict; `StoreError` if a file of it is missing or (`verify`) damaged."""
-        from ..diffusion.component import load_component
+        from ..diffusion.kinds import load_component
 
         folder = self.component_folder(index)
         for name, digest in self.manifest["files_sha256"].items() if verify else ():
@@ -184,7 +184,6 @@ class Run:
         """
         import torch
 
-        from ..diffusion.component import UNetDenoiser
         from ..diffusion.ensemble import Ensemble, Streamed
 
         seen: set[int] = set()
@@ -192,9 +191,8 @@ class Run:
         def load(index: int) -> nn.Module:
             component = self.load_component(index, verify=index not in seen).to(device)
             seen.add(index)
-            if compiled and isinstance(component, UNetDenoiser):
-                component = component.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-                component.compiled = True
+            if compiled and hasattr(component, "fast"):
+                component = component.fast()
             return component.to(torch.bfloat16) if precision == "bf16" else component
 
         count = self.code.components

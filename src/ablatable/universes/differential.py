@@ -74,7 +74,7 @@ def sample_jacobian(
 
     from ..diffusion.clipping import clip_noise_along, scheduler_abar
     from ..diffusion.sampling import make_sampler
-    from ..diffusion.tangent_unet import push
+    from ..diffusion.tangents import push
 
     n, abar = len(components), scheduler_abar(schedule)
     timesteps, step_from = make_sampler(sampling, schedule)
@@ -290,14 +290,17 @@ def differentiate(
         execution: how to run the work.
 
     Raises:
-        SettingsError: the universe is another run's.
+        SettingsError: the universe is another run's, or its kind of component cannot be differentiated.
         StoreError: not a run, or no universe.
     """
+    from ..diffusion.kinds import kind_named
+
     opened, universe, execution = as_run(run), Universe.open(url), execution.resolved()
     if universe.settings.run_sha256 != opened.digest:
         raise SettingsError(
             f"{universe.url} was not drawn from the run {opened.path} as it is now; give the run that it was drawn from"
         )
+    kind_named(opened.recipe.component.kind).refuse_unless("tangent", "differential ablation")
     found = Differential(universe)
     with exclusive(universe.url, "universe"):
         missing = [seed for seed in universe.seeds if not found.has(seed)]

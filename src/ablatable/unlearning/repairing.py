@@ -48,7 +48,7 @@ class Work:
     def sentence(self) -> str:
         """The cost in words."""
         names = ", ".join(f"{number:02d}" for number in self.trained) or "none"
-        steps = f" of {self.recipe.training.steps} steps each" if self.recipe.component.kind == "unet" else ""
+        steps = f" of {self.recipe.training.steps} steps each" if self.recipe.component.trained else ""
         return (
             f"{len(self.trained)} of {len(self.present)} components to train ({names}){steps}: "
             f"{self.share:.0%} of the cost of a new ensemble"

@@ -247,7 +247,7 @@ def repeat(
     if gone:
         variants["noise"] = (_noised(units, gone), design)
     execution = execution.resolved()
-    if run.recipe.component.kind == "ideal":
+    if not run.recipe.component.trained:
         steps = None
     with tempfile.TemporaryDirectory() as scratch:
         what = [(number, variant) for number in components for variant in variants]

@@ -1,0 +1,129 @@
+"""The kinds of component there are: what every other module asks of one, and how another package adds its own.
+
+A kind says how a component is built, saved and loaded, and what else it can do. `unet` and `ideal` come with the
+package. Another package registers a kind by an entry point of the group `ablatable.kinds`, named as the kind:
+
+    [project.entry-points."ablatable.kinds"]
+    convolution = "my_package.convolution:KIND"
+
+A recipe names it: `Recipe(component={"kind": "convolution", ...})`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from .._runtime.files import writing
+from ..errors import SettingsError, StoreError, command
+from .recipe import ComponentConfig, Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .schedule import Schedule
+
+GROUP = "ablatable.kinds"
+BUILT_IN = {"unet": "ablatable.diffusion.unet", "ideal": "ablatable.diffusion.ideal"}
+
+
+def trainable(denoiser: nn.Module) -> list[nn.Parameter]:
+    """The parameters that require a gradient, in their order."""
+    return [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
+
+
+def squared_error(config: Any, predicted: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
+    """Mean squared error of the predicted noise."""
+    return nn.functional.mse_loss(predicted, noise)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of component is made of.
+
+    Attributes:
+        config: its settings; the class says its name, its weights file and whether it is trained.
+        denoiser: the class of its denoisers.
+        build: (config, the split's pixels uint8 (M, H, W, C), seed, schedule) -> a fresh denoiser. Its weights may
+            depend on these alone, and of the pixels, on the split's: nothing else may reach a component.
+        save: (denoiser, folder, dtype's name) writes the weights, rounded to that dtype, to `config.weights`, a
+            safetensors file, and whatever else `load` needs.
+        load: (folder, config, schedule) -> the denoiser that was saved, on the CPU, weights in float32. It may raise
+            anything when a file is missing or unreadable.
+        parameters: the parameters that training changes.
+        loss: (config, predicted noise, noise, abar_t (B,)) -> the training loss, a scalar.
+
+    A denoiser may offer two methods more. Without them its plain forward pass is used, and what needs them is refused:
+
+    - `fast()` lets `torch.compile` fuse its forward pass, and returns the denoiser (`compiled`);
+    - `tangent(x, t, directions)` gives its prediction and its derivatives along some directions, see `tangents.push`
+      (differential ablation).
+    """
+
+    config: type[ComponentConfig]
+    denoiser: type[nn.Module]
+    build: Callable[[Any, np.ndarray, int, Schedule], nn.Module]
+    save: Callable[[Any, Path, str], None]
+    load: Callable[[Path, Any, Schedule], nn.Module]
+    parameters: Callable[[nn.Module], list[nn.Parameter]] = trainable
+    loss: Callable[[Any, Tensor, Tensor, Tensor], Tensor] = squared_error
+
+    def refuse_unless(self, method: str, purpose: str) -> None:
+        """`SettingsError`, which says why `purpose` is impossible, unless its denoisers offer `fast` or `tangent`."""
+        if not hasattr(self.denoiser, method):
+            raise SettingsError(
+                f"{purpose} is not possible with components of kind '{self.config.name()}': their denoiser "
+                f"({self.denoiser.__name__}) has no method '{method}'"
+            )
+
+
+@cache
+def kind_named(name: str) -> Kind:
+    """The kind of that name; `SettingsError` says which there are."""
+    if name in BUILT_IN:
+        return import_module(BUILT_IN[name]).KIND
+    others = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in others:
+        raise SettingsError(
+            f"no kind of component '{name}'; there are {', '.join([*BUILT_IN, *others])}. "
+            "Install the package that registers it"
+        )
+    return others[name].load()
+
+
+def build_component(recipe: Recipe, pixels: np.ndarray, seed: int) -> nn.Module:
+    """A fresh component for a split's pixels, uint8 (M, H, W, C)."""
+    return kind_named(recipe.component.kind).build(recipe.component, pixels, seed, recipe.schedule)
+
+
+def save_component(denoiser: nn.Module, config: ComponentConfig, folder: Path, stored: str = "float32") -> None:
+    """Write a component's weights to a folder, rounded to `stored` (a dtype's name)."""
+    kind = kind_named(config.kind)
+    if not isinstance(denoiser, kind.denoiser):
+        wanted, given = kind.denoiser.__name__, type(denoiser).__name__
+        raise TypeError(f"a component of kind '{config.kind}' is a {wanted}, not a {given}")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        kind.save(denoiser, folder, stored)
+
+
+def load_component(folder: Path, config: ComponentConfig, schedule: Schedule) -> nn.Module:
+    """Read a component written by `save_component`, in evaluation mode, on the CPU, weights in float32.
+
+    Raises `StoreError` when a file is missing or unreadable.
+    """
+    kind = kind_named(config.kind)
+    try:
+        return kind.load(folder, config, schedule).eval()
+    except Exception as error:  # safetensors and diffusers raise many kinds
+        raise StoreError(
+            f"component {folder.name}: cannot read {folder / config.weights} ({error}); give the run to "
+            f"{command('audit check')}, then repeat {command('train')} to rebuild what is missing"
+        ) from error

@@ -1,0 +1,151 @@
+"""The kind `unet`: a diffusers `UNet2DModel`, trained from scratch, kept as a plain diffusers model folder."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..errors import SettingsError, option
+from .fast_unet import PlainUNet, SharedTimestepUNet, agrees
+from .kinds import Kind
+from .recipe import UNetConfig
+from .schedule import Schedule
+from .tangent_unet import push_unet
+
+
+class UNetDenoiser(nn.Module):
+    """A `UNet2DModel` as a denoiser of pictures of any side: padded to what the levels need, then cropped back.
+
+    What the network computes is the noise, or the velocity v = sqrt(a) eps - sqrt(1-a) x_0 (Salimans & Ho 2022,
+    section 4), from which eps = sqrt(a) v + sqrt(1-a) x_t: where there is nearly only noise, a = abar_t near 0, the
+    noise is then nearly x_t itself, and an error of the network is an error of the image, not 1/sqrt(a) times that.
+    """
+
+    def __init__(self, unet: Any, multiple: int, abar: Tensor | None = None) -> None:
+        """Wrap a network.
+
+        Args:
+            unet: the `UNet2DModel`.
+            multiple: sides are padded to a multiple of this, see `UNetConfig.multiple`.
+            abar: abar_t, float (T,), if what the network computes is the velocity; None = the noise.
+        """
+        super().__init__()
+        self.unet = unet
+        self.multiple = multiple
+        self.abar = None if abar is None else abar.float()  # no buffer: it must stay float32 when weights are bfloat16
+        self.inference: SharedTimestepUNet | PlainUNet | None = None
+        self.compiled = False  # see `SharedTimestepUNet`
+
+    def train(self, mode: bool = True) -> UNetDenoiser:
+        """As `nn.Module.train`; forgets what was derived from the weights."""
+        self.inference = None
+        return super().train(mode)
+
+    def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
+        """Predicted noise, same shape and dtype as `x` (B, C, H, W); the network computes in its weights' dtype."""
+        given, x = x, x.to(self.unet.conv_in.weight.dtype)
+        height, width = x.shape[-2:]
+        pad = (0, -width % self.multiple, 0, -height % self.multiple)
+        if any(pad):
+            x = nn.functional.pad(x, pad)
+        if isinstance(t, int) and not self.training and not torch.is_grad_enabled():
+            if self.inference is None:
+                known = agrees(self.unet)
+                self.inference = SharedTimestepUNet(self.unet, self.compiled) if known else PlainUNet(self.unet)
+            predicted = self.inference(x, t)
+        else:
+            predicted = self.unet(x, t, return_dict=False)[0]
+        return self.noise(predicted[..., :height, :width].to(given.dtype), given, t)
+
+    def fast(self) -> UNetDenoiser:
+        """Let `torch.compile` fuse the inference pass; the weights become channels-last."""
+        self.compiled = True
+        return self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def tangent(self, x: Tensor, t: int, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """Its prediction and its derivatives along some directions, see `tangents.push`."""
+        return push_unet(self, x, t, directions)
+
+    def noise(self, predicted: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
+        """What the network computed of `x` at `t`, as noise: linear in both, so directions become noise likewise."""
+        if self.abar is None:
+            return predicted
+        a = self.abar.to(x.device)[t].to(x.dtype).reshape(-1, 1, 1, 1)
+        return a.sqrt() * predicted + (1 - a).sqrt() * x
+
+
+def build(config: UNetConfig, shape: tuple[int, int, int], seed: int, schedule: Schedule | None = None) -> UNetDenoiser:
+    """A fresh UNet for pictures of `shape` (C, H, W), its weights a function of (config, shape, seed) alone.
+
+    `schedule` is the noise schedule that it is trained with; None = the default one.
+    """
+    height, width = (-(-side // config.multiple) * config.multiple for side in shape[1:])
+    if min(height, width) // config.multiple < 2:
+        raise SettingsError(
+            f"pictures of {shape[1]} x {shape[2]} are too small for {len(config.channels)} levels; "
+            f"take a preset with fewer levels ('tiny' works from 8 x 8) or larger images ({option('size')})"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = _unet_class()(**_unet_arguments(config, shape[0], (height, width)))
+    return UNetDenoiser(unet, config.multiple, _abar_of(config, schedule or Schedule()))
+
+
+def _abar_of(config: UNetConfig, schedule: Schedule) -> Tensor | None:
+    return schedule.alphas_cumprod() if config.prediction == "velocity" else None
+
+
+def _unet_class() -> type:
+    from diffusers.models.unets.unet_2d import UNet2DModel  # seconds to import, so only where it is needed
+
+    return UNet2DModel
+
+
+def _unet_arguments(config: UNetConfig, channels: int, side: tuple[int, int]) -> dict:
+    attends = [level in config.attention for level in range(len(config.channels))]
+    return {
+        "sample_size": side[0] if side[0] == side[1] else side,
+        "in_channels": channels,
+        "out_channels": channels,
+        "layers_per_block": config.layers,
+        "block_out_channels": config.channels,
+        "down_block_types": tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        "up_block_types": tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        "norm_num_groups": config.norm_groups,
+        "add_attention": config.middle_attention,
+    }
+
+
+def _build_kind(config: UNetConfig, pixels: np.ndarray, seed: int, schedule: Schedule) -> UNetDenoiser:
+    return build(config, (pixels.shape[3], *pixels.shape[1:3]), seed, schedule)
+
+
+def _save(denoiser: UNetDenoiser, folder: Path, stored: str) -> None:
+    rounded = copy.deepcopy(denoiser.unet)
+    for parameter in rounded.parameters():
+        parameter.data = parameter.data.to(getattr(torch, stored))
+    rounded.save_pretrained(folder)
+
+
+def _load(folder: Path, config: UNetConfig, schedule: Schedule) -> UNetDenoiser:
+    state, unet_class = load_file(folder / config.weights), _unet_class()
+    unet: Any = unet_class.from_config(unet_class.load_config(folder, local_files_only=True))
+    unet.load_state_dict(state)
+    agrees(unet)  # here, on the CPU in fp32; the answer is kept for the architecture
+    return UNetDenoiser(unet, config.multiple, _abar_of(config, schedule))
+
+
+def _loss(config: UNetConfig, predicted: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
+    """Mean squared error of what the network computes: an error e of the velocity is one of sqrt(a) e of the noise."""
+    if config.prediction == "velocity":
+        return ((predicted - noise).square() / abar.reshape(-1, 1, 1, 1)).mean()
+    return nn.functional.mse_loss(predicted, noise)
+
+
+KIND = Kind(UNetConfig, UNetDenoiser, build=_build_kind, save=_save, load=_load, loss=_loss)
