@@ -24,7 +24,7 @@ from ablatable.analysis.exchangeable import Reference
 from ablatable.analysis.witness import denoised, unit_evidence
 from ablatable.data.units import to_images
 from ablatable.diffusion.ensemble import Ensemble
-from ablatable.diffusion.component import IdealDenoiser
+from ablatable.diffusion.ideal import IdealDenoiser
 from ablatable.diffusion.sampling import Trajectories, sample
 from ablatable.diffusion.schedule import Schedule
 
