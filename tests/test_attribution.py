@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import save_file
 
 import ablatable as ab
@@ -16,7 +19,7 @@ import oracles
 from ablatable import Execution, Sampling
 from ablatable.attribution import evaluation as evaluate
 from ablatable.attribution import methods as attribution
-from ablatable.attribution import truth
+from ablatable.attribution import pieces, truth
 from ablatable.attribution.methods import FACTUAL, Method, Pictures
 from ablatable.attribution.scores import read_scores, write_scores
 from ablatable.data.grouping import per_unit
@@ -264,7 +267,7 @@ def test_scores_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_false_attribution_by_hand(ideal: ab.Universe, tmp_path: Path) -> None:
-    """The nearest unit of the sample, of its counterfactual without it, and without another, one after another."""
+    """The nearest unit of the sample, without it, and without each of the others: of all, or of one at random."""
 
     def nearest(picture: np.ndarray) -> int:
         images = ideal.training.images.astype(float)
@@ -273,19 +276,107 @@ def test_false_attribution_by_hand(ideal: ab.Universe, tmp_path: Path) -> None:
     def always_the_third(training: ab.Units, run: ab.Run | None) -> attribution.Attributor:
         return lambda pictures: np.eye(10)[np.full(len(pictures.images), 3)]
 
-    methods = {"euclidean": attribution.METHODS["euclidean"], "third": Method(always_the_third)}
+    def third_if_even(training: ab.Units, run: ab.Run | None) -> attribution.Attributor:
+        """Names unit 3 in factual samples and without an even unit, else unit 4."""
+        return lambda pictures: np.eye(10)[np.where((pictures.removed == FACTUAL) | (pictures.removed % 2 == 0), 3, 4)]
+
+    slow = Method(attribution.euclidean)
+    methods = {"euclidean": attribution.METHODS["euclidean"], "slow": slow, "third": Method(always_the_third)}
+    methods["even"] = Method(third_if_even, quick=True)
     found = evaluate.evaluate(ideal, methods, out=tmp_path / "e", execution=Execution(workers=0, quiet=True))
-    p = q = 0
+    p, q, one = 0, 0.0, 0
     for sample in range(4):
         named = nearest(ideal.factual[sample])
-        other = evaluate.another_unit(ideal, sample, named)
-        assert other is not None and other != named
-        p += nearest(ideal.counterfactual(ideal.unit_ids[named])[sample]) == named
-        q += nearest(ideal.counterfactual(ideal.unit_ids[other])[sample]) == named
-    far = found.scored["euclidean"].far
-    assert far is not None and far.counts == (p, q, 4)
+        again = [nearest(ideal.counterfactual(unit)[sample]) == named for unit in ideal.unit_ids]
+        p += again[named]
+        q += (sum(again) - again[named]) / 9
+        other = pieces.another_unit(ideal, sample, named)
+        assert other != named
+        one += again[other]
+    far, slowly = found.scored["euclidean"].far, found.scored["slow"].far
+    assert far is not None and slowly is not None and far.counts == (p, pytest.approx(q), 4)
+    assert slowly.counts == (p, one, 4)
+    even = found.scored["even"].far
+    assert even is not None and even.counts == (0, pytest.approx(4 * 5 / 9), 4)  # 0, 2, 4, 6, 8 of 9 others
     stubborn = found.scored["third"].far
     assert stubborn is not None and stubborn.counts == (4, 4, 4) and stubborn.rate().value == 1
+
+
+def test_stored_scores_of_every_counterfactual_give_the_exact_rate(ideal: ab.Universe, tmp_path: Path) -> None:
+    """A file that covers all pictures is asked about all of them, one that covers some about one at random."""
+    images = ideal.training.images.reshape(10, -1).astype(float)
+
+    def score(picture: np.ndarray) -> np.ndarray:
+        return -np.square(images - picture.reshape(-1)).sum(axis=1)
+
+    rows = [(s, None, score(ideal.factual[s])) for s in range(4)]
+    rows += [(s, unit, score(ideal.counterfactual(unit)[s])) for s in range(4) for unit in ideal.unit_ids]
+    table = pl.DataFrame(
+        [
+            {"sample": s, "removed": removed, "unit": unit, "score": value}
+            for s, removed, values in rows
+            for unit, value in zip(ideal.unit_ids, values, strict=True)
+        ],
+        infer_schema_length=None,
+    )
+    table.write_parquet(tmp_path / "mine.parquet")
+    here = Execution(workers=0, quiet=True)
+    found = evaluate.evaluate(ideal, ["euclidean", str(tmp_path / "mine.parquet")], out=tmp_path / "e", execution=here)
+    asked = [found.scored[name].far for name in ("mine", "euclidean")]
+    np.testing.assert_array_equal(*[far.without_other for far in asked if far is not None])
+
+
+def test_a_matrix_and_a_function_are_methods(ideal: ab.Universe, tmp_path: Path) -> None:
+    matrix = np.random.default_rng(0).random((4, 10))
+    methods = {"matrix": matrix, "list": matrix.tolist(), "function": lambda pictures: matrix[pictures.sample]}
+    found = evaluate.evaluate(ideal, methods, out=tmp_path / "e", execution=Execution(quiet=True))
+    for name in methods:
+        np.testing.assert_array_equal(found.scored[name].scores, matrix)
+    function = found.scored["function"].far
+    assert found.scored["matrix"].far is None and function is not None and function.counts == (4, 4, 4)
+    for wrong, reason in ((matrix.T, r"\(10, 4\).*\(4, 10\)"), (matrix * np.nan, "finite"), (object(), "a matrix")):
+        with pytest.raises(ab.AblatableError, match=reason):
+            evaluate.evaluate(ideal, {"mine": wrong}, out=tmp_path / "x", execution=Execution(quiet=True))
+
+
+def test_one_unit_and_a_universe_that_says_nothing(tmp_path: Path) -> None:
+    """An imported universe of one unit is refused; one in which nothing moves is measured as far as it goes."""
+    from ablatable.universes import ctf
+
+    def imported(units: int) -> ab.Universe:
+        """Every picture is the same, with or without any unit."""
+        path, tile = tmp_path / f"{units}.ctf", noise(4, 4)
+        config = {"Format": "ONEFILE", "TrainingUnits": units, "NumberGenerated": 2}
+        config |= {f"{kind}{what}": size for kind in ("Train", "Gen") for what, size in SIZES.items()}
+        files = {"training_set.png": noise(4 * units, 4), "factual.png": np.concatenate([tile, tile])}
+        files |= {f"leave_{unit + 1}_out.png": np.concatenate([tile, tile]) for unit in range(units)}
+        with tarfile.open(path, "w") as archive:
+            for name, content in {"config.json": config, **files}.items():
+                data = json.dumps(content).encode() if isinstance(content, dict) else png(content)
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+        return ctf.import_ctf(path, tmp_path / f"{units}.zarr", quiet=True)
+
+    here = Execution(workers=0, quiet=True)
+    with pytest.raises(SettingsError, match="one unit"):
+        evaluate.evaluate(imported(1), ["euclidean"], out=tmp_path / "one", execution=here)
+    assert not (tmp_path / "one").exists()
+    found = evaluate.evaluate(imported(2), ["euclidean"], out=tmp_path / "two", execution=here)
+    assert found.results["euclidean"]["far"].value == 1  # type: ignore[union-attr]
+    assert np.isnan(found.results["euclidean"]["rank_distance"].value)  # type: ignore[union-attr]
+    matrix = evaluate.evaluate(imported(2), {"none": np.ones((2, 2))}, out=tmp_path / "none", execution=here)
+    assert np.isnan(matrix.results["none"]["removal"].value)  # type: ignore[union-attr]
+    assert (tmp_path / "none" / "results.png").read_bytes().startswith(b"\x89PNG")  # without a panel
+
+
+SIZES = {"Height": 4, "Width": 4, "Channel": 1}
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_scores_that_are_the_truth_are_the_best(ideal: ab.Universe, tmp_path: Path) -> None:

@@ -40,3 +40,17 @@ def test_slow_steps_count_in_full() -> None:
 
 def test_a_clock_set_back_takes_nothing_away() -> None:
     assert read([5, -3600, 5]) == pytest.approx(10)
+
+
+def test_loading_does_not_count_as_slow_work(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten minutes until the first step, then one percent every 11 seconds: 18 minutes are left, not days."""
+    from ablatable._runtime.progress import Display
+
+    display, now = Display("drawing", 100), 600.0
+    display.clock = lambda: now  # type: ignore[assignment]
+    for percent in range(1, 4):
+        display.update(0, "step", percent, 100)
+        now += 11
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert "left" not in first and "0:17:58 left" not in first
+    assert "17:58 left" in second and "17:47 left" in third  # 98 and 97 percent, 11 seconds each

@@ -91,8 +91,14 @@ def test_a_table_and_sentences(small: Small) -> None:
             found.score[unit, sample],
         )
     assert (found.words == 9).all()  # C(6, 3) less the other 11 units'
+    assert found.least_q() == 1  # 12 tests, and p is at least 1 / 9
     harmonic = sum(1 / k for k in range(1, 13))
-    assert found.least_q() == pytest.approx(min(1, 12 / 9 * harmonic))
+    for sample in range(2):  # both procedures by their definitions, without their running minimum
+        p = np.sort(found.p[:, sample])
+        plain = [min(min(1, 12 * p[k] / (k + 1)) for k in range(j, 12)) for j in range(12)]
+        safe = [min(min(1, 12 * harmonic * p[k] / (k + 1)) for k in range(j, 12)) for j in range(12)]
+        np.testing.assert_allclose(np.sort(found.q[:, sample]), plain)
+        np.testing.assert_allclose(np.sort(found.q_any[:, sample]), safe)
     assert "cannot reach q <= 0.1 with 8 unused codewords" in found.verdict(0)
     assert "nearest training unit in" in found.headline()
     again = witness(small.run.path, "1", sampling=Sampling(steps=5))

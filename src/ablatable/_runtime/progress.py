@@ -23,6 +23,7 @@ class Display:
         self.amounts: dict[int, float] = {}  # running task -> amount done
         self.rows: dict[int, TaskID] = {}
         self.clock = AwakeClock()
+        self.began: tuple[float, float] | None = None  # when the first progress was reported, and the amount by then
         self.told = 0.0
         self.quiet = quiet
         self.live = not quiet and sys.stderr.isatty()
@@ -100,10 +101,14 @@ class Display:
         amount = self._amount()
         self.progress.update(self.bar, completed=amount)
         now = self.clock()
+        if self.began is None and amount > self.at_start:  # what went before was loading, which says nothing of speed
+            self.began = now, amount
         if not self.live and not self.quiet and now - self.told >= LOG_EVERY:
             self.told = now
-            speed = (amount - self.at_start) / now
-            left = f", {_clock((self.total - amount) / speed)} left" if speed > 0 else ""
+            began, first = self.began or (now, amount)
+            left = (
+                f", {_clock((self.total - amount) * (now - began) / (amount - first))} left" if amount > first else ""
+            )
             self._log(f"{self._share():4.0%}{left}  {what.strip()}")
 
     def _log(self, text: str) -> None:

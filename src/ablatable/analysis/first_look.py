@@ -13,16 +13,13 @@ from typing import Any
 import numpy as np
 
 from .._runtime.files import read_json, write_atomic
-from .._runtime.plotting import figure_png
+from .._runtime.plotting import contact_sheet, figure_png, png
 from ..diffusion.sampling_settings import Sampling
 from ..runs.run import Run
 from .sample_quality import SampleQuality, judge
 
 LOOK, LOSS = "first_look.png", "loss.png"
 SAMPLES = 12
-TARGET = 96  # pixels of an image's longer side, about
-GAP = 4
-GREY = 214
 
 
 @dataclass(frozen=True)
@@ -79,25 +76,12 @@ def first_look(
     images = to_images(drawn.cpu())
     quality = judge(images, training)
     sheet = opened.path / LOOK
-    write_atomic(sheet, _png(contact_sheet(images, training[quality.nearest])))
+    write_atomic(sheet, png(contact_sheet(images, training[quality.nearest])))
     curves = [read_json(opened.component_folder(i) / "training.json")["loss"] for i in range(opened.code.components)]
     loss = opened.path / LOSS if any(curves) else None
     if loss is not None:
         write_atomic(loss, loss_figure(curves))
     return FirstLook(sheet, loss, quality)
-
-
-def contact_sheet(*rows: np.ndarray) -> np.ndarray:
-    """Images in rows, uint8 (N, H, W, C) each, as one picture (height, width, C), enlarged by whole pixels."""
-    count, height, width, channels = rows[0].shape
-    factor = max(1, round(TARGET / max(height, width)))
-    height, width = height * factor, width * factor
-    sheet = np.full((len(rows) * (height + GAP) + GAP, count * (width + GAP) + GAP, channels), GREY, np.uint8)
-    for r, images in enumerate(rows):
-        for c, image in enumerate(images):
-            top, left = GAP + r * (height + GAP), GAP + c * (width + GAP)
-            sheet[top : top + height, left : left + width] = image.repeat(factor, axis=0).repeat(factor, axis=1)
-    return sheet
 
 
 def loss_figure(curves: list[list[list[float]]]) -> bytes:
@@ -114,13 +98,3 @@ def loss_figure(curves: list[list[list[float]]]) -> bytes:
             axes.legend(fontsize=6, frameon=False, ncols=2)
 
     return figure_png(draw)
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    import io
-
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -61,7 +61,8 @@ class Witness:
         score: how much more the components that saw the unit predict of it than those that did not, in standard
             deviations over all codewords; float64.
         p: p-values of each unit alone; float64.
-        q: these adjusted over the units of each sample (Benjamini & Yekutieli 2001, for any dependence); float64.
+        q: these adjusted over the units of each sample (Benjamini & Hochberg 1995); float64. The units share their
+            components, so no theorem promises the rate; simulations keep it, see docs/results/witness.md.
         nearest: row of the unit nearest to each sample, by pixels, among those tested; int (samples,).
         nearest_distance: how far it is, in the paper's unit; float32 (samples,).
         words: how many codewords each unit's own is compared with, itself included; int (units,).
@@ -84,8 +85,13 @@ class Witness:
         """p-value of each sample's nearest unit, float64 (samples,). One test, for the picture alone names the unit."""
         return self.p[self.nearest, np.arange(len(self.seeds))]
 
+    @property
+    def q_any(self) -> np.ndarray:
+        """q-values that hold for any dependence (Benjamini & Yekutieli 2001), larger than `q`; as `q` otherwise."""
+        return q_values(self.p, any_dependence=True)
+
     def marked(self, level: float = LEVEL) -> np.ndarray:
-        """Units that stand out at this false discovery rate: bool (units, samples)."""
+        """Units that stand out at this false discovery rate, by `q`: bool (units, samples)."""
         return self.q <= level
 
     def to_polars(self) -> pl.DataFrame:
@@ -134,14 +140,15 @@ class Witness:
                 f"{text}; at a false discovery rate of {LEVEL:g}, {len(marked)} of {len(self.unit_ids)} units: {names}"
             )
         if self.least_q() > LEVEL:
-            return f"{text}; a single unit among {len(self.unit_ids)} cannot reach q <= {LEVEL:g} with {self._alternatives()}"
+            few = f"a single unit among {len(self.unit_ids)} cannot reach q <= {LEVEL:g} with {self._alternatives()}"
+            return f"{text}; {few}"
         return f"{text}; no unit stands out among all {len(self.unit_ids)} at a false discovery rate of {LEVEL:g}"
 
     def least_q(self) -> float:
         """The smallest q-value that one unit alone can reach."""
         alone = np.ones(len(self.unit_ids))
         alone[0] = 1 / self.words.max()
-        return float(q_values(alone, any_dependence=True)[0])
+        return float(q_values(alone)[0])
 
     def _alternatives(self) -> str:
         return f"{self.words.max() - 1} unused codewords"
@@ -225,7 +232,7 @@ def witness_pictures(
         factual=pictures,
         score=score,
         p=p,
-        q=q_values(p, any_dependence=True),
+        q=q_values(p),
         nearest=nearest,
         nearest_distance=distance[rows][nearest, np.arange(len(pictures))],
         words=np.array([reference.size(int(weight)) for weight in words.sum(axis=1)]),

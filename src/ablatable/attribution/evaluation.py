@@ -6,11 +6,7 @@ was interrupted resumes, and methods can be added to one that is finished. All m
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +17,14 @@ from .._runtime.files import file_hash, json_hash, read_json, write_atomic, writ
 from .._runtime.outputs import OutputKind, output_folder
 from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings
-from .._runtime.rng import generator
 from .._runtime.workers import chunks
 from ..data.grouping import per_unit
-from ..errors import DataError, SettingsError, option
+from ..errors import SettingsError, option
 from ..runs.run import Run
 from ..universes.reader import Universe
-from .methods import FACTUAL, Attributor, Method, NotScored, find_method, pictures_of
+from .methods import Method, as_method, find_method
 from .metrics import FalseAttribution
+from .pieces import Piece, another_unit, compute_piece, finished, make_ready, other_units, score_piece
 from .scoreboard import Evaluation, Scored, as_tex, figure, measure
 from .scores import SUFFIXES, write_scores
 from .truth import find_truth
@@ -50,7 +46,7 @@ EVALUATION = OutputKind(
 
 def evaluate(
     universe: Universe | str | Path,
-    methods: Sequence[str] | Mapping[str, Method],
+    methods: Sequence[str] | Mapping[str, Any],
     *,
     out: str | Path,
     run: str | Path | Run | None = None,
@@ -65,19 +61,29 @@ def evaluate(
     Args:
         universe: what to compare with, or its place. Metrics that need spares or the run are left out where there
             are none.
-        methods: names (see `attribution.find_method`), or methods of your own by name, which run in this process.
+        methods: names (see `attribution.find_method`), or by name a method of your own, which runs in this process: a
+            matrix of scores (samples, units), a function that scores pictures, or a `Method`.
         run: the universe's run, for methods and metrics that look into components.
         rule: how scores of images become scores of units: `max`, `sum` or `mean`.
         execution: how to run the work.
         overwrite: replace the evaluation that is there.
 
     Raises:
-        SettingsError: an unknown method or rule, a method needs what is not given, or `out` holds another evaluation.
+        SettingsError: an unknown method or rule, a method needs what is not given, the universe has a single unit, or
+            `out` holds another evaluation.
         DataError: a file of scores does not fit the universe.
     """
     universe = Universe.open(universe)
     folder, opened = Path(out), _run_of(universe, run)
-    chosen = methods if isinstance(methods, Mapping) else {name: find_method(name, universe) for name in methods}
+    if len(universe.unit_ids) < 2:
+        raise SettingsError(
+            f"{universe.url} has one unit, so every method names it, and there is nothing to compare methods by; "
+            "give a universe of two units or more"
+        )
+    if isinstance(methods, Mapping):
+        chosen = {name: as_method(name, given, universe) for name, given in methods.items()}
+    else:
+        chosen = {name: find_method(name, universe) for name in ([methods] if isinstance(methods, str) else methods)}
     if not chosen:
         raise SettingsError("no attribution method is given; name one or more")
     for name, method in chosen.items():
@@ -112,99 +118,7 @@ def evaluate(
     return found
 
 
-# --- pieces of work ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A method's scores of a few samples, as given to a worker."""
-
-    universe: str
-    run: str | None
-    method: str
-    rule: str
-    samples: tuple[int, int]
-    path: str
-    stamp: str  # of the file that scores come from; empty for other methods
-
-
-def compute_piece(piece: Piece, report: Callable[[dict], None]) -> None:
-    """Score one piece and store it."""
-    from .._runtime.devices import one_thread
-
-    universe, attributor, ready = _prepared(piece.universe, piece.run, piece.method, piece.stamp)
-    with one_thread():
-        _score(universe, attributor, ready, piece)
-
-
-@lru_cache(maxsize=1)
-def _prepared(url: str, run: str | None, method: str, stamp: str) -> tuple[Universe, Attributor, float]:
-    """A worker makes a method ready once."""
-    universe = Universe.open(url)
-    return universe, *_ready(find_method(method, universe), universe, None if run is None else Run(run))
-
-
-def _ready(method: Method, universe: Universe, run: Run | None) -> tuple[Attributor, float]:
-    began = time.perf_counter()
-    attributor = method.prepare(universe.training, run)
-    return attributor, time.perf_counter() - began
-
-
-def _score(universe: Universe, attributor: Attributor, ready: float, piece: Piece) -> None:
-    samples = list(range(*piece.samples))
-
-    def score(removed: Sequence[int]) -> np.ndarray:
-        pictures = pictures_of(universe, samples, removed)
-        scores = np.asarray(attributor(pictures), dtype=np.float64)
-        if scores.ndim != 2 or len(scores) != len(samples) or not np.isfinite(scores).all():
-            raise DataError(
-                f"'{piece.method}' gave scores of shape {scores.shape} for {len(samples)} pictures, or some that are "
-                "not finite; expected (pictures, units) or (pictures, images)"
-            )
-        return per_unit(scores, universe.training, piece.rule)
-
-    began = time.perf_counter()
-    factual = score([FACTUAL] * len(samples))
-    seconds = (time.perf_counter() - began) / len(samples)
-    named = factual.argmax(axis=1)
-    others = [another_unit(universe, sample, unit) for sample, unit in zip(samples, named, strict=True)]
-    again: list[list[bool]] | None = None
-    if None not in others:
-        try:
-            again = [
-                (score(removed).argmax(axis=1) == named).tolist()
-                for removed in (named.tolist(), [int(unit) for unit in others if unit is not None])
-            ]
-        except NotScored:  # stored scores need not have counterfactuals
-            again = None
-    content = {"scores": factual.tolist(), "again": again, "seconds": seconds, "ready": ready, "stamp": piece.stamp}
-    write_json(Path(piece.path), content | {"sha256": json_hash(content)})
-
-
-def another_unit(universe: Universe, sample: int, unit: int) -> int | None:
-    """A unit other than the one named, drawn at random for each sample; None if there is no other.
-
-    Units that share the named one's codeword go with it, so they are no other.
-    """
-    ablation = np.array(universe.settings.ablation)
-    others = np.flatnonzero(ablation != ablation[unit])
-    if len(others) == 0:
-        return None
-    return int(generator("another unit", universe.seeds[sample], int(unit)).choice(others))
-
-
-def _done(piece: Piece) -> bool:
-    return _content(piece) is not None
-
-
-def _content(piece: Piece) -> dict[str, Any] | None:
-    """A finished piece; None if it is not there, damaged, or of a file of scores that has changed."""
-    try:
-        content = json.loads(Path(piece.path).read_bytes())
-        digest = content.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError):
-        return None
-    return content if json_hash(content) == digest and content["stamp"] == piece.stamp else None
+# --- work ----------------------------------------------------------------------------------------------------------
 
 
 def _compute(
@@ -212,7 +126,7 @@ def _compute(
 ) -> None:
     """What is missing: by workers, or for methods that only this process knows, here."""
     total = sum(task.samples[1] - task.samples[0] for task in tasks)
-    todo = [task for task in tasks if not _done(task)]
+    todo = [task for task in tasks if finished(task) is None]
     done = total - sum(task.samples[1] - task.samples[0] for task in todo)
     if not todo:
         return
@@ -225,9 +139,9 @@ def _compute(
         for name, method in own.items():
             mine = [task for task in todo if task.method == name]
             if mine:
-                attributor, ready = _ready(method, universe, run)
+                ready = make_ready(method, universe, run)
                 for task in mine:
-                    _score(universe, attributor, ready, task)
+                    score_piece(ready, task)
                     finish(task)
         rest = [task for task in todo if task.method not in own]
         with execution.pool(compute_piece) as pool:
@@ -236,13 +150,13 @@ def _compute(
 
 
 def _assemble(pieces: list[Piece]) -> Scored:
-    contents = [content for piece in pieces if (content := _content(piece)) is not None]
+    contents = [content for piece in pieces if (content := finished(piece)) is not None]
     assert len(contents) == len(pieces)
     scores = np.concatenate([np.array(content["scores"]) for content in contents])
     far = None
     if all(content["again"] is not None for content in contents):
-        again = np.concatenate([np.array(content["again"], dtype=bool) for content in contents], axis=1)
-        far = FalseAttribution(again[0], again[1])
+        again = np.concatenate([np.array(content["again"], dtype=np.float64) for content in contents], axis=1)
+        far = FalseAttribution(again[0] > 0, again[1])
     counts = np.array([last - first for first, last in (piece.samples for piece in pieces)])
     seconds = np.array([content["seconds"] for content in contents])
     ready = max(content["ready"] for content in contents)
@@ -321,6 +235,7 @@ def _questions(universe: Universe, answer: Scored) -> bytes:
 
     rows = []
     for sample, unit in enumerate(answer.scores.argmax(axis=1).tolist()):
-        other = another_unit(universe, sample, unit)
-        rows += [{"sample": sample, "removed": universe.unit_ids[k]} for k in (unit, other) if k is not None]
+        if len(other_units(universe, unit)):
+            other = another_unit(universe, sample, unit)
+            rows += [{"sample": sample, "removed": universe.unit_ids[k]} for k in (unit, other)]
     return pl.DataFrame(rows).write_csv().encode()

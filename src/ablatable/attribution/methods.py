@@ -85,10 +85,12 @@ class Method:
     Attributes:
         prepare: makes it ready; may take its time, and is called once.
         needs: any of `run` (the components' weights) and `trajectory` (how the pictures were drawn).
+        quick: whether it scores a picture in no time, so that it may be asked about every counterfactual there is.
     """
 
     prepare: Callable[[Units, Run | None], Attributor]
     needs: frozenset[str] = frozenset()
+    quick: bool = False
 
 
 def pictures_of(universe: Universe, samples: Sequence[int], removed: Sequence[int]) -> Pictures:
@@ -151,7 +153,7 @@ def by_features(name: str) -> Method:
         known = features(training.images)
         return lambda pictures: -feature_distances(features(pictures.images), known)
 
-    return Method(prepare)
+    return Method(prepare, quick=True)
 
 
 # --- methods that look into the components, and scores from elsewhere ----------------------------------------------
@@ -201,17 +203,43 @@ def stored(scores: Scores) -> Method:
             [look_up(int(s), int(r)) for s, r in zip(pictures.sample, pictures.removed, strict=True)]
         )
 
-    return Method(prepare)
+    return Method(prepare, quick=True)
 
 
 METHODS = {
-    "random": Method(random),
-    "euclidean": Method(euclidean),
-    "euclidean-flips": Method(euclidean_flips),
+    "random": Method(random, quick=True),
+    "euclidean": Method(euclidean, quick=True),
+    "euclidean-flips": Method(euclidean_flips, quick=True),
     "witness": Method(by_witness, frozenset({"run"})),
     **{name: by_gradients(name) for name in GRADIENTS},
 }
 NAMES = f"{', '.join(METHODS)}, features:NAME (such as features:efficientnet-lite0), or a file of scores"
+
+
+def as_method(name: str, given: object, universe: Universe) -> Method:
+    """A caller's own method: a `Method`, a matrix of scores (samples, units), or a function that scores pictures.
+
+    Raises:
+        SettingsError: it is something else. DataError: the matrix does not fit the universe.
+    """
+    if isinstance(given, Method):
+        return given
+    if callable(given):
+        return Method(lambda training, run: given)
+    expected = len(universe.seeds), len(universe.unit_ids)
+    try:
+        scores = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise SettingsError(
+            f"'{name}' is a {type(given).__name__}; give a matrix of scores {expected} (samples, units), a function "
+            "that scores pictures, or an `ablatable.Method`"
+        ) from None
+    if scores.shape != expected or not np.isfinite(scores).all():
+        raise DataError(
+            f"'{name}' is a matrix of shape {scores.shape}, or has numbers that are not finite; expected "
+            f"{expected} scores: one row per sample, one column per unit"
+        )
+    return stored(Scores(scores, {}))
 
 
 def find_method(name: str, universe: Universe) -> Method:

@@ -60,20 +60,22 @@ def estimate(values: np.ndarray, chance: float | np.ndarray, *, name: str = "") 
 
 @dataclass(frozen=True)
 class FalseAttribution:
-    """Whether the unit that a method names is named again; bool (samples,) each.
+    """Whether the unit that a method names is named again; (samples,) each.
 
     Attributes:
-        without_named: in the picture drawn without that unit, where it cannot be responsible.
-        without_random: in the picture drawn without another unit, drawn at random.
+        without_named: in the picture drawn without that unit, where it cannot be responsible, bool.
+        without_other: in pictures drawn without another unit: bool if that is one, drawn at random, or the share of
+            all the others, float64 in [0, 1].
     """
 
     without_named: np.ndarray
-    without_random: np.ndarray
+    without_other: np.ndarray
 
     @property
-    def counts(self) -> tuple[int, int, int]:
-        """How often it is named again without itself, without another; and the number of samples."""
-        return int(self.without_named.sum()), int(self.without_random.sum()), len(self.without_named)
+    def counts(self) -> tuple[int, float, int]:
+        """How often it is named again without itself, without another (the sum of the shares); and of how many."""
+        other = float(self.without_other.sum())
+        return int(self.without_named.sum()), int(other) if other.is_integer() else other, len(self.without_named)
 
     def rate(self) -> Estimate:
         """FAR = min(1, p / q), p and q being the two shares (Dai & Gifford); NaN where q = 0.

@@ -73,8 +73,8 @@ class Evaluation(Tabular):
     def table(self) -> pl.DataFrame:
         """One row per method and metric.
 
-        Columns: method, metric, value, low, high, chance, samples, without_named, without_random, seconds,
-        seconds_once.
+        Columns: method, metric, value, low, high, chance, samples, without_named, without_other (see
+        `metrics.FalseAttribution.counts`), seconds, seconds_once.
         """
         import polars as pl
 
@@ -85,7 +85,7 @@ class Evaluation(Tabular):
                 counts = scored.far.counts[:2] if metric == "far" and scored.far else (None, None)
                 values = (found or Estimate(np.nan, np.nan, np.nan, np.nan, 0)).as_dict()
                 cost = {"seconds": scored.seconds, "seconds_once": scored.ready}
-                named = {"without_named": counts[0], "without_random": counts[1]}
+                named = {"without_named": counts[0], "without_other": counts[1]}
                 rows.append({"method": method, "metric": metric, **values, **named, **cost})
         return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -179,8 +179,8 @@ def figure(found: Evaluation) -> bytes:
     from matplotlib.figure import Figure
 
     shown, methods = _shown(found), list(found.results)
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
+    columns = max(1, min(4, len(shown)))
+    rows = max(1, -(-len(shown) // columns))
     drawing = Figure(
         figsize=(2.9 * columns + 1.2, rows * (0.9 + 0.27 * len(methods))),
         dpi=150,

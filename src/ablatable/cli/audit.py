@@ -11,7 +11,7 @@ import typer
 from .._runtime.execution import Execution
 from ..errors import SettingsError
 from .common import Device, Json, RunPath, Source, UnitColumn, Workers, audits, example, located_run
-from .output import next_step, print_json, say
+from .output import next_step, print_json, quoted, say
 
 if TYPE_CHECKING:
     from ..unlearning.verification import Audit, Repetition
@@ -60,9 +60,9 @@ def verify(
         for line in [*_found(found), *(_repeated(repeated) if repeated is not None else [])]:
             say(line)
         next_step(
-            f"ablatable audit check {run}"
+            f"ablatable audit check {quoted(run)}"
             if failed or not found.units
-            else f"ablatable run forget {run} --unit {found.units[0]} --dry-run"
+            else f"ablatable run forget {quoted(run)} --unit {quoted(found.units[0])} --dry-run"
         )
     if failed:
         raise typer.Exit(1)
@@ -177,9 +177,9 @@ def check(
         if wrong:
             next_step(f"delete what is damaged, then give the same 'ablatable {again}' command again")
         elif kind == "run":
-            next_step(f"ablatable audit verify {path} --unit UNIT")
+            next_step(f"ablatable audit verify {quoted(path)} --unit UNIT")
         else:
-            next_step(f"ablatable universe radius {path}")
+            next_step(f"ablatable universe radius {quoted(path)}")
     if wrong:
         raise typer.Exit(1)
 
@@ -215,7 +215,9 @@ def check_certificate(
             say("It is not signed: who issued it, when and at whose request, is not proven.")
         elif not wrong and public_key is None:
             say(f"It is signed with key {signer}. If you know whose key that is, give it as --public-key.")
-        next_step(f"ablatable audit check {run}" if wrong else f"ablatable audit certificate show {file}")
+        next_step(
+            f"ablatable audit check {quoted(run)}" if wrong else f"ablatable audit certificate show {quoted(file)}"
+        )
     if wrong:
         raise typer.Exit(1)
 
@@ -228,7 +230,7 @@ def show_certificate(
     from ..unlearning.certificate import read_certificate, render_certificate
 
     print(render_certificate(read_certificate(file)))
-    next_step(f"ablatable audit certificate check {file} RUN2")
+    next_step(f"ablatable audit certificate check {quoted(file)} RUN2")
 
 
 @certificates.command("key", epilog=example("ablatable audit certificate key --out key.pem"))
@@ -239,4 +241,4 @@ def make_key(
     from ..unlearning.certificate import new_key
 
     print(new_key(out))
-    next_step(f"ablatable run forget RUN --unit UNIT --sign {out} --out WITHOUT")
+    next_step(f"ablatable run forget RUN --unit UNIT --sign {quoted(out)} --out WITHOUT")

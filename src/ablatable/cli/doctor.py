@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .common import Json, app, example
-from .output import next_step, print_json, print_rows, say
+from .output import next_step, print_json, print_rows, quoted, say
 
 
 @app.command(epilog=example("ablatable doctor", "ablatable doctor runs/digits"))
@@ -28,4 +28,4 @@ def doctor(
     print_rows([], found.rows(), title="This machine")
     for sentence in found.sentences():
         say(sentence)
-    next_step("ablatable demo" if run is None else f"ablatable audit check {run}")
+    next_step("ablatable demo" if run is None else f"ablatable audit check {quoted(run)}")

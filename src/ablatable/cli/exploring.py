@@ -9,7 +9,7 @@ import typer
 
 from . import choices
 from .common import Json, Overwrite, RunPath, app, example
-from .output import next_step, print_json, say
+from .output import next_step, print_json, quoted, say
 
 _SAMPLING, _SERVING = "Sampling, without a universe", "Serving"
 
@@ -83,7 +83,7 @@ def explore(
         if site.needs_server:
             say(f"the ensemble does not fit into --max-mb {max_mb:g}: with --serve, it draws on this machine")
         if not serve:
-            again = ["ablatable explore", str(run), *(["--universe", universe] if universe else [])]
-            next_step(f"{' '.join(again)} --out {out} --serve")
+            again = ["ablatable", "explore", str(run), *(["--universe", universe] if universe else [])]
+            next_step(f"{' '.join(map(quoted, again))} --out {quoted(out)} --serve")
     if serve:
         serve_site(run, site, port=port, open_browser=browser, announce=say)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,7 +26,12 @@ def next_step(command: str) -> None:
     """Print the command one would give next, on one line that can be copied."""
     from rich.console import Console
 
-    Console(highlight=False, markup=False, soft_wrap=True).print(f"next: {command}")
+    Console(highlight=False, markup=False, soft_wrap=True).print(f"next: {_printable(command)}")
+
+
+def quoted(value: object) -> str:
+    """A path or a unit's name as a part of a command that can be copied: in quotes if a shell needs them."""
+    return shlex.quote(str(value))
 
 
 def print_table(table: pl.DataFrame, title: str) -> None:

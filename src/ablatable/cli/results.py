@@ -10,7 +10,7 @@ import typer
 from .._runtime.execution import Execution
 from . import choices
 from .common import Json, Overwrite, UniverseUrl, Workers, app, example, located_run
-from .output import next_step, print_json, print_rows, say
+from .output import next_step, print_json, print_rows, quoted, say
 
 
 def _complete_attributor(incomplete: str) -> list[str]:
@@ -58,9 +58,10 @@ def evaluate(
     for method, answer in found.scored.items():
         if answer.far:
             p, q, count = answer.far.counts
-            say(f"{method}: names the same unit again in {p} of {count} without it, in {q} without another")
+            say(f"{method}: names the same unit again in {p} of {count} without it, in {q:.3g} without another")
+    say("Without another: the mean over all other units; for methods that look into components, one at random.")
     say(f"\n{out}: results.csv, results.json, results.tex, results.png, scores/")
-    next_step(f"open {out / 'results.png'}")
+    next_step(f"open {quoted(out / 'results.png')}")
 
 
 @app.command(epilog=example("ablatable report u.zarr --run runs/digits --out report"))
@@ -83,4 +84,4 @@ def report(
         print_json({"report": str(page)})
         return
     say(f"{out}: the report and its images")
-    next_step(f"open {page} in a browser")
+    next_step(f"open {quoted(page)} in a browser")

@@ -26,7 +26,7 @@ from .common import (
     runs,
 )
 from .data_options import Background, Drop, Keep, Merge, NoCache, SkipBroken, Table, load_options
-from .output import next_step, print_json, print_rows, say
+from .output import next_step, print_json, print_rows, quoted, say
 
 if TYPE_CHECKING:
     from ..runs.run import Run
@@ -64,7 +64,7 @@ def info(run: RunPath, as_json: Json = False) -> None:
         print_json(told)
         return
     print_rows([], [(name.replace("_", " "), str(value)) for name, value in told.items()], title=str(run))
-    next_step(f"ablatable run sample {run} --out images")
+    next_step(f"ablatable run sample {quoted(run)} --out images")
 
 
 @runs.command(epilog=example("ablatable run sample runs/digits --seeds 0-3 --without digit-0017 --out images"))
@@ -76,6 +76,7 @@ def sample(
     sampler: Sampler = "ddpm",
     steps: SamplingSteps = 50,
     clip: Clip = CLIP,
+    workers: Workers = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -84,7 +85,7 @@ def sample(
     from ..diffusion.sampling import parse_seeds
     from ..diffusion.sampling_settings import Sampling
     from ..runs.run import Run
-    from ..runs.samples import draw_samples
+    from ..runs.samples import SHEET, draw_samples
 
     opened, gone = Run(run), without or []
     paths = draw_samples(
@@ -93,7 +94,7 @@ def sample(
         out=out,
         without=gone,
         sampling=Sampling(sampler, steps, clip=clip),
-        execution=Execution(device=device),
+        execution=Execution(workers, device),
         overwrite=overwrite,
     )
     survivors = int(opened.survivors(gone).sum())
@@ -103,11 +104,11 @@ def sample(
     what = (
         f"without {', '.join(gone)} ({survivors} of {opened.code.components} components survive)" if gone else "factual"
     )
-    say(f"{len(paths)} images in {out}, {what}")
+    say(f"{len(paths)} images in {out}, {what}; all of them side by side: {out / SHEET}")
     next_step(
-        f"ablatable run forget {run} " + " ".join(f"--unit {unit}" for unit in gone) + " --dry-run"
+        f"ablatable run forget {quoted(run)} " + " ".join(f"--unit {quoted(unit)}" for unit in gone) + " --dry-run"
         if gone
-        else f"ablatable run sample {run} --seeds {seeds} --without UNIT --out without"
+        else f"ablatable run sample {quoted(run)} --seeds {seeds} --without UNIT --out without"
     )
 
 
@@ -166,11 +167,11 @@ def forget(
     for gone, other in sorted(near):
         say(f"- {other} looks much like {gone}; its influence stays unless it is removed too")
     if dry_run:
-        named = " ".join(f"--unit {gone}" for gone in removal.ids)
-        next_step(f"ablatable run forget {run} {named} --out WITHOUT")
+        named = " ".join(f"--unit {quoted(gone)}" for gone in removal.ids)
+        next_step(f"ablatable run forget {quoted(run)} {named} --out WITHOUT")
         return
     say(f"{out}: its components never saw them; the certificate is {out}/certificate.json")
-    next_step(f"ablatable audit certificate check {out}/certificate.json {out}")
+    next_step(f"ablatable audit certificate check {quoted(out)}/certificate.json {quoted(out)}")
 
 
 @runs.command(epilog=example("ablatable run repair runs/without --out runs/repaired"))
@@ -253,7 +254,7 @@ def _complete(
         print_json(told)
     elif not dry_run:
         say(f"{out}: {len(work.units)} units, {len(work.present)} components")
-        next_step(f"ablatable audit check {out}")
+        next_step(f"ablatable audit check {quoted(out)}")
     else:
         next_step(f"the same command with --out RUN2 instead of --dry-run, which trains {len(work.trained)} components")
 
@@ -283,4 +284,4 @@ def budget(
     )
     for sentence in left.sentences():
         say(f"- {sentence}")
-    next_step(f"ablatable run forget {run} --unit {left.costs[0][0]} --dry-run")
+    next_step(f"ablatable run forget {quoted(run)} --unit {quoted(left.costs[0][0])} --dry-run")

@@ -25,7 +25,7 @@ from .common import (
     example,
 )
 from .data_options import Background, Drop, Keep, Merge, NoCache, SkipBroken, Table, load_options
-from .output import next_step, print_json, print_rows, print_table, say
+from .output import next_step, print_json, print_rows, print_table, quoted, say
 
 if TYPE_CHECKING:
     from ..analysis.first_look import FirstLook
@@ -51,7 +51,7 @@ def demo(
     print_table(outcome.table, title="What was drawn, and what it depends on")
     for line in outcome.sentences():
         say(line)
-    next_step(f"ablatable universe influence {outcome.universe.url} --sample 0")
+    next_step(f"ablatable universe influence {quoted(outcome.universe.url)} --sample 0")
 
 
 @app.command(epilog=example("ablatable plan --units 48", "ablatable plan --units 256 --removals 10"))
@@ -183,7 +183,7 @@ def train(
         say(sentence)
     spares = min(len(units), code.spare_capacity)
     asked = f" --spares {spares}" if spares else ""
-    next_step(f"ablatable universe create {out} --seeds 0-7{asked} --out {out}.zarr")
+    next_step(f"ablatable universe create {quoted(out)} --seeds 0-7{asked} --out {quoted(out)}.zarr")
 
 
 def _look(run: Run, device: str) -> FirstLook:

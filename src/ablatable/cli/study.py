@@ -10,7 +10,7 @@ import typer
 from .._runtime.execution import Execution
 from ..diffusion.sampling_settings import CLIP, Sampling
 from .common import Clip, Device, Json, RunPath, Sampler, SamplingSteps, Seeds, Workers, example, studies
-from .output import next_step, print_json, print_table, say
+from .output import next_step, print_json, print_table, quoted, say
 
 ConfigFile = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG.json]", help="The study's settings.", show_default="small ones")
@@ -31,7 +31,7 @@ def radius_vs_size(out: Out, config: ConfigFile = None, workers: Workers = None,
     shown = ["series", "units", "radius", "spare_radius", "radius_fixed", "spare_radius_fixed", "nearest_likeness"]
     print_table(table.select(shown), title="Geometric means of the counterfactual radius")
     say(f"{out / 'table.csv'}, {out / 'slopes.csv'}, {out / 'figure.png'}")
-    next_step(f"open {out / 'figure.png'}")
+    next_step(f"open {quoted(out / 'figure.png')}")
 
 
 @studies.command("code", epilog=example("ablatable study code --out study"))
@@ -47,7 +47,7 @@ def code(out: Out, config: ConfigFile = None, workers: Workers = None, as_json: 
     shown = ["components", "weight", "real_distance", "power_plain", "power_likeness", "excess_fixed", "survivors_2"]
     print_table(table.select(shown), title="Codes at equal total training cost")
     say(f"{out / 'table.csv'}, {out / 'figure.png'}")
-    next_step(f"open {out / 'figure.png'}")
+    next_step(f"open {quoted(out / 'figure.png')}")
 
 
 @studies.command("unattributable", epilog=example("ablatable study unattributable --out study"))
@@ -63,7 +63,7 @@ def unattributable(out: Out, config: ConfigFile = None, workers: Workers = None,
     shown = ["series", "units", "samples", "unattributable", "share", "low", "high"]
     print_table(table.select(shown), title="Unattributable samples, with 95 % intervals of their share")
     say(f"{out / 'table.csv'}, {out / 'figure.png'}, {out / 'pictures.png'}")
-    next_step(f"open {out / 'figure.png'}")
+    next_step(f"open {quoted(out / 'figure.png')}")
 
 
 @studies.command("differential", epilog=example("ablatable study differential --out study"))
@@ -79,7 +79,7 @@ def differential(out: Out, config: ConfigFile = None, workers: Workers = None, a
     shown = ["series", "units", "error", "rank_correlation", "top_found", "top_tenth", "radius_ratio"]
     print_table(table.select(shown), title="Whole ablations: means over samples")
     say(f"{out / 'table.csv'}, {out / 'steps.csv'}, {out / 'figure.png'}")
-    next_step(f"open {out / 'figure.png'}")
+    next_step(f"open {quoted(out / 'figure.png')}")
 
 
 @studies.command("retraining", epilog=example("ablatable study retraining runs/digits --units 8 --out retraining"))
@@ -115,4 +115,4 @@ def retraining(
         return
     print_table(table, title=f"{len(found.units)} units, {len(found.seeds)} samples: largest distances")
     say("ratio: the ablation's radius to that row's; correlation: over units, with the ablation's distances")
-    next_step(f"open {out / 'figure.png'}")
+    next_step(f"open {quoted(out / 'figure.png')}")

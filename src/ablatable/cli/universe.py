@@ -34,7 +34,7 @@ from .common import (
     example,
     universes,
 )
-from .output import next_step, print_json, print_table, say
+from .output import next_step, print_json, print_table, quoted, say
 
 
 @universes.command(epilog=example("ablatable universe create runs/digits --seeds 0-7 --spares 22 --out u.zarr"))
@@ -89,7 +89,7 @@ def create(
     say(f"{out}: {told['samples']} samples, {told['units']} units, {told['ablations']} distinct ablations")
     if error is not None:
         say(f"{precision} {error.sentence()}")
-    next_step(f"ablatable report {out} --run {run} --out report")
+    next_step(f"ablatable report {quoted(out)} --run {quoted(run)} --out report")
 
 
 @universes.command(
@@ -168,7 +168,7 @@ def screen(
             f"In {unsure} samples the chance that no other unit is farther is below {made.made_with.sure:.0%}; "
             "draw more with a larger --share (and --overwrite)."
         )
-    target = f"screen {run} --seeds {seeds} --out SCREEN" if out is None else f"radius {out}"
+    target = f"screen {quoted(run)} --seeds {seeds} --out SCREEN" if out is None else f"radius {quoted(out)}"
     next_step(f"ablatable universe {target}")
 
 
@@ -213,9 +213,9 @@ def export(
     for path in written:
         say(f"{path}: {len(opened.unit_ids)} units, {len(opened.seeds)} samples, {path.stat().st_size / 2**20:.1f} MiB")
     next_step(
-        f"ablatable universe import {ctf} --out COPY.zarr"
+        f"ablatable universe import {quoted(ctf)} --out COPY.zarr"
         if ctf is not None
-        else f"ablatable evaluate {universe_url} --scores {scores} --out scores"
+        else f"ablatable evaluate {quoted(universe_url)} --scores {quoted(scores)} --out scores"
     )
 
 
@@ -238,4 +238,4 @@ def import_(
         print_json(told)
         return
     say(f"{out}: {told['units']} units, {told['samples']} samples")
-    next_step(f"ablatable report {out} --out report")
+    next_step(f"ablatable report {quoted(out)} --out report")

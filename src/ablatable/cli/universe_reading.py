@@ -9,7 +9,7 @@ import typer
 from .._runtime.execution import Execution
 from . import choices
 from .common import Device, Json, RunPath, UniverseUrl, Workers, example, universes
-from .output import next_step, print_json, print_table, say
+from .output import next_step, print_json, print_table, quoted, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,7 @@ def radius(universe_url: UniverseUrl, native: Native = False, as_json: Json = Fa
         say("farthest unit: by distance; 'universe influence' orders by what it tests, and shows both")
     else:
         say(without_spares(opened))
-    next_step(f"ablatable universe influence {universe_url} --sample 0")
+    next_step(f"ablatable universe influence {quoted(universe_url)} --sample 0")
 
 
 @universes.command(epilog=example("ablatable universe influence u.zarr --sample 2 --top 5"))
@@ -95,7 +95,8 @@ def influence(
     else:
         say(calibration.without_spares(opened))
     next_step(
-        f"ablatable run sample RUN --seeds {opened.seeds[sample_number]} --without {table['unit'][0]} --out images"
+        f"ablatable run sample RUN --seeds {opened.seeds[sample_number]} --without {quoted(table['unit'][0])} "
+        "--out images"
     )
 
 
@@ -147,7 +148,7 @@ def unattributable(
         say("These images have 256 grey levels, and a change of one level counts. To draw in black and white:")
         next_step("ablatable universe create RUN --threshold 128 --out BLACK_AND_WHITE.zarr")
     else:
-        next_step(f"ablatable report {universe_url} --out report")
+        next_step(f"ablatable report {quoted(universe_url)} --out report")
 
 
 @universes.command(epilog=example("ablatable universe differential runs/digits u.zarr"))
@@ -169,7 +170,7 @@ def differential(
         "mean over samples: relative error {:.2f}, rank correlation {:.2f}, top unit found {:.0%}, "
         "in the estimates' top tenth {:.0%}, radius estimated at {:.2f} times the exact one".format(*means)
     )
-    next_step(f"ablatable universe influence {universe_url}")
+    next_step(f"ablatable universe influence {quoted(universe_url)}")
 
 
 def _geometric_mean(of: str, values: np.ndarray) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .common import Device, Json, RunPath, Sampler, SamplingSteps, app, example
-from .output import next_step, print_json, print_rows, say
+from .output import next_step, print_json, print_rows, quoted, say
 
 if TYPE_CHECKING:
     from ..analysis.witness import Witness
@@ -56,7 +56,7 @@ def witness(
     if not found.exact:
         say(APPROXIMATE)
     nearest = found.unit_ids[found.nearest[0]]
-    next_step(f"ablatable run sample {run} --seeds {found.seeds[0]} --without {nearest} --out images")
+    next_step(f"ablatable run sample {quoted(run)} --seeds {found.seeds[0]} --without {quoted(nearest)} --out images")
 
 
 def _print_sample(found: Witness, top: int) -> None:

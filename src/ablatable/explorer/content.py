@@ -183,8 +183,8 @@ def drawing_of(universe: Universe, run: Run) -> Drawing:
         )
     if settings.units != run.unit_ids:
         raise SettingsError(
-            f"{universe.url} holds {len(settings.units)} of the run's {len(run.unit_ids)} units; the explorer needs all of "
-            f"them: draw it without {option('units')}"
+            f"{universe.url} holds {len(settings.units)} of the run's {len(run.unit_ids)} units; the explorer "
+            f"needs all of them: draw it without {option('units')}"
         )
     return Drawing(universe.seeds, settings.sampling)
 

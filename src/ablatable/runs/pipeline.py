@@ -125,8 +125,8 @@ class AblatablePipeline(DiffusionPipeline):
 
         Args:
             seeds: one or several; each fixes one image's noise trajectory, whatever else is drawn with it.
-            without: units to remove, or the name of one; every component that saw one of them is ablated. None = nothing
-                is removed.
+            without: units to remove, or the name of one; every component that saw one of them is ablated. None removes
+                nothing.
             num_inference_steps: sampling steps.
             sampler: `ddpm`, `ddim` or `dpmsolver++`.
             clip: bring the image that every step's prediction implies into the range of images.

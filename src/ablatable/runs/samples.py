@@ -1,25 +1,42 @@
-"""Samples of a run as picture files: with all components, or without some units."""
+"""Samples of a run as picture files: with all components, or without some units.
+
+A sample's bytes are those that a universe has for it, and do not depend on what it is drawn with: components process
+batches of one fixed size (see `Ensemble`), and the samples of a batch are one worker's task.
+"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from .._runtime.devices import one_thread
 from .._runtime.execution import Execution
 from .._runtime.files import write_atomic, write_json
 from .._runtime.outputs import OutputKind, check_folder
+from .._runtime.plotting import contact_sheet, png
 from .._runtime.progress import Display
+from .._runtime.workers import chunks, default_workers
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError, option
 from .run import Run, as_run
+
+if TYPE_CHECKING:
+    from ..diffusion.ensemble import Ensemble
+
+SHEET, COLUMNS = "contact-sheet.png", 8
+BATCH = {"fp32": 8, "bf16": 16}
+"""Rows that a component processes at once: as fast as more rows, and little padding in a last batch."""
 
 SAMPLES = OutputKind(
     what="samples",
     marker="samples.json",
     recognises=lambda value: value["kind"] == "ablatable samples",
-    files=(r"samples\.json|sample-\d+\.png",),
+    files=(r"samples\.json|sample-\d+\.png|contact-sheet\.png",),
 )
 """What a folder of samples holds."""
 
@@ -34,7 +51,7 @@ def draw_samples(
     execution: Execution = Execution(),
     overwrite: bool = False,
 ) -> list[Path]:
-    """Draw one sample per seed, in this process, and write each as `sample-<seed>.png`.
+    """Draw one sample per seed, and write each as `sample-<seed>.png`, and all of the folder in `contact-sheet.png`.
 
     Args:
         run: a complete run.
@@ -42,11 +59,11 @@ def draw_samples(
         out: a new or empty folder, or one that holds samples; the others in it stay.
         without: units to remove; every component that saw one of them is ablated.
         sampling: how samples are drawn.
-        execution: the device, and whether progress is shown.
+        execution: how to run the work; it does not change a byte.
         overwrite: replace samples of these seeds that are there.
 
     Returns:
-        The pictures' paths, in the seeds' order.
+        The samples' paths, in the seeds' order.
 
     Raises:
         SettingsError: `out` holds one of the samples and `overwrite` is not given, holds anything else, or cannot be
@@ -54,9 +71,6 @@ def draw_samples(
         DataError: a unit the run does not know.
         CodeError: no component survives.
     """
-    from ..data.units import to_images
-    from .pipeline import AblatablePipeline, as_pil
-
     folder, execution = Path(out), execution.resolved()
     paths = [folder / f"sample-{seed:05d}.png" for seed in seeds]
     check_folder(folder, SAMPLES)
@@ -64,17 +78,101 @@ def draw_samples(
     if taken and not overwrite:
         raise SettingsError(f"{taken[0]} exists; choose another {option('out')}, or {option('overwrite', True)}")
     opened = as_run(run)
-    opened.survivors(without)
-    model = AblatablePipeline(opened).to(execution.device)
-    steps = sampling.steps
-    # one thread is faster than two on small networks, and much faster on a busy machine
-    with Display("drawing", steps, quiet=execution.quiet) as display, one_thread():
-        drawn = model.draw(
-            seeds, without=without, sampling=sampling, on_step=lambda step: display.update(0, "step", step, steps)
-        )
+    alive = tuple(opened.survivors([without] if isinstance(without, str) else without).tolist())
+    source = Source(str(opened.path.resolve()), opened.digest, sampling, execution.device, execution.max_resident)
+    spans = chunks(len(paths), BATCH[sampling.precision])
+    tasks = [SampleTask(source, tuple(seeds[first:last]), alive) for first, last in spans]
+    images = _draw_all(opened, tasks, execution)
     write_json(folder / SAMPLES.marker, {"kind": "ablatable samples"})
-    for path, picture in zip(paths, as_pil(to_images(drawn)), strict=True):
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        write_atomic(path, buffer.getvalue())
+    for path, image in zip(paths, images, strict=True):
+        write_atomic(path, png(image))
+    write_atomic(folder / SHEET, png(_sheet(folder)))
     return paths
+
+
+@dataclass(frozen=True)
+class Source:
+    """The ensemble that samples are drawn with: a run that must not change meanwhile, and how it is to be used."""
+
+    run: str
+    run_sha256: str
+    sampling: Sampling
+    device: str
+    max_resident: int | None
+
+
+@dataclass(frozen=True)
+class SampleTask:
+    """A batch of samples, as given to a worker."""
+
+    source: Source
+    seeds: tuple[int, ...]
+    alive: tuple[bool, ...]
+
+
+def draw_batch(task: SampleTask, report: Callable[[dict], None]) -> np.ndarray:
+    """Draw a batch of samples: uint8 (seeds, H, W, C)."""
+    import torch
+
+    from ..data.units import to_images
+    from ..diffusion.sampling import Trajectories, sample
+
+    run, ensemble = _loaded(task.source)
+    noise = Trajectories(task.seeds, run.shape, device=task.source.device)
+    with torch.inference_mode(), one_thread():  # one is faster than two on small networks, and much on a busy machine
+        drawn = sample(
+            ensemble.ablate(np.array(task.alive)),
+            noise,
+            schedule=run.recipe.schedule,
+            sampling=task.source.sampling,
+            on_step=lambda step: report({"step": step}),
+        )
+    return to_images(drawn.cpu())
+
+
+@lru_cache(maxsize=1)
+def _loaded(source: Source) -> tuple[Run, Ensemble]:
+    """A worker loads the components once."""
+    opened = Run(source.run)
+    if opened.digest != source.run_sha256:
+        raise SettingsError(f"{source.run} changed while it was being used; give the same command again")
+    return opened, opened.ensemble(
+        batch=BATCH[source.sampling.precision],
+        precision=source.sampling.precision,
+        compiled=source.sampling.compiled,
+        device=source.device,
+        max_resident=source.max_resident,
+    )
+
+
+def _draw_all(run: Run, tasks: Sequence[SampleTask], execution: Execution) -> list[np.ndarray]:
+    """Do all tasks; one, or those of a GPU, which one process keeps busy, here, unless workers are asked for."""
+    if execution.workers is None and execution.ray is None:
+        here = len(tasks) == 1 or execution.device != "cpu"
+        execution = replace(execution, workers=0 if here else min(len(tasks), default_workers()))
+    steps, drawn = tasks[0].source.sampling.steps, dict[int, np.ndarray]()
+    with (
+        Display("drawing", len(tasks) * steps, quiet=execution.quiet) as display,
+        execution.pool(draw_batch, run=run.path) as pool,
+    ):
+
+        def on_event(number: int, event: dict) -> None:
+            display.update(number, f"samples {number * len(tasks[0].seeds)}..", event["step"], steps)
+
+        for number, images in pool.run(tasks, on_event):
+            display.finish(number, steps)
+            drawn[number] = images
+    return [image for number in range(len(tasks)) for image in drawn[number]]
+
+
+def _sheet(folder: Path) -> np.ndarray:
+    """All samples of a folder, by their seeds, as one picture."""
+    from PIL import Image
+
+    images = []
+    for path in sorted(folder.glob("sample-*.png")):
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
+        images.append(pixels if pixels.ndim == 3 else pixels[..., None])
+    same = np.stack([image for image in images if image.shape == images[-1].shape])
+    return contact_sheet(*(same[first:last] for first, last in chunks(len(same), COLUMNS)))

@@ -21,6 +21,7 @@ from ..data.images import delivered
 from ..diffusion.sampling_settings import Sampling
 from ..errors import CodeError, SettingsError, command, option
 from ..runs.run import Run, as_run
+from ..runs.samples import BATCH
 from .blocks import Block
 from .drawing import Source, has_compiler
 from .reader import Universe
@@ -28,8 +29,6 @@ from .settings import UniverseSettings
 from .store import UNIVERSE, absolute
 from .writer import UniverseWriter
 
-# rows that a component processes at once: as fast as more rows, and less padding in a block's last batch
-BATCH = {"fp32": 8, "bf16": 16}
 BLOCK_SAMPLES = 16  # a block holds at most this many samples
 BLOCK_ROWS = (128, 1024)  # images per block: enough to fill batches, few enough to share out and to lose
 BLOCKS = 16  # about this many blocks, within those bounds
