@@ -6,7 +6,7 @@ python bench/witness.py tables              share of samples whose nearest unit 
 
 All go to --out (default bench/out/witness). Codes are `Code.random`, so a unit's word is exactly exchangeable with the
 unused ones, and every candidate has its exact size by construction; `tests/test_witness.py` tests that. Colour cells
-need a folder with one sub-folder per unit, given with --colour.
+are made of the bundled OpenMoji drawings.
 """
 
 from __future__ import annotations
@@ -41,21 +41,20 @@ class Cell:
     steps: int = 0  # of training; 0: ideal components
     seed: int = 0
     first: int = 0  # of the digits
-    colour: int = 0  # images per unit of the colour folder; 0: digits
+    colour: int = 0  # OpenMoji: drawings per artist, or 1 for units of one drawing; 0: digits
     samples: int = 48
     sampling: int = 50
 
-    def data(self, colour: Path | None) -> ab.Units:
-        if self.colour:
-            assert colour is not None, "this cell needs --colour"
-            every = ab.Units.from_folder(colour, size=self.size)
-            wanted = [i for i in every.ids if len(every.of(i)) >= self.colour]
-            order = generator("witness", self.seed).permutation(len(wanted))[: self.units]
-            chosen = [wanted[k] for k in sorted(order)]
-            images = np.concatenate([every.of(i)[: self.colour] for i in chosen])
-            return ab.Units(tuple(chosen), images, np.repeat(np.arange(self.units), self.colour))
-        every = ab.Units.digits(256, size=self.size)
-        return every.select(every.ids[self.first : self.first + self.units])
+    def data(self) -> ab.Units:
+        if not self.colour:
+            every = ab.Units.digits(256, size=self.size)
+            return every.select(every.ids[self.first : self.first + self.units])
+        every = ab.Units.openmoji(by="artist" if self.colour > 1 else "picture", size=self.size)
+        wanted = [i for i in every.ids if len(every.of(i)) >= self.colour]
+        order = generator("witness", self.seed).permutation(len(wanted))[: self.units]
+        chosen = [wanted[k] for k in sorted(order)]
+        images = np.concatenate([every.of(i)[: self.colour] for i in chosen])
+        return ab.Units(tuple(chosen), images, np.repeat(np.arange(self.units), self.colour))
 
 
 CELLS = {
@@ -82,12 +81,12 @@ CELLS = {
 }
 
 
-def train_cell(name: str, cell: Cell, out: Path, colour: Path | None) -> ab.Run:
+def train_cell(name: str, cell: Cell, out: Path) -> ab.Run:
     recipe = ab.preset("tiny", steps=cell.steps) if cell.steps else ab.preset("ideal")
     code = ab.Code.random(cell.units, cell.components, cell.seed, weight=cell.weight)
     folder = out / "runs" / name.replace("/", "w")
     execution = ab.Execution(workers=0, quiet=True)
-    return ab.train(cell.data(colour), code, recipe, out=folder, seed=cell.seed, execution=execution)
+    return ab.train(cell.data(), code, recipe, out=folder, seed=cell.seed, execution=execution)
 
 
 def observe(run: ab.Run, cell: Cell) -> dict[str, np.ndarray]:
@@ -240,14 +239,13 @@ def main() -> None:
     parser.add_argument("stage", choices=["train", "observe", "tables"])
     parser.add_argument("cells", nargs="*", default=list(CELLS))
     parser.add_argument("--out", type=Path, default=Path("bench/out/witness"))
-    parser.add_argument("--colour", type=Path, help="a folder with one sub-folder per unit")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.stage == "tables":
         print_tables(args.out, args.cells)
         return
     for name in args.cells:
-        run = train_cell(name, CELLS[name], args.out, args.colour)
+        run = train_cell(name, CELLS[name], args.out)
         print("trained", name, flush=True)
         path = args.out / (name.replace("/", "w") + ".npz")
         if args.stage == "observe" and not path.exists():

@@ -14,6 +14,7 @@ from ablatable import Execution, Sampling
 from ablatable._runtime.files import read_json
 from ablatable._runtime.stats import bootstrap, wilson
 from ablatable.analysis.unattributable import unattributable
+from ablatable.analysis.witness import witness
 from ablatable.data.units import Units
 from ablatable.errors import SettingsError
 from ablatable.runs.run import Run
@@ -59,6 +60,7 @@ def test_radius_against_size(tmp_path: Path) -> None:
         sampling=StudySampling(samples=3, steps=5, spares=10),
         drawn=12,
         landscape=4,
+        witness=6,
     )
     table = study_size(config, tmp_path / "s", execution=Execution(workers=0, quiet=True))
     assert table["units"].to_list() == [8, 24] and table["drawn"].to_list() == [8, 12]
@@ -67,6 +69,9 @@ def test_radius_against_size(tmp_path: Path) -> None:
     published = pl.read_csv(tmp_path / "s" / "slopes.csv").filter(pl.col("series") == "published")
     assert published["slope"].item() == pytest.approx(-0.2, abs=0.01)  # as the paper states for MNIST
     assert Image.open(tmp_path / "s" / "figure.png").size[0] > 1000
+    found = witness(tmp_path / "s" / "ideal" / "00024" / "run", "0-5", sampling=config.sampling.drawing)
+    assert found.exact and table["nearest_witness"][1] == pytest.approx((found.nearest_p <= 0.05).mean())
+    assert table["some_unit_witness"][1] == pytest.approx((found.q.min(axis=0) <= 0.1).mean())
     cell = tmp_path / "s" / "ideal" / "00008" / "result.json"
     when = cell.stat().st_mtime_ns
     assert (
@@ -79,6 +84,18 @@ def test_radius_against_size(tmp_path: Path) -> None:
         )
     with pytest.raises(SettingsError, match="24 units, series 'ideal' needs 99"):
         study_size(SizeStudy(data="digits:24", series=(Series(name="ideal", sizes=(99,)),)), tmp_path / "t")
+
+
+def test_what_counts_as_unattributable() -> None:
+    """Of four samples one has a significant nearest unit, one a marked unit, one a removal beyond the spares."""
+    cell = {
+        "radius": [1.0, 1.0, 9.0, 1.0],
+        "radius_fixed": [1.0, 1.0, 9.0, 1.0],
+        "spare_radius_fixed": [2.0, 2.0, 2.0, 2.0],
+        "witness_p": [0.01, 0.5, 0.5, 0.5, 0.01],  # more samples than the universe has
+        "marked": [0, 3, 0, 0, 1],
+    }
+    assert size_module._unattributable(cell) == 0.25
 
 
 def test_radius_in_a_feature_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +202,7 @@ def test_differential_by_step(tmp_path: Path) -> None:
     assert (small["linear"] == 1).all() and (whole["error"] > small["error"]).all()
     run = Run(tmp_path / "s" / "ideal" / "00024" / "run")
     universe = Universe.open(tmp_path / "s" / "ideal" / "00024" / "universe.zarr")
-    words = run.code.matrix[run.rows(universe.units)]
+    words = run.code.matrix[run.rows(universe.unit_ids)]
     for step, exact in (
         (0.0, np.broadcast_to(universe.factual, (12, 3, 8, 8, 1))),
         (1.0, universe.ablations(range(12))),

@@ -84,15 +84,21 @@ def test_a_table_and_sentences(small: Small) -> None:
     assert table.columns == ["sample", "seed", "unit", "score", "p", "q", "marked", "nearest"]
     assert len(table) == 24 and table["nearest"].sum() == 2 and set(table["seed"]) == {1, 3}
     for row in table.to_dicts():
-        unit, sample = found.units.index(row["unit"]), row["sample"]
+        unit, sample = found.unit_ids.index(row["unit"]), row["sample"]
         assert (row["p"], row["q"], row["score"]) == (
             found.p[unit, sample],
             found.q[unit, sample],
             found.score[unit, sample],
         )
     assert (found.words == 9).all()  # C(6, 3) less the other 11 units'
+    assert found.least_q() == 1  # 12 tests, and p is at least 1 / 9
     harmonic = sum(1 / k for k in range(1, 13))
-    assert found.least_q() == pytest.approx(min(1, 12 / 9 * harmonic))
+    for sample in range(2):  # both procedures by their definitions, without their running minimum
+        p = np.sort(found.p[:, sample])
+        plain = [min(min(1, 12 * p[k] / (k + 1)) for k in range(j, 12)) for j in range(12)]
+        safe = [min(min(1, 12 * harmonic * p[k] / (k + 1)) for k in range(j, 12)) for j in range(12)]
+        np.testing.assert_allclose(np.sort(found.q[:, sample]), plain)
+        np.testing.assert_allclose(np.sort(found.q_any[:, sample]), safe)
     assert "cannot reach q <= 0.1 with 8 unused codewords" in found.verdict(0)
     assert "nearest training unit in" in found.headline()
     again = witness(small.run.path, "1", sampling=Sampling(steps=5))
@@ -139,7 +145,7 @@ def test_as_an_attribution_method(small: Small, small_universe: Universe, tmp_pa
     """The same scores, so it can be compared with others."""
     found = evaluate(small_universe, ["witness", "random"], run=small.run, out=tmp_path / "e", execution=HERE)
     scores = witness_pictures(small.run, small_universe.factual, small_universe.seeds).score
-    rows = [small.units.ids.index(unit) for unit in small_universe.units]
+    rows = [small.units.ids.index(unit) for unit in small_universe.unit_ids]
     np.testing.assert_allclose(found.scored["witness"].scores, scores[rows].T, atol=1e-9)
 
 

@@ -55,20 +55,21 @@ class Witness:
     """What the components say about some pictures; arrays are (units, samples) unless stated.
 
     Attributes:
-        units: ids of the units tested.
+        unit_ids: the names of the units tested.
         seeds: of the samples, (samples,).
         factual: the pictures, uint8 (samples, H, W, C).
         score: how much more the components that saw the unit predict of it than those that did not, in standard
             deviations over all codewords; float64.
         p: p-values of each unit alone; float64.
-        q: these adjusted over the units of each sample (Benjamini & Yekutieli 2001, for any dependence); float64.
+        q: these adjusted over the units of each sample (Benjamini & Hochberg 1995); float64. The units share their
+            components, so no theorem promises the rate; simulations keep it, see docs/results/witness.md.
         nearest: row of the unit nearest to each sample, by pixels, among those tested; int (samples,).
         nearest_distance: how far it is, in the paper's unit; float32 (samples,).
         words: how many codewords each unit's own is compared with, itself included; int (units,).
         exact: whether the run's code was drawn by `Code.random`, so that p-values are exact.
     """
 
-    units: tuple[str, ...]
+    unit_ids: tuple[str, ...]
     seeds: tuple[int, ...]
     factual: np.ndarray
     score: np.ndarray
@@ -84,8 +85,13 @@ class Witness:
         """p-value of each sample's nearest unit, float64 (samples,). One test, for the picture alone names the unit."""
         return self.p[self.nearest, np.arange(len(self.seeds))]
 
+    @property
+    def q_any(self) -> np.ndarray:
+        """q-values that hold for any dependence (Benjamini & Yekutieli 2001), larger than `q`; as `q` otherwise."""
+        return q_values(self.p, any_dependence=True)
+
     def marked(self, level: float = LEVEL) -> np.ndarray:
-        """Units that stand out at this false discovery rate: bool (units, samples)."""
+        """Units that stand out at this false discovery rate, by `q`: bool (units, samples)."""
         return self.q <= level
 
     def to_polars(self) -> pl.DataFrame:
@@ -101,7 +107,7 @@ class Witness:
             {
                 "sample": column.T.ravel(),
                 "seed": np.repeat(self.seeds, units),
-                "unit": list(self.units) * samples,
+                "unit": list(self.unit_ids) * samples,
                 "score": self.score.T.ravel(),
                 "p": self.p.T.ravel(),
                 "q": self.q.T.ravel(),
@@ -123,25 +129,26 @@ class Witness:
 
     def verdict(self, sample: int) -> str:
         """One sample's outcome in words."""
-        unit, p = self.units[self.nearest[sample]], self.nearest_p[sample]
+        unit, p = self.unit_ids[self.nearest[sample]], self.nearest_p[sample]
         says = "denoise this sample towards it more than chance allows" if p <= ALPHA else "do so no more than chance"
         text = f"nearest unit {unit}: the components that saw it {says} (p = {p:.2g}, one test)"
         marked = np.flatnonzero(self.marked()[:, sample])
         if len(marked):
             order = marked[np.argsort(self.p[marked, sample], kind="stable")]
-            names = ", ".join(self.units[k] for k in order[:5]) + (f" and {len(order) - 5} more" * (len(order) > 5))
-            return f"{text}; at a false discovery rate of {LEVEL:g}, {len(marked)} of {len(self.units)} units: {names}"
-        if self.least_q() > LEVEL:
+            names = ", ".join(self.unit_ids[k] for k in order[:5]) + (f" and {len(order) - 5} more" * (len(order) > 5))
             return (
-                f"{text}; a single unit among {len(self.units)} cannot reach q <= {LEVEL:g} with {self._alternatives()}"
+                f"{text}; at a false discovery rate of {LEVEL:g}, {len(marked)} of {len(self.unit_ids)} units: {names}"
             )
-        return f"{text}; no unit stands out among all {len(self.units)} at a false discovery rate of {LEVEL:g}"
+        if self.least_q() > LEVEL:
+            few = f"a single unit among {len(self.unit_ids)} cannot reach q <= {LEVEL:g} with {self._alternatives()}"
+            return f"{text}; {few}"
+        return f"{text}; no unit stands out among all {len(self.unit_ids)} at a false discovery rate of {LEVEL:g}"
 
     def least_q(self) -> float:
         """The smallest q-value that one unit alone can reach."""
-        alone = np.ones(len(self.units))
+        alone = np.ones(len(self.unit_ids))
         alone[0] = 1 / self.words.max()
-        return float(q_values(alone, any_dependence=True)[0])
+        return float(q_values(alone)[0])
 
     def _alternatives(self) -> str:
         return f"{self.words.max() - 1} unused codewords"
@@ -200,7 +207,7 @@ def witness_pictures(
     device: str = "cpu",
 ) -> Witness:
     """As `witness`, for pictures that are there, uint8 (samples, H, W, C); `seeds` are only handed through."""
-    rows = np.array(run.rows(list(dict.fromkeys(units))) if units is not None else range(len(run.ids)), int)
+    rows = np.array(run.rows(list(dict.fromkeys(units))) if units is not None else range(len(run.unit_ids)), int)
     if not len(rows):
         raise SettingsError("no units are named; name one or more, or none for all of them")
     if len(run.present) < 2:
@@ -220,12 +227,12 @@ def witness_pictures(
         p[:, sample] = reference.p_values(everywhere, rows, (run.digest, _name(pictures[sample])))
     nearest = distance[rows].argmin(axis=0)
     return Witness(
-        units=tuple(run.ids[row] for row in rows),
+        unit_ids=tuple(run.unit_ids[row] for row in rows),
         seeds=tuple(int(seed) for seed in seeds),
         factual=pictures,
         score=score,
         p=p,
-        q=q_values(p, any_dependence=True),
+        q=q_values(p),
         nearest=nearest,
         nearest_distance=distance[rows][nearest, np.arange(len(pictures))],
         words=np.array([reference.size(int(weight)) for weight in words.sum(axis=1)]),

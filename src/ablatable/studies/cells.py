@@ -18,12 +18,14 @@ from .._runtime.provenance import compare_settings
 from ..analysis.calibration import calibrate
 from ..analysis.nearest import unit_distances
 from ..analysis.statistics import STATISTICS
+from ..analysis.witness import witness
 from ..codes.code import Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe
 from ..diffusion.sampling_settings import SamplerName, Sampling
 from ..errors import SettingsError
 from ..runs.ensemble_training import train
+from ..runs.run import Run
 from ..universes.enumeration import enumerate_universe
 from ..universes.reader import Universe
 
@@ -94,7 +96,7 @@ def make_cell(
     code: Code,
     recipe: Recipe,
     sampling: StudySampling,
-    measure: Callable[[Universe], Measured],
+    measure: Callable[[Universe, Run], Measured],
     *,
     seed: int,
     only: Sequence[str] | None = None,
@@ -104,7 +106,7 @@ def make_cell(
 
     Args:
         folder: the cell's own; `result.json` in it says that it is finished.
-        measure: what to find out about the universe; plain values.
+        measure: what to find out about the universe and its run; plain values.
         only: the units whose ablations are drawn; None = all.
 
     Returns:
@@ -127,7 +129,7 @@ def make_cell(
     )
     drawn = time.monotonic()
     measured = {
-        **measure(universe),
+        **measure(universe, run),
         "training_seconds": round(trained - began, 1),
         "drawing_seconds": round(drawn - trained, 1),
     }
@@ -157,6 +159,12 @@ def nearest_p_values(universe: Universe) -> dict[str, list[float]]:
     nearest = unit_distances(universe.factual, universe).argmin(axis=1)
     rows = np.arange(len(nearest))
     return {name: calibrate(universe, statistic=name).p[nearest, rows].tolist() for name in STATISTICS}
+
+
+def witness_p_values(run: Run, samples: int, sampling: Sampling) -> Measured:
+    """The witness test of the first `samples` seeds: p of each one's nearest unit, and how many units are marked."""
+    found = witness(run, range(samples), sampling=sampling)
+    return {"witness_p": found.nearest_p.tolist(), "marked": found.marked().sum(axis=0).tolist()}
 
 
 def largest_of(distances: np.ndarray, count: int) -> np.ndarray:

@@ -67,10 +67,10 @@ def study_differential(config: DifferentialStudy, out: Path, *, execution: Execu
             cell = make_cell(
                 folder,
                 units.select(units.ids[:size]),
-                Code.balanced(size, components, config.seed),
+                Code.random(size, components, config.seed),
                 series.recipe,
                 config.sampling,
-                lambda universe, folder=folder: _measure(universe, folder / "run", config, execution),
+                lambda universe, _, folder=folder: _measure(universe, folder / "run", config, execution),
                 seed=config.seed,
                 only=[units.ids[row] for row in sorted(picked)],
                 execution=execution,

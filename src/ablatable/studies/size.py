@@ -16,15 +16,16 @@ from .._runtime.execution import Execution
 from .._runtime.files import write_atomic
 from .._runtime.plotting import Axes, figure_png
 from .._runtime.rng import generator
-from .._runtime.stats import bootstrap
+from .._runtime.stats import bootstrap, wilson
 from ..analysis.features import Features, feature_distances, load_features
 from ..codes.code import Code, components_for
 from ..data.distance import geometric_mean
 from ..data.units import Units, load_units
 from ..diffusion.recipe import Recipe, preset
 from ..errors import SettingsError
+from ..runs.run import Run
 from ..universes.reader import Universe
-from .cells import ALPHA, Measured, StudySampling, make_cell, nearest_p_values, open_study, radii
+from .cells import ALPHA, Measured, StudySampling, make_cell, nearest_p_values, open_study, radii, witness_p_values
 
 if TYPE_CHECKING:
     import polars as pl
@@ -68,6 +69,7 @@ class SizeStudy(BaseModel):
     seed: int = 0
     drawn: int = Field(default=2048, ge=2, description="units whose ablations are drawn at most: random ones beyond")
     landscape: int = Field(default=16, ge=2, description="fixed landscape size for the controlled comparison")
+    witness: int = Field(default=48, ge=0, description="samples that the witness test looks at, from seed 0")
     features: str | None = Field(default=None, description="a feature space to measure in as well, see load_features")
 
 
@@ -84,14 +86,14 @@ def study_size(config: SizeStudy, out: Path, *, execution: Execution = Execution
         units = series.units_of(config.data)
         components = series.components or components_for(2 * max(series.sizes))
         for size in series.sizes:
-            code = Code.balanced(size, components, config.seed)
+            code = Code.random(size, components, config.seed)
             measured[series.name, size] = make_cell(
                 out / series.name / f"{size:05d}",
                 units.select(units.ids[:size]),
                 code,
                 series.recipe,
                 config.sampling,
-                lambda universe: _measure(universe, config.landscape, features),
+                lambda universe, run: _measure(universe, run, config, features),
                 seed=config.seed,
                 only=_drawn(units, size, config),
                 execution=execution,
@@ -110,11 +112,13 @@ def _drawn(units: Units, size: int, config: SizeStudy) -> list[str] | None:
     return [units.ids[row] for row in sorted(rows)]
 
 
-def _measure(universe: Universe, landscape: int, features: Features | None) -> Measured:
-    measured = radii(universe.distances(), universe.spare_distances(), landscape)
+def _measure(universe: Universe, run: Run, config: SizeStudy, features: Features | None) -> Measured:
+    measured = radii(universe.distances(), universe.spare_distances(), config.landscape)
     if features:
-        seen = radii(*_in_features(universe, features), landscape)
+        seen = radii(*_in_features(universe, features), config.landscape)
         measured |= {f"{key}_features": seen[key] for key in RADII}
+    if config.witness:
+        measured |= witness_p_values(run, config.witness, config.sampling.drawing)
     return measured | {"nearest_p": nearest_p_values(universe)}
 
 
@@ -143,9 +147,28 @@ def _row(name: str, size: int, cell: Measured) -> dict[str, object]:
         excess = np.array(cell[f"radius_fixed{seen}"]) / np.maximum(1e-9, cell[f"spare_radius_fixed{seen}"])
         low, high = bootstrap(lambda rows, excess=excess: geometric_mean(excess[rows]), len(excess))
         row |= {f"excess_fixed{seen}": geometric_mean(excess), f"excess_low{seen}": low, f"excess_high{seen}": high}
-    for statistic in ("plain", "likeness"):
+    for statistic in ("plain", "likeness", "regressed"):
         row[f"nearest_{statistic}"] = float(np.mean(np.array(cell["nearest_p"][statistic]) <= ALPHA))
+    if "witness_p" in cell:
+        found = np.array(cell["witness_p"]) <= ALPHA
+        low, high = wilson(int(found.sum()), len(found))
+        row |= {"nearest_witness": found.mean(), "nearest_witness_low": low, "nearest_witness_high": high}
+        row["some_unit_witness"] = float(np.mean(np.array(cell["marked"]) > 0))
+        row["unattributable"] = _unattributable(cell)
     return row | {"training_seconds": cell["training_seconds"], "drawing_seconds": cell["drawing_seconds"]}
+
+
+def _unattributable(cell: Measured) -> float:
+    """Share of the universe's samples in which no unit is found and no removal moves the sample more than spares do.
+
+    Not found: the witness test's nearest unit has p > 0.05 and no unit is marked. Not moved: at equal landscapes, the
+    largest distance of units is at most that of spares.
+    """
+    samples = slice(len(cell["radius"]))
+    unseen = (np.array(cell["witness_p"][samples]) > ALPHA) & (np.array(cell["marked"][samples]) == 0)
+    unmoved = np.array(cell["radius_fixed"]) <= np.array(cell["spare_radius_fixed"])
+    size = len(unseen)
+    return float((unseen & unmoved[:size]).mean())
 
 
 def slope(sizes: np.ndarray, values: np.ndarray) -> float:

@@ -121,7 +121,7 @@ def _cell(
     components = series.components or components_for(max(series.sizes), series.weight)
     run = train(
         units.select(units.ids[row] for row in sorted(picked)),
-        Code.balanced(size, components, config.seed + number, weight=series.weight),
+        Code.random(size, components, config.seed + number, weight=series.weight),
         series.recipe,
         out=folder / "run",
         seed=config.seed + number,

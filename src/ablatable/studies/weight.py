@@ -76,10 +76,10 @@ def study_code(config: CodeStudy, out: Path, *, execution: Execution = Execution
         cell = make_cell(
             out / f"n{n:02d}-w{weight:02d}",
             units,
-            Code.balanced(config.units, n, config.seed, weight=weight),
+            Code.random(config.units, n, config.seed, weight=weight),
             recipe,
             config.sampling,
-            lambda universe: _measure(universe, held_out, config.landscape),
+            lambda universe, _: _measure(universe, held_out, config.landscape),
             seed=config.seed,
             execution=execution,
         )
