@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import SettingsError, option
-from .common import Components, Json, Removals, UnitColumn, Weight, app, example
-from .data_options import Background, Drop, Keep, Merge, NoCache, SkipBroken, Table, load_options
+from .common import Components, Json, Removals, Weight, app, example
+from .data_options import Loading
+from .groups import grouped
 from .output import next_step, print_json, print_rows, quoted, say
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
         "ablatable plan paintings/ --unit-column artist --size 32",
     )
 )
+@grouped
 def plan(
     data: Annotated[
         str | None, typer.Argument(metavar="[DATA]", help="Training data, as for train; or say how many --units.")
@@ -43,20 +46,12 @@ def plan(
         int | None,
         typer.Option(help="1 for grey, 3 for colour.", show_default="as DATA, else 3", rich_help_panel="Data"),
     ] = None,
-    unit_column: UnitColumn = None,
-    table: Table = None,
-    background: Background = None,
-    skip_broken: SkipBroken = False,
-    merge_duplicates: Merge = False,
-    drop_duplicates: Drop = False,
-    keep_duplicates: Keep = False,
-    no_cache: NoCache = False,
+    loading: Loading = Loading(),
     as_json: Json = False,
 ) -> None:
     """Show what a code gives and costs before anything is trained, and which images look the same."""
     from ..codes.planning import plan as make_plan
     from ..data.images import parse_size
-    from ..data.units import load_units
     from ..diffusion.advice import needs
 
     if (data is None) == (units is None):
@@ -64,11 +59,10 @@ def plan(
     loaded = None
     if data is not None:
         # what train would refuse is said, so that a plan tells all there is to decide
-        keep = keep_duplicates or not (merge_duplicates or drop_duplicates)
-        options = load_options(
-            size, channels, background, skip_broken, merge_duplicates, drop_duplicates, keep, no_cache
+        lenient = (
+            loading if loading.merge_duplicates or loading.drop_duplicates else replace(loading, keep_duplicates=True)
         )
-        loaded = load_units(data, unit_column=unit_column, table=table, **options)
+        loaded = lenient.units(data, size, channels, quiet=as_json)
         units, images = len(loaded), len(loaded.images)
     made = make_plan(units or 0, components, weight, seed=seed, bear=removals)
     each = None if images is None else max(1, round(images * made.weight / made.components))
@@ -91,12 +85,23 @@ def plan(
     for sentence in training.sentences() if training else []:
         say(f"- {sentence.shell}")
     code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
-    chosen = {"--unit-column": unit_column, "--table": table, "--size": size, "--channels": channels}
-    given = [f"{name} {quoted(value)}" for name, value in {**chosen, "--background": background}.items() if value]
-    flags = {"--skip-broken": skip_broken, "--merge-duplicates": merge_duplicates, "--drop-duplicates": drop_duplicates}
-    given += [name for name, asked in {**flags, "--keep-duplicates": keep_duplicates}.items() if asked]
-    what = ["DATA"] if data is None else [quoted(data), *given]
+    what = ["DATA"] if data is None else [quoted(data), *_given(loading, size, channels)]
     next_step(" ".join(["ablatable train", *what, code, "--out RUN"]))
+
+
+def _given(loading: Loading, size: str | None, channels: int | None) -> list[str]:
+    """The options on data, to be given to another command."""
+    values = {"--unit-column": loading.unit_column, "--table": loading.table, "--size": size, "--channels": channels}
+    values["--background"] = loading.background
+    flags = {
+        "--skip-broken": loading.skip_broken,
+        "--merge-duplicates": loading.merge_duplicates,
+        "--drop-duplicates": loading.drop_duplicates,
+        "--keep-duplicates": loading.keep_duplicates,
+        "--no-cache": loading.no_cache,
+    }
+    given = [f"{name} {quoted(value)}" for name, value in values.items() if value is not None]
+    return given + [name for name, asked in flags.items() if asked]
 
 
 def _near_duplicates(units: Units) -> list[NearPair] | None:
@@ -130,11 +135,9 @@ def _rows(units: Units, pairs: list[NearPair] | None) -> list[dict] | None:
 
 
 def _tell(units: Units, pairs: list[NearPair] | None) -> None:
-    """What was loaded, and which images look the same."""
+    """Which images are in two units, and which look the same."""
     from ..data.likeness import MOST, told
 
-    for line in units.report.lines() if units.report is not None else []:
-        say(line)
     if units.report is not None and units.report.shared and units.report.duplicates == "keep":
         say("train wants to be told what to do with them: --merge-duplicates, --drop-duplicates or --keep-duplicates")
     if pairs is None:
