@@ -120,18 +120,14 @@ def _names(units: Units) -> list[str]:
 
 def _rows(units: Units, pairs: list[NearPair] | None) -> list[dict] | None:
     names = _names(units)
-    return (
-        None
-        if pairs is None
-        else [
-            {
-                "images": [names[pair.first], names[pair.second]],
-                "units": [units.ids[units.owner[pair.first]], units.ids[units.owner[pair.second]]],
-                "likeness": pair.likeness,
-            }
-            for pair in pairs
-        ]
-    )
+    return pairs and [
+        {
+            "images": [names[pair.first], names[pair.second]],
+            "units": [units.ids[units.owner[pair.first]], units.ids[units.owner[pair.second]]],
+            "likeness": pair.likeness,
+        }
+        for pair in pairs
+    ]
 
 
 def _tell(units: Units, pairs: list[NearPair] | None) -> None:

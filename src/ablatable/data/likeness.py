@@ -76,12 +76,9 @@ def told(pairs: Sequence[NearPair], names: Sequence[str], units: Sequence[str], 
     between = Counter(tuple(sorted((units[pair.first], units[pair.second]))) for pair in pairs)
     most, count = between.most_common(1)[0]
     where = f" ({len(owners)} units; {count} between {most[0]!r} and {most[1]!r})" if len(pairs) > 1 else ""
-    looks = (
-        f"{len(pairs)} pairs of images of different units look"
-        if where
-        else "1 pair of images of different units looks"
-    )
-    lines = [f"{looks} the same{where}. If one of a pair is removed, the other's influence stays:"]
+    which = f"{len(pairs)} pairs of" if where else "2"
+    stays = "If one of a pair is removed, the other's influence stays:"
+    lines = [f"{which} images of different units look the same{where}. {stays}"]
     lines += [f"{names[pair.first]} and {names[pair.second]} (likeness {pair.likeness:.3f})" for pair in pairs[:shown]]
     return [*lines, f"and {len(pairs) - shown} more"] if len(pairs) > shown else lines
 
