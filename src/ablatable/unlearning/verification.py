@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .._runtime import merkle
+from .._runtime.devices import hardware
 from .._runtime.execution import Execution
 from .._runtime.files import read_json
 from .._runtime.provenance import environment
@@ -279,5 +280,6 @@ def _elsewhere(run: Run, records: dict[int, dict], device: str) -> list[str]:
     different = [
         f"{key}: {was.get(key)} then, {now.get(key)} now" for key in sorted(was) if was.get(key) != now.get(key)
     ]
-    kinds = {record["device"] for record in records.values()} - {device.partition(":")[0]}
-    return different + [f"device: {kind} then, {device} now" for kind in sorted(kinds)]
+    here = hardware(device)
+    others = {record.get("hardware", record["device"]) for record in records.values()} - {here}
+    return different + [f"device: {other} then, {here} now" for other in sorted(others)]
