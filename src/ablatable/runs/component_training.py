@@ -34,7 +34,6 @@ Report = Callable[[dict], None]
 
 REPORT_SECONDS = 0.5
 AHEAD = 2  # batches that are made while a GPU works
-SAVING = 50  # a checkpoint may cost one part in so many of the time
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,8 @@ class TrainTask:
     seed: int
     folder: Path  # the finished component's folder; work happens beside it
     device: str = "cpu"
-    checkpoint_seconds: float = 20.0
+    checkpoint_seconds: float = 20.0  # the least time between two checkpoints
+    saving: int = 50  # and that in units of what the last one took, which bounds their share of the time
 
 
 def training_loop(
@@ -89,7 +89,7 @@ def training_loop(
         if checkpoint and now - saved > every and not last:
             state.save(checkpoint, step + 1)
             saved = time.monotonic()
-            every = max(task.checkpoint_seconds, SAVING * (saved - now))
+            every = max(task.checkpoint_seconds, task.saving * (saved - now))
 
     state.finish()
     return model.cpu().eval(), state
