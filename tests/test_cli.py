@@ -88,6 +88,10 @@ def test_the_whole_job(call: Call, tmp_path: Path) -> None:
 
 def test_influence_against_spares(call: Call, small_universe: Universe) -> None:
     code, text, _ = call("universe", "influence", small_universe.url, "--sample", "1", "--json")
+    ranks = [9 * row["p"] for row in json.loads(text)]  # among C(6, 3) - 12 = 8 unused codewords
+    assert code == 0 and len(ranks) == 12 and np.allclose(ranks, np.round(ranks)) and max(ranks) > 4 > min(ranks)
+    likeness = ("--statistic", "likeness")
+    code, text, _ = call("universe", "influence", small_universe.url, "--sample", "1", *likeness, "--json")
     table = json.loads(text)
     assert code == 0 and len(table) == 12 and all(row["p"] in {0.25, 0.5, 0.75, 1} for row in table)
     code, text, _ = call("universe", "influence", small_universe.url, "--statistic", "plain", "--native")
