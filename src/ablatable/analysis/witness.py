@@ -179,8 +179,8 @@ def witness(
     """
     from .._runtime.devices import computing
     from ..diffusion.sampling import parse_seeds
+    from ..runs.samples import BATCH
     from ..universes.drawing import draw
-    from ..universes.enumeration import BATCH
 
     opened = run if isinstance(run, Run) else Run(run)
     chosen = parse_seeds(seeds if isinstance(seeds, str) else list(seeds))
