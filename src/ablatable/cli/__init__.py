@@ -7,6 +7,8 @@ from . import (  # noqa: F401  (their commands register themselves)
     common,
     doctor,
     exploring,
+    members,
+    planning,
     results,
     run,
     start,

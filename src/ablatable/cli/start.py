@@ -1,4 +1,4 @@
-"""The commands at the top level that make something: demo, plan, train."""
+"""The commands at the top level that make something: demo, train."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .common import (
     Components,
     Data,
     Device,
+    Even,
     Json,
     Overwrite,
     Ray,
@@ -36,15 +37,24 @@ _TRAINING = "Training"
 
 @app.command(epilog=example("ablatable demo --out demo"))
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the run, the universe and the report.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the universe, the report, and the run.")] = Path("demo"),
+    data: Annotated[
+        choices.DemoData,
+        typer.Option(help="Twelve artists' drawings in colour, or 48 handwritten digits, which always trains."),
+    ] = "artists",
+    train_it: Annotated[
+        bool, typer.Option("--train", help="Train the ensemble instead of taking the one that comes with the package.")
+    ] = False,
     workers: Workers = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Train on 48 handwritten digits, draw every counterfactual, and report what depends on what; takes minutes."""
+    """Draw pictures, remove every artist in turn, and report what depends on whom; takes minutes."""
     from ..demo import run_demo
 
-    outcome = run_demo(out, execution=Execution(workers), overwrite=overwrite)
+    if data == "artists" and not train_it and not as_json:
+        say("starting from the ensemble that comes with the package: 12 artists, 9 components; --train trains it")
+    outcome = run_demo(out, data=data, train=train_it, execution=Execution(workers), overwrite=overwrite)
     if as_json:
         print_json(outcome.as_dict())
         return
@@ -52,40 +62,6 @@ def demo(
     for line in outcome.sentences():
         say(line)
     next_step(f"ablatable universe influence {quoted(outcome.universe.url)} --sample 0")
-
-
-@app.command(epilog=example("ablatable plan --units 48", "ablatable plan --units 256 --removals 10"))
-def plan(
-    units: Annotated[int, typer.Option(help="How many units there are.")],
-    components: Components = None,
-    weight: Weight = None,
-    removals: Removals = None,
-    seed: Annotated[int, typer.Option(help="The code's seed.", rich_help_panel="Code")] = 0,
-    images: Annotated[
-        int | None, typer.Option(min=1, help="How many images the units have in all; advises on training too.")
-    ] = None,
-    side: Annotated[int, typer.Option("--size", min=1, help="The images' longer side, in pixels.")] = 32,
-    channels: Annotated[int, typer.Option(min=1, help="1 for grey, 3 for colour.")] = 3,
-    as_json: Json = False,
-) -> None:
-    """Show what a code gives and costs before anything is trained, and recommend one."""
-    from ..codes.planning import plan as make_plan
-    from ..diffusion.advice import needs
-
-    made = make_plan(units, components, weight, seed=seed, bear=removals)
-    each = None if images is None else max(1, round(images * made.weight / made.components))
-    training = None if each is None else needs((channels, side, side), each)
-    if as_json:
-        print_json({**made.as_dict(), **({"training": training.as_dict()} if training else {})})
-        return
-    print_rows([], made.rows(), title=f"{made.units} units, {made.components} components, weight {made.weight}")
-    print_rows(["removed", "survivors, mean", "worst", "none left"], made.survivor_rows(), title="After removals")
-    for sentence in made.recommendation:
-        say(f"- {sentence}")
-    for sentence in training.sentences() if training else []:
-        say(f"- {sentence.shell}")
-    code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
-    next_step(f"ablatable train DATA {code} --out RUN")
 
 
 @app.command(
@@ -101,6 +77,7 @@ def train(
     components: Components = None,
     weight: Weight = None,
     removals: Removals = None,
+    even: Even = False,
     preset_name: Annotated[
         choices.Preset | None,
         typer.Option(
@@ -160,8 +137,11 @@ def train(
         for line in units.report.lines():
             say(line)
     recorded = None if overwrite else recorded_code(out)
-    code = designed(len(units), components, weight, seed=seed, bear=removals, recorded=recorded)
-    most = int((np.bincount(units.owner) @ code.matrix).max())  # images of the largest split
+    images = np.bincount(units.owner)
+    code = designed(
+        len(units), components, weight, seed=seed, bear=removals, images=images if even else None, recorded=recorded
+    )
+    most = int((images @ code.matrix).max())  # images of the largest split
     name, recipe = chosen(preset_name, units.shape, most, steps=steps, batch=batch, precision=precision)
     doubts = concerns(recipe, units.shape, most)
     if not as_json:
