@@ -138,7 +138,8 @@ def test_members_are_listed_by_distance_and_the_nearest_speaks_for_the_unit(grou
         images = groups_run.units().of(unit)
         assert sorted(found.number.tolist()) == list(range(len(images)))
         assert np.array_equal(found.images, images[found.number])
-        away = [np.sqrt(((image / 255.0 - found.factual / 255.0) ** 2).mean() * 256 * 256 * 3) for image in found.images]
+        squares = [((image / 255.0 - found.factual / 255.0) ** 2).mean() for image in found.images]
+        away = np.sqrt(np.array(squares) * 256 * 256 * 3).tolist()
         assert np.allclose(found.distance, away, rtol=1e-4) and away == sorted(away)
         # the unit's own test is that of its nearest member
         assert np.isclose(found.score[0], tested.score[row, 0]) and found.p[0] == tested.p[row, 0]

@@ -21,6 +21,7 @@ from .codes.code import Code
 from .data.distance import geometric_mean
 from .data.units import Units
 from .diffusion.recipe import preset
+from .diffusion.sampling_settings import Sampling
 from .errors import SettingsError
 from .report import write_report
 from .runs.bundled import bundled, train_bundled
@@ -36,7 +37,8 @@ DemoData = Literal["artists", "digits"]
 DATA: tuple[DemoData, ...] = ("artists", "digits")
 SAMPLES, SPARES = 12, 48
 # Few units and many passes over each: the regime in which single units matter (docs/demo.md says what was tried).
-DIGITS, SIDE, COMPONENTS = 48, 14, 8
+DIGITS, SIDE, COMPONENTS, RECIPE = 48, 14, 8, preset("tiny")
+SAMPLING = Sampling()
 
 DEMO = OutputKind(
     what="demo",
@@ -158,6 +160,7 @@ def run_demo(
         run.path,
         range(SAMPLES),
         out=out / "universe.zarr",
+        sampling=SAMPLING,
         spares=min(SPARES, run.code.spare_capacity),
         execution=execution,
         overwrite=overwrite,
@@ -173,7 +176,7 @@ def _trained(data: DemoData, path: Path, execution: Execution, overwrite: bool) 
         return train_bundled(path, execution=execution, overwrite=overwrite)
     units = Units.digits(DIGITS, size=SIDE)
     code = Code.random(units=DIGITS, components=COMPONENTS, seed=0)
-    return train_ensemble(units, code, preset("tiny"), out=path, execution=execution, overwrite=overwrite)
+    return train_ensemble(units, code, RECIPE, out=path, execution=execution, overwrite=overwrite)
 
 
 def _peak_gib() -> float:

@@ -26,7 +26,7 @@ from .common import (
     example,
 )
 from .data_options import Background, Drop, Keep, Merge, NoCache, SkipBroken, Table, load_options
-from .output import next_step, print_json, print_rows, print_table, quoted, say
+from .output import next_step, print_json, print_table, quoted, say
 
 if TYPE_CHECKING:
     from ..analysis.first_look import FirstLook

@@ -1,7 +1,7 @@
-"""What makes a unit? Several groupings of one data set, each with what its code would give, before anything is trained.
+"""What makes a unit? Several groupings of one data set, each with what its code would give, before any training.
 
-The same pictures can be removed one by one, by artist, or by subject. That decides how many units there are, how unequal
-they are, and how evenly components share the pictures.
+The same pictures can be removed one by one, by artist, or by subject. That decides how many units there are, how
+unequal they are, and how evenly components share the pictures.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ def designed(
     that this leaves a component without units, `Code.balanced`. With `bear`, a number of random removals to survive,
     `removal_code` at what `choose` finds for it.
 
-    With `images`, each unit's number of images, `Code.balanced` evens out the images of components; it cannot be combined
-    with `bear`.
+    With `images`, each unit's number of images, `Code.balanced` evens out the images of components; that cannot be
+    combined with `bear`.
 
     `recorded`: the digest of a code on record, such as an unfinished run's. Versions up to 0.1 made `Code.balanced`; if
     that is what is on record, it is what is returned.
