@@ -35,7 +35,7 @@ ARTISTS = (
     "Vanessa Boutzikoudi",  # sky and weather
 )
 DRAWINGS, SIDE = 4, 16
-COMPONENTS, WEIGHT, STEPS, BATCH, SEED = 9, 6, 1400, 16, 0  # docs/colour.md says what else was tried
+COMPONENTS, WEIGHT, STEPS, BATCH, SEED = 9, 6, 2400, 16, 0  # docs/colour.md says what else was tried
 
 
 def bundled() -> Run:
