@@ -96,12 +96,12 @@ def test_plan_of_a_data_set(call, tmp_path: Path):
     code, said, told = call("plan", "openmoji:8", "--size", "16")
     assert code == 0, told
     assert "images per unit" in said and "images per component" in said and "evened out" in said
-    code, said, told = call("plan", "openmoji:8", "--unit-column", "artist", "--unit-column", "subgroup")
+    code, said, told = call("plan", "openmoji:8", "--unit-column", "artist", "--compare", "subgroup")
     assert code == 0, told
     assert "artist" in said and "subgroup" in said and "2 groupings" in said
     for words in ((), ("openmoji:8", "--units", "8")):
         code, _, told = call("plan", *words)
-        assert code == 2 and "DATA, or --units" in told
+        assert code == 2 and "either DATA, or" in told
 
 
 def test_training_with_even_splits(call, tmp_path: Path):

@@ -177,24 +177,24 @@ def witness(
     Raises:
         SettingsError: fewer than two components are present, or no units are named. DataError: an unknown unit.
     """
-    from .._runtime.devices import one_thread
+    from .._runtime.devices import computing
     from ..diffusion.sampling import parse_seeds
 
     opened = run if isinstance(run, Run) else Run(run)
     chosen = parse_seeds(seeds if isinstance(seeds, str) else list(seeds))
     pictures = draw_factual(opened, chosen, sampling, device)
-    with one_thread():
+    with computing(device, sampling.precision):
         return witness_pictures(opened, pictures, chosen, units=units, device=device)
 
 
 def draw_factual(run: Run, seeds: Sequence[int], sampling: Sampling, device: str) -> np.ndarray:
     """Samples by all components that are present, uint8 (seeds, H, W, C): the bytes that a universe has for them."""
-    from .._runtime.devices import one_thread
+    from .._runtime.devices import computing
     from ..universes.drawing import draw
     from ..universes.enumeration import BATCH
 
     sampling.check(run.recipe.schedule)
-    with one_thread():
+    with computing(device, sampling.precision):
         drawn = draw(
             run.ensemble(batch=BATCH[sampling.precision], precision=sampling.precision, device=device),
             np.zeros((1, run.code.components), bool),

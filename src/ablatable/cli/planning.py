@@ -1,44 +1,38 @@
-"""The command that says beforehand what a code gives and costs: plan."""
+"""The command that says beforehand what a code gives, what it costs, and what the data hold: plan."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import SettingsError
+from ..errors import SettingsError, option
 from .common import Components, Json, Removals, Weight, app, example
+from .data_options import Loading
+from .groupings import spread_of, tell_groupings
+from .groups import grouped
 from .output import next_step, print_json, print_rows, quoted, say
 
 if TYPE_CHECKING:
-    from ..codes.groupings import Grouping
+    from ..data.likeness import NearPair
     from ..data.units import Units
-
-_DATA = "Data"
-Columns = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--unit-column",
-        help="Column whose values are the units; repeat it to compare several groupings.",
-        rich_help_panel=_DATA,
-    ),
-]
 
 
 @app.command(
     epilog=example(
         "ablatable plan --units 48",
         "ablatable plan --units 256 --removals 10",
-        "ablatable plan openmoji:32 --size 16",
-        "ablatable plan openmoji:32 --unit-column artist --unit-column subgroup",
+        "ablatable plan paintings/ --unit-column artist --size 32",
+        "ablatable plan openmoji:32 --unit-column artist --compare subgroup",
     )
 )
+@grouped
 def plan(
     data: Annotated[
-        str | None,
-        typer.Argument(metavar="[DATA]", help="The data set to plan for, as 'train' takes it; or give --units."),
+        str | None, typer.Argument(metavar="[DATA]", help="Training data, as for train; or say how many --units.")
     ] = None,
-    units: Annotated[int | None, typer.Option(help="How many units there are.")] = None,
+    units: Annotated[int | None, typer.Option(help="How many units there are, without DATA.")] = None,
     components: Components = None,
     weight: Weight = None,
     removals: Removals = None,
@@ -46,115 +40,127 @@ def plan(
     images: Annotated[
         int | None, typer.Option(min=1, help="How many images the units have in all; advises on training too.")
     ] = None,
-    side: Annotated[
-        int | None,
-        typer.Option("--size", min=1, help="The images' longer side, in pixels.", show_default="32, or as DATA is"),
+    size: Annotated[
+        str | None,
+        typer.Option(help="The images' size: 28, or 28x32.", show_default="as DATA, else 32", rich_help_panel="Data"),
     ] = None,
     channels: Annotated[
-        int | None, typer.Option(min=1, help="1 for grey, 3 for colour.", show_default="3, or as DATA is")
+        int | None,
+        typer.Option(help="1 for grey, 3 for colour.", show_default="as DATA, else 3", rich_help_panel="Data"),
     ] = None,
-    unit_column: Columns = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(help="Compare with units by this column; repeat for more.", rich_help_panel="Data"),
+    ] = None,
+    loading: Loading = Loading(),
     as_json: Json = False,
 ) -> None:
-    """Show what a code gives and costs before anything is trained, and recommend one."""
-    if (data is None) == (units is None):
-        raise SettingsError("say what to plan for: DATA, or --units and a number")
-    if data is not None:
-        loaded = _load(data, unit_column, side, channels)
-        code = (components, weight, removals, seed)
-        if len(loaded) > 1:
-            _compare(data, loaded, code, as_json)
-            return
-        ((name, only),) = loaded.items()
-        _plan(len(only), code, len(only.images), only.shape, only, data, name, as_json)
-        return
-    assert units is not None
-    shape = (channels or 3, side or 32, side or 32)
-    _plan(units, (components, weight, removals, seed), images, shape, None, "DATA", "", as_json)
-
-
-_Code = tuple[int | None, int | None, int | None, int]  # components, weight, removals, seed
-
-
-def _load(data: str, columns: list[str] | None, side: int | None, channels: int | None) -> dict[str, Units]:
-    from ..data.units import load_units
-
-    # copies in two units are for 'train' to refuse
-    return {
-        column or "": load_units(data, unit_column=column, size=side, channels=channels, duplicates="keep")
-        for column in dict.fromkeys(columns or [None])
-    }
-
-
-def _plan(
-    units: int,
-    code: _Code,
-    images: int | None,
-    shape: tuple[int, int, int],
-    loaded: Units | None,
-    data: str,
-    column: str,
-    as_json: bool,
-) -> None:
-    """One grouping, in full."""
-    from ..codes.groupings import compare_groupings
+    """Show what a code gives and costs before anything is trained, and which images look the same."""
     from ..codes.planning import plan as make_plan
+    from ..data.images import parse_size
     from ..diffusion.advice import needs
 
-    components, weight, removals, seed = code
-    made = make_plan(units, components, weight, seed=seed, bear=removals)
-    spread = None
-    each = None if images is None else max(1, round(images * made.weight / made.components))
-    if loaded is not None:
-        spread = compare_groupings({column: loaded}, components, weight, seed=seed, removals=removals)[0].spread
-        each = spread.split_most
-    training = None if each is None else needs(shape, each)
-    if as_json:
-        told = {"images": spread.__dict__} if spread else {}
-        print_json({**made.as_dict(), **told, **({"training": training.as_dict()} if training else {})})
-        return
-    rows = [*made.rows(), *(spread.rows() if spread else [])]
-    print_rows([], rows, title=f"{made.units} units, {made.components} components, weight {made.weight}")
-    print_rows(["removed", "survivors, mean", "worst", "none left"], made.survivor_rows(), title="After removals")
-    for sentence in made.recommendation:
-        say(f"- {sentence}")
-    if spread and spread.uneven:
-        say(
-            "- Units are so unequal that some components train on half as many images again as others: --even "
-            f"gives each {spread.even_least} to {spread.even_most}, and makes tests on codewords approximate."
+    if (data is None) == (units is None):
+        raise SettingsError(f"give either DATA, or how many units there are with {option('units')}")
+    loaded = None
+    if data is not None:
+        # what train would refuse is said, so that a plan tells all there is to decide
+        lenient = (
+            loading if loading.merge_duplicates or loading.drop_duplicates else replace(loading, keep_duplicates=True)
         )
+        if compare:
+            columns = {str(column): replace(lenient, unit_column=column) for column in (loading.unit_column, *compare)}
+            by = {name: one.units(data, size, channels, quiet=as_json) for name, one in columns.items()}
+            tell_groupings(by, data, components, weight, removals, seed, as_json=as_json)
+            return
+        loaded = lenient.units(data, size, channels, quiet=as_json)
+        units, images = len(loaded), len(loaded.images)
+    made = make_plan(units or 0, components, weight, seed=seed, bear=removals)
+    each = None if images is None else max(1, round(images * made.weight / made.components))
+    spread = None
+    if loaded is not None:
+        spread = spread_of(loaded, components, weight, removals, seed)
+        each = spread.split_most
+    height, width = parse_size(size) or (32, 32)
+    shape = (3 if channels is None else channels, height, width) if loaded is None else loaded.shape
+    training = None if each is None else needs(shape, each)
+    pairs = None if loaded is None else _near_duplicates(loaded)
+    if as_json:
+        told = {"training": training.as_dict()} if training else {}
+        if loaded is not None:
+            told |= {
+                "images": asdict(spread) if spread else None,
+                "loaded": loaded.report and loaded.report.as_dict(),
+                "near_duplicates": _rows(loaded, pairs),
+            }
+        print_json({**made.as_dict(), **told})
+        return
+    if loaded is not None:
+        _tell(loaded, pairs)
+    print_rows(
+        [],
+        [*made.rows(), *(spread.rows() if spread else [])],
+        title=f"{made.units} units, {made.components} components, weight {made.weight}",
+    )
+    print_rows(["removed", "survivors, mean", "worst", "none left"], made.survivor_rows(), title="After removals")
+    for sentence in [*made.recommendation, *(spread.sentences() if spread else [])]:
+        say(f"- {sentence}")
     for sentence in training.sentences() if training else []:
         say(f"- {sentence.shell}")
-    chosen = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
-    by = f" --unit-column {quoted(column)}" if column else ""
-    next_step(f"ablatable train {quoted(data)}{by} {chosen} --out RUN")
+    code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
+    what = ["DATA"] if data is None else [quoted(data), *_given(loading, size, channels)]
+    next_step(" ".join(["ablatable train", *what, code, "--out RUN"]))
 
 
-def _compare(data: str, loaded: dict[str, Units], code: _Code, as_json: bool) -> None:
-    """Several groupings of one data set, side by side."""
-    from ..codes.groupings import compare_groupings
-
-    components, weight, removals, seed = code
-    found = compare_groupings(loaded, components, weight, seed=seed, removals=removals)
-    if as_json:
-        print_json([grouping.as_dict() for grouping in found])
-        return
-    labels = ["units", "components", "codewords to spare", "can be removed", *(label for label, _ in _spread(found[0]))]
-    columns = [_cells(grouping) for grouping in found]
-    print_rows(
-        ["", *(grouping.name for grouping in found)],
-        list(zip(labels, *columns, strict=True)),
-        title=f"{found[0].images} images, {len(found)} groupings",
-    )
-    say("can be removed: so many units together, whichever they are; --removals plans for more")
-    next_step(f"ablatable plan {quoted(data)} --unit-column {quoted(found[0].name)}")
+def _given(loading: Loading, size: str | None, channels: int | None) -> list[str]:
+    """The options on data, to be given to another command."""
+    values = {"--unit-column": loading.unit_column, "--table": loading.table, "--size": size, "--channels": channels}
+    values["--background"] = loading.background
+    flags = {
+        "--skip-broken": loading.skip_broken,
+        "--merge-duplicates": loading.merge_duplicates,
+        "--drop-duplicates": loading.drop_duplicates,
+        "--keep-duplicates": loading.keep_duplicates,
+        "--no-cache": loading.no_cache,
+    }
+    given = [f"{name} {quoted(value)}" for name, value in values.items() if value is not None]
+    return given + [name for name, asked in flags.items() if asked]
 
 
-def _spread(grouping: Grouping) -> list[tuple[str, str]]:
-    return grouping.spread.rows()
+def _near_duplicates(units: Units) -> list[NearPair] | None:
+    """Pairs of images of different units that look the same; None if there are too many images to look."""
+    from ..data.likeness import MOST, near_duplicates
+
+    return near_duplicates(units.images, units.owner) if len(units.images) <= MOST else None
 
 
-def _cells(grouping: Grouping) -> list[str]:
-    code = f"{grouping.components} of weight {grouping.weight}"
-    cells = [str(grouping.units), code, f"{grouping.spares:,}", str(grouping.budget)]
-    return [*cells, *(value for _, value in _spread(grouping))]
+def _names(units: Units) -> list[str]:
+    """Each image's file, or its unit where it has none."""
+    if units.report is not None and len(units.report.names) == len(units.images):
+        return list(units.report.names)
+    return [units.ids[owner] for owner in units.owner]
+
+
+def _rows(units: Units, pairs: list[NearPair] | None) -> list[dict] | None:
+    names = _names(units)
+    return pairs and [
+        {
+            "images": [names[pair.first], names[pair.second]],
+            "units": [units.ids[units.owner[pair.first]], units.ids[units.owner[pair.second]]],
+            "likeness": pair.likeness,
+        }
+        for pair in pairs
+    ]
+
+
+def _tell(units: Units, pairs: list[NearPair] | None) -> None:
+    """Which images are in two units, and which look the same."""
+    from ..data.likeness import MOST, told
+
+    if units.report is not None and units.report.shared and units.report.duplicates == "keep":
+        say("train wants to be told what to do with them: --merge-duplicates, --drop-duplicates or --keep-duplicates")
+    if pairs is None:
+        say(f"Near-duplicates were not looked for: there are more than {MOST:,} images.")
+    else:
+        for line in told(pairs, _names(units), [units.ids[owner] for owner in units.owner]):
+            say(line)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..data.units import Units
+from ..errors import Message, option
 from .code import Code
 from .planning import designed
 from .survival import survivors_of
@@ -48,6 +49,18 @@ class Spread:
     def uneven(self) -> bool:
         """Whether a component has half as many images again as another, and evening them out would help."""
         return 2 * self.split_most > 3 * self.split_least and 2 * self.even_most <= 3 * self.even_least
+
+    def sentences(self) -> list[Message]:
+        """What to do about it."""
+        if not self.uneven:
+            return []
+        return [
+            Message(
+                f"Units are so unequal that some components train on half as many images again as others: "
+                f"{option('even', True)} gives each {self.even_least} to {self.even_most}, and makes tests on "
+                "codewords approximate."
+            )
+        ]
 
 
 @dataclass(frozen=True)
