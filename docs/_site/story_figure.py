@@ -34,8 +34,8 @@ def main(url: str, name: str, out: str) -> None:
     spare = universe.ablations(list(universe.settings.spares)[:1])[0]  # the first, for all samples alike
 
     mpl.rcParams.update({"font.size": 8.5, "font.family": "DejaVu Sans", "text.color": INK})
-    figure = plt.figure(figsize=(9.6, 5.6), dpi=150, facecolor="white")
-    grid = figure.add_gridspec(4, COLUMNS + 1, left=0.17, right=0.66, top=0.9, bottom=0.04, hspace=0.42, wspace=0.25)
+    figure = plt.figure(figsize=(10.2, 5.4), dpi=150, facecolor="white")
+    grid = figure.add_gridspec(4, COLUMNS, left=0.165, right=0.715, top=0.86, bottom=0.01, hspace=0.34, wspace=0.12)
     titles = (
         "drawn with\neveryone",
         "the artist it\ndepends on",
@@ -44,8 +44,8 @@ def main(url: str, name: str, out: str) -> None:
     )
     notes = (
         "",
-        "nearest drawing, witness test",
-        "by components that\nnever saw her or him",
+        "nearest drawing,\nwitness test",
+        "by components that\nnever saw this artist",
         "as many components\ngone: a control",
     )
     for column, sample in enumerate(shown):
@@ -64,14 +64,14 @@ def main(url: str, name: str, out: str) -> None:
             axes = figure.add_subplot(grid[row, column])
             _draw(axes, tile, caption)
             if column == 0:
-                axes.text(-1.72, 0.62, titles[row], transform=axes.transAxes, weight="bold", va="center")
-                axes.text(-1.72, 0.14, notes[row], transform=axes.transAxes, color=MUTED, va="center", fontsize=7)
+                axes.text(-1.38, 0.66, titles[row], transform=axes.transAxes, weight="bold", va="center")
+                axes.text(-1.38, 0.2, notes[row], transform=axes.transAxes, color=MUTED, va="center", fontsize=7)
 
-    right = figure.add_gridspec(5, 3, left=0.715, right=0.985, top=0.9, bottom=0.04, hspace=0.42, wspace=0.2)
-    figure.text(0.715, 0.955, f"Sample {still}: much the same without anyone", weight="bold")
+    order = np.argsort(-distances[:, still])[:12]
+    right = figure.add_gridspec(5, 3, left=0.765, right=0.99, top=0.86, bottom=0.01, hspace=0.42, wspace=0.2)
+    figure.text(0.765, 0.955, f"Sample {still} changes least of {len(radius)}", weight="bold")
     _draw(figure.add_subplot(right[0, 1]), universe.factual[still], "with everyone")
-    order = np.argsort(-distances[:, still])
-    for place, row in enumerate(order[:12]):
+    for place, row in enumerate(order):
         artist = universe.unit_ids[row]
         tile = universe.counterfactual(artist)[still]
         _draw(
@@ -79,7 +79,7 @@ def main(url: str, name: str, out: str) -> None:
             tile,
             f"no {artist.split()[0]}: {distances[row, still]:.0f}",
         )
-    figure.text(0.17, 0.955, "Samples that depend on an artist", weight="bold")
+    figure.text(0.165, 0.955, "Samples that depend on an artist", weight="bold")
     figure.savefig(out)
     print("columns", shown, "still", still, "radius", np.round(radius, 1).tolist())
     print("p", np.round(told.nearest_p, 3).tolist())

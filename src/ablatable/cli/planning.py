@@ -97,14 +97,12 @@ def plan(
         return
     if loaded is not None:
         _tell(loaded, pairs)
-    print_rows(
-        [],
-        [*made.rows(), *(spread.rows() if spread else [])],
-        title=f"{made.units} units, {made.components} components, weight {made.weight}",
-    )
+    rows, advice = (spread.rows(), spread.sentences()) if spread else ([], [])
+    title = f"{made.units} units, {made.components} components, weight {made.weight}"
+    print_rows([], [*made.rows(), *rows], title=title)
     print_rows(["removed", "survivors, mean", "worst", "none left"], made.survivor_rows(), title="After removals")
-    for sentence in [*made.recommendation, *(spread.sentences() if spread else [])]:
-        say(f"- {sentence}")
+    for sentence in [*made.recommendation, *advice]:
+        say(f"- {getattr(sentence, 'shell', sentence)}")
     for sentence in training.sentences() if training else []:
         say(f"- {sentence.shell}")
     code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
