@@ -210,7 +210,7 @@ def pictures(out: Path) -> None:
     rows.append([universe.counterfactual(unit)[k] for unit, k in zip(ids, shown, strict=True)])
     rows.append(list(universe.ablations(list(universe.settings.spares)[:1])[0][shown]))
     mpl.rcParams["font.size"] = 7
-    figure, axes = plt.subplots(4, len(shown), figsize=(10, 4.4))
+    figure, axes = plt.subplots(4, len(shown), figsize=(10, 4.9))
     names = ("with everyone", "nearest drawing", "without\nits designer", "spare ablation")
     for line, pictures, name in zip(axes, rows, names, strict=True):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
@@ -219,8 +219,8 @@ def pictures(out: Path) -> None:
             ax.set_xticks([])
             ax.set_yticks([])
     for ax, unit, k in zip(axes[1], ids, shown, strict=True):
-        ax.set_title(f"{unit}\np = {cell.witness.nearest_p[k]:.3f}", fontsize=6.5)
-    figure.tight_layout(h_pad=0.4, w_pad=0.3)
+        ax.set_title(f"{unit.split()[-1]}\np = {cell.witness.nearest_p[k]:.3f}", fontsize=6.5)
+    figure.tight_layout(h_pad=1.0, w_pad=0.3)
     place = Path(__file__).parents[1] / "docs" / "results" / "images" / "artists.png"
     figure.savefig(place, dpi=110)
     print(place)
