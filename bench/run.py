@@ -101,12 +101,14 @@ def universe(
             out=out,
             sampling=Sampling(steps=args.steps, precision=precision, compiled=compiled),
             execution=Execution(workers=workers, quiet=True),
-            units=run.ids[: args.units // 2] if name == "one-worker" else run.ids,  # half the work for one worker
+            units=run.unit_ids[: args.units // 2]
+            if name == "one-worker"
+            else run.unit_ids,  # half the work for one worker
         )
-        ours = (time.perf_counter() - began) / (len(made.units) * samples)
+        ours = (time.perf_counter() - began) / (len(made.unit_ids) * samples)
         found[name] = {"engine_ms": ours * 1e3}
         if precision == "fp32" and workers > 1:
-            drawn = np.stack([np.moveaxis(made.counterfactual(unit), -1, 1) for unit in made.units[: len(expected)]])
+            drawn = np.stack([np.moveaxis(made.counterfactual(unit), -1, 1) for unit in made.unit_ids[: len(expected)]])
             levels = np.abs(drawn.astype(int) - expected.astype(int))
             found[name] |= {"within_one_level": float((levels <= 1).mean()), "largest_difference": int(levels.max())}
         elif name == "bf16":

@@ -226,7 +226,7 @@ def main() -> None:
 
     results = {
         "run": str(args.run.name),
-        "units": len(universe.units),
+        "units": len(universe.unit_ids),
         "samples": len(samples),
         "components": n,
         "survivors": survivors,

@@ -137,7 +137,7 @@ def test_open_and_path_give_the_same(small, small_universe) -> None:
     """Mission work, twice: from places and from objects."""
     run, universe = small.run, small_universe
     assert ab.budget(run) == ab.budget(run.path)
-    assert ab.audit(run, run.ids[0]) == ab.audit(run.path, run.ids[0])
+    assert ab.audit(run, run.unit_ids[0]) == ab.audit(run.path, run.unit_ids[0])
     assert ab.check(run) == ab.check(str(run.path)) == ab.check(universe) == ab.check(Path(universe.url)) == []
     assert ab.radius_table(universe).equals(ab.radius_table(universe.url))
     assert ab.influence(universe, 1).equals(ab.influence(universe.url, 1))

@@ -113,8 +113,8 @@ def test_groups_are_aggregated_by_a_named_rule() -> None:
 def test_pictures_of_a_universe(ideal: ab.Universe) -> None:
     pictures = attribution.pictures_of(ideal, [2, 0, 2], [FACTUAL, 3, 7])
     np.testing.assert_array_equal(pictures.images[0], ideal.factual[2])
-    np.testing.assert_array_equal(pictures.images[1], ideal.counterfactual(ideal.units[3])[0])
-    np.testing.assert_array_equal(pictures.images[2], ideal.counterfactual(ideal.units[7])[2])
+    np.testing.assert_array_equal(pictures.images[1], ideal.counterfactual(ideal.unit_ids[3])[0])
+    np.testing.assert_array_equal(pictures.images[2], ideal.counterfactual(ideal.unit_ids[7])[2])
     told = pictures.trajectories
     assert told is not None and told.seeds.tolist() == [2, 0, 2] and told.steps == 8
     code = ab.Code.balanced(10, 6, seed=0)
@@ -287,7 +287,7 @@ def test_false_attribution_by_hand(ideal: ab.Universe, tmp_path: Path) -> None:
     p, q, one = 0, 0.0, 0
     for sample in range(4):
         named = nearest(ideal.factual[sample])
-        again = [nearest(ideal.counterfactual(unit)[sample]) == named for unit in ideal.units]
+        again = [nearest(ideal.counterfactual(unit)[sample]) == named for unit in ideal.unit_ids]
         p += again[named]
         q += (sum(again) - again[named]) / 9
         other = pieces.another_unit(ideal, sample, named)
@@ -310,12 +310,12 @@ def test_stored_scores_of_every_counterfactual_give_the_exact_rate(ideal: ab.Uni
         return -np.square(images - picture.reshape(-1)).sum(axis=1)
 
     rows = [(s, None, score(ideal.factual[s])) for s in range(4)]
-    rows += [(s, unit, score(ideal.counterfactual(unit)[s])) for s in range(4) for unit in ideal.units]
+    rows += [(s, unit, score(ideal.counterfactual(unit)[s])) for s in range(4) for unit in ideal.unit_ids]
     table = pl.DataFrame(
         [
             {"sample": s, "removed": removed, "unit": unit, "score": value}
             for s, removed, values in rows
-            for unit, value in zip(ideal.units, values, strict=True)
+            for unit, value in zip(ideal.unit_ids, values, strict=True)
         ],
         infer_schema_length=None,
     )
@@ -381,8 +381,8 @@ def png(pixels: np.ndarray) -> bytes:
 
 def test_scores_that_are_the_truth_are_the_best(ideal: ab.Universe, tmp_path: Path) -> None:
     path = tmp_path / "oracle.parquet"
-    write_scores(path, ideal.distances().T, units=ideal.units)
-    write_scores(tmp_path / "upside_down.csv", -ideal.distances().T, units=ideal.units)
+    write_scores(path, ideal.distances().T, units=ideal.unit_ids)
+    write_scores(tmp_path / "upside_down.csv", -ideal.distances().T, units=ideal.unit_ids)
     names = [str(path), str(tmp_path / "upside_down.csv")]
     found = evaluate.evaluate(
         ideal, names, out=tmp_path / "e", run=run_of(ideal), execution=Execution(workers=0, quiet=True)
@@ -397,7 +397,7 @@ def test_scores_that_are_the_truth_are_the_best(ideal: ab.Universe, tmp_path: Pa
     assert len(ask) == 8 and set(ask.columns) == {"sample", "removed"}
     told = json.loads((tmp_path / "e" / "results.json").read_text())
     assert told["samples"] == 4 and told["not_measured"] == {}
-    back = read_scores(tmp_path / "e" / "scores" / "oracle.parquet", samples=4, units=ideal.units)
+    back = read_scores(tmp_path / "e" / "scores" / "oracle.parquet", samples=4, units=ideal.unit_ids)
     np.testing.assert_array_equal(back.factual, ideal.distances().T.astype(float))
     assert (tmp_path / "e" / "results.png").read_bytes().startswith(b"\x89PNG")
     assert "\\begin{tabular}" in (tmp_path / "e" / "results.tex").read_text()

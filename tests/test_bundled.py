@@ -39,7 +39,7 @@ def test_it_is_whole_and_small() -> None:
 
 def test_it_is_what_the_script_makes(script) -> None:
     run, units = ab.bundled(), script.bundled_units()
-    assert (run.ids, run.digests) == (units.ids, units.digests)
+    assert (run.unit_ids, run.digests) == (units.ids, units.digests)
     assert run.units().fingerprint() == units.fingerprint()
     assert run.recipe.training.steps == script.STEPS and run.recipe.training.stored == "float16"
     expected = ab.Code.balanced(units=12, components=script.COMPONENTS, weight=script.WEIGHT, seed=script.SEED)
@@ -53,7 +53,7 @@ def test_it_draws_pictures() -> None:
     drawn = model(range(8), num_inference_steps=25, output_type="np").images
     found = judge(drawn, run.units().images)
     assert found.sound and len(set(found.nearest.tolist())) >= 4
-    without = model(range(8), num_inference_steps=25, without=[run.ids[2]], output_type="np").images
+    without = model(range(8), num_inference_steps=25, without=[run.unit_ids[2]], output_type="np").images
     assert (without != drawn).any(axis=(1, 2, 3)).all()
 
 
@@ -64,7 +64,7 @@ def test_by_its_name(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fing
     assert call("audit", "check", "bundled")[0] == 0
     code, _, told = call("run", "sample", "bundled", "--seeds", "0", "--steps", "3", "--out", tmp_path / "out")
     assert code == 0, told
-    one = ("--unit", ab.bundled().ids[0], "--seeds", "0", "--steps", "3", "--workers", "0")
+    one = ("--unit", ab.bundled().unit_ids[0], "--seeds", "0", "--steps", "3", "--workers", "0")
     code, _, told = call("universe", "create", "bundled", *one, "--out", tmp_path / "u.zarr")
     assert code == 0, told
     assert fingerprints(FOLDER) == before  # reading it writes nothing into the package

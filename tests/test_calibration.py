@@ -113,7 +113,7 @@ def test_regressed_likeness_needs_no_spares(small_universe: Universe, tmp_path: 
     found = calibrate(bare, statistic="regressed")
     assert found.spares == 20 - 12 and (found.p * 9 % 1 < 1e-9).all() and len(np.unique(found.p)) > 2
     np.testing.assert_array_equal(found.p[:, [2]], calibrate(bare, statistic="regressed", samples=[2]).p)
-    assert "unused codewords" in found.verdict(0, bare.units)
+    assert "unused codewords" in found.verdict(0, bare.unit_ids)
     assert calibrate(small_universe, statistic="regressed").p.shape == (12, 3)
 
 
@@ -188,7 +188,7 @@ def test_calibrate_reads_a_universe(small_universe: Universe) -> None:
     """From pictures and codewords in the store, with other means than the code's own."""
     found = calibrate(small_universe, statistic="plain")
     units, spares = small_universe.distances(), small_universe.spare_distances()
-    for u in range(len(small_universe.units)):
+    for u in range(len(small_universe.unit_ids)):
         for s in range(3):
             assert found.p[u, s] == (1 + sum(spare >= units[u, s] for spare in spares[:, s])) / (1 + len(spares))
     np.testing.assert_allclose(found.score, units, rtol=1e-6)
@@ -196,7 +196,7 @@ def test_calibrate_reads_a_universe(small_universe: Universe) -> None:
     some = calibrate(small_universe, statistic="plain", samples=[2])
     np.testing.assert_array_equal(some.p[:, 0], found.p[:, 2])
     away = calibrate(small_universe, statistic="directional")
-    unit = small_universe.units[4]
+    unit = small_universe.unit_ids[4]
     image = small_universe.training_images(unit)[0].astype(float)
     for s in range(3):
         before, after = small_universe.factual[s], small_universe.counterfactual(unit)[s]
@@ -207,7 +207,7 @@ def test_calibrate_reads_a_universe(small_universe: Universe) -> None:
 def test_influence_lists_the_surest_first(small_universe: Universe) -> None:
     table = influence(small_universe, 1, calibrate(small_universe, samples=[1]))
     assert table["p"].to_list() == sorted(table["p"]) and table["rank"].to_list() == list(range(1, 13))
-    distances = dict(zip(small_universe.units, small_universe.distances()[:, 1], strict=True))
+    distances = dict(zip(small_universe.unit_ids, small_universe.distances()[:, 1], strict=True))
     assert {row["unit"]: row["distance"] for row in table.to_dicts()} == distances
     untested = influence(small_universe, 1, None)
     assert untested["distance"].to_list() == sorted(distances.values(), reverse=True)

@@ -54,7 +54,7 @@ def test_against_ensembles_by_hand(run: ab.Run, tmp_path: Path) -> None:
     everything = list(range(10))
     scale = np.sqrt(256 * 256 * 3 / 64) / 255
     for k, unit in enumerate(found.units):
-        row = run.ids.index(unit)
+        row = run.unit_ids.index(unit)
         without = [[other for other in split if other != row] for split in splits]
         left = [split for i, split in enumerate(splits) if not run.code.matrix[row, i]]
         for kind, before, after in (

@@ -54,7 +54,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "scores").mkdir()
     scores = np.random.default_rng(0).random((3, 6))
     for suffix in ("parquet", "csv", "npy", "safetensors"):
-        write_scores(folder / "scores" / f"s.{suffix}", scores, units=universe.units)
+        write_scores(folder / "scores" / f"s.{suffix}", scores, units=universe.unit_ids)
     return folder
 
 
@@ -77,7 +77,9 @@ def read_run(folder: Path) -> str:
         for k in range(run.code.components)
     ]
     arrays = [array for state in states for _, array in sorted(state.items())]
-    return digest(run.ids, run.digests, run.present, run.design.words(), run.seed, units.images, units.owner, *arrays)
+    return digest(
+        run.unit_ids, run.digests, run.present, run.design.words(), run.seed, units.images, units.owner, *arrays
+    )
 
 
 def read_forgotten(folder: Path) -> str:
@@ -94,7 +96,7 @@ def read_universe(folder: Path) -> str:
         universe.settings.model_dump_json(),
         universe.factual,
         *(universe.landscape(sample) for sample in range(len(universe.seeds))),
-        *(universe.counterfactual(unit) for unit in universe.units),
+        *(universe.counterfactual(unit) for unit in universe.unit_ids),
         universe.distances(),
         training.images,
         training.owner,
@@ -112,7 +114,7 @@ def read_ctf(folder: Path) -> None:
     """Well formed: as many images as it says, of the size it says, and a sound universe."""
     place = f"memory://{folder}"
     made = ctf.import_ctf(folder / "u.ctf", place, quiet=True, overwrite=True)
-    assert made.landscape(0).shape == (len(made.units), *made.factual.shape[1:])
+    assert made.landscape(0).shape == (len(made.unit_ids), *made.factual.shape[1:])
     assert check(made) == []
 
 

@@ -113,7 +113,9 @@ def test_what_is_exported_is_the_format_and_comes_back(channels: int, tmp_path: 
     np.testing.assert_array_equal(tiles, made.counterfactual(units.ids[3]))
 
     back = ctf.import_ctf(path, tmp_path / "back", quiet=True)
-    assert back.units == made.units and back.seeds == made.seeds and back.settings.digests == made.settings.digests
+    assert (
+        back.unit_ids == made.unit_ids and back.seeds == made.seeds and back.settings.digests == made.settings.digests
+    )
     np.testing.assert_array_equal(back.factual, made.factual)
     np.testing.assert_array_equal(back.training.images, units.images)
     for unit in units.ids:
@@ -137,7 +139,7 @@ def test_units_of_several_images(tmp_path: Path) -> None:
     assert any(name.startswith("train_3_") and name.endswith("_4.png") for name in names)
     assert not any("/" in name for name in names)
     back = ctf.import_ctf(path, tmp_path / "back", quiet=True)
-    assert back.units == units.ids
+    assert back.unit_ids == units.ids
     for unit in units.ids:
         np.testing.assert_array_equal(back.training_images(unit), units.of(unit))
         np.testing.assert_array_equal(back.counterfactual(unit), made.counterfactual(unit))
@@ -155,7 +157,7 @@ def test_an_archive_by_hand(tmp_path: Path) -> None:
             member.size, member.mtime = len(members[name]), 1.5
             archive.addfile(member, io.BytesIO(members[name]))
     made = ctf.import_ctf(tmp_path / "a.ctf", tmp_path / "u", quiet=True)
-    assert made.units[:2] == ("unit-0001", "unit-0002") and made.seeds == (0, 1, 2)
+    assert made.unit_ids[:2] == ("unit-0001", "unit-0002") and made.seeds == (0, 1, 2)
     np.testing.assert_array_equal(made.factual, noise(3, 4, 5, 1))
     for u in (1, 2, 10, 12):
         expected = noise(3, 4, 5, 1, seed=100 + u)
@@ -189,7 +191,7 @@ def test_several_columns_and_training_files_counted_from_0(tmp_path: Path) -> No
 
 def test_one_unit_and_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tar(tmp_path / "a.ctf", by_hand(units=1, samples=1))
-    assert len(ctf.import_ctf(path, tmp_path / "one", quiet=True).units) == 1
+    assert len(ctf.import_ctf(path, tmp_path / "one", quiet=True).unit_ids) == 1
 
     path = tar(tmp_path / "b.ctf", by_hand(units=6))
     monkeypatch.setattr(importing, "BUFFER", 50)  # a unit a block

@@ -52,9 +52,9 @@ def channels_first(pictures: np.ndarray) -> np.ndarray:
 def test_the_manifest_tells_the_run(group_site: Explored) -> None:
     told, run = manifest_of(group_site.path), group_site.run
     units = run.units()
-    assert [unit["id"] for unit in told["units"]] == list(run.ids)
+    assert [unit["id"] for unit in told["units"]] == list(run.unit_ids)
     assert [unit["word"] for unit in told["units"]] == run.code.words()
-    assert [unit["images"] for unit in told["units"]] == [len(units.of(unit)) for unit in run.ids]
+    assert [unit["images"] for unit in told["units"]] == [len(units.of(unit)) for unit in run.unit_ids]
     assert (told["kind"], told["engine"], told["shape"]) == ("ideal", "browser", [3, 9, 7])
     assert (told["sampler"], told["steps"], told["seeds"]) == ("ddpm", 12, [0, 1, 2, 3, 4])
     assert told["schedule"] == {"train_steps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
@@ -75,7 +75,7 @@ def test_stored_pictures_distances_and_tests_are_the_universes(group_site: Explo
     distances = unpacked(folder / stored["distances"], np.float32).reshape(len(stored["words"]), -1)
     assert np.array_equal(distances[stored["ablation"]], universe.distances())
     assert np.array_equal(distances[stored["spares"]], universe.spare_distances())
-    p, q = unpacked(folder / stored["tests"], np.float32).reshape(2, len(universe.units), -1)
+    p, q = unpacked(folder / stored["tests"], np.float32).reshape(2, len(universe.unit_ids), -1)
     tested = calibrate(universe)
     assert np.array_equal(p, tested.p.astype(np.float32)) and np.array_equal(q, tested.q.astype(np.float32))
 
@@ -185,7 +185,7 @@ def test_settings_that_cannot_be(group_site: Explored, small: Small, small_unive
         small.run.path,
         [1],
         out=tmp_path / "u.zarr",
-        units=small.run.ids[:3],
+        units=small.run.unit_ids[:3],
         sampling=ab.Sampling(steps=2),
         execution=ab.Execution(workers=0, quiet=True),
     )
@@ -308,7 +308,7 @@ def test_the_server_draws_what_the_universe_holds(drawing: tuple[str, Run], grou
     assert [event["step"] for event in told] == list(range(13)) and told[0]["of"] == 12
     drawn = np.frombuffer(base64.b64decode(told[-1]["levels"]), np.uint8).reshape(2, 3, 9, 7).astype(int)
     for row, (unit, sample) in enumerate(((3, 2), (8, 4))):
-        exact = channels_first(group_site.universe.counterfactual(run.ids[unit])[sample]).astype(int)
+        exact = channels_first(group_site.universe.counterfactual(run.unit_ids[unit])[sample]).astype(int)
         assert np.abs(drawn[row] - exact).max() <= 1
 
 

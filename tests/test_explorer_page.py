@@ -132,7 +132,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
 
 def share_off(visit: Visit, site: Explored, samples: range, units: range) -> float:
     """The share of pixels that the browser draws more than 2 grey levels off what the universe holds."""
-    words, ids, off = site.run.code.words(), site.run.ids, []
+    words, ids, off = site.run.code.words(), site.run.unit_ids, []
     for sample in samples:
         rows = [{"seed": site.universe.seeds[sample], "alive": [True] * site.run.code.components}]
         rows += [{**rows[0], "alive": [bit == "0" for bit in words[unit]]} for unit in units]
@@ -168,7 +168,7 @@ def test_redrawn_pictures_of_trained_networks_are_the_librarys(
 
 
 def test_the_panels_show_what_was_drawn_beside_its_null(network_site: Explored, visit: Callable[..., Visit]) -> None:
-    name, universe = network_site.run.ids[4], network_site.universe
+    name, universe = network_site.run.unit_ids[4], network_site.universe
     page = visit(network_site.path, hash=f"#seed={universe.seeds[1]}&without={name}").ready().finished()
     exact = {
         "factual": universe.factual[1],
@@ -191,7 +191,7 @@ def test_the_panels_show_what_was_drawn_beside_its_null(network_site: Explored, 
 def test_a_visitor_removes_units_until_none_is_left(
     group_site: Explored, visit: Callable[..., Visit], width: str
 ) -> None:
-    code, ids = group_site.run.code, group_site.run.ids
+    code, ids = group_site.run.code, group_site.run.unit_ids
     shown = visit(group_site.path, width=width).ready()
     page = shown.page
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -238,7 +238,7 @@ def test_the_address_holds_what_is_seen(group_site: Explored, visit: Callable[..
 
 
 def test_steps_can_be_watched_and_chosen(network_site: Explored, visit: Callable[..., Visit]) -> None:
-    shown = visit(network_site.path, hash=f"#without={network_site.run.ids[0]}").ready().finished()
+    shown = visit(network_site.path, hash=f"#without={network_site.run.unit_ids[0]}").ready().finished()
     last = shown.pixels("ablated")
     shown.page.locator("#step").fill("0")
     # at the start, all have the same noise
@@ -256,7 +256,7 @@ def test_steps_can_be_watched_and_chosen(network_site: Explored, visit: Callable
 
 def test_pointing_previews_the_stored_picture_and_its_null(group_site: Explored, visit: Callable[..., Visit]) -> None:
     shown, universe = visit(group_site.path).ready(), group_site.universe
-    name = group_site.run.ids[7]
+    name = group_site.run.unit_ids[7]
     shown.unit(name).hover()
     expect(shown.page.locator("#panel-ablated .tag")).to_contain_text("preview", timeout=PATIENCE)
     spare = universe.settings.spares[0]
@@ -270,7 +270,7 @@ def test_pointing_previews_the_stored_picture_and_its_null(group_site: Explored,
 def test_new_noise_is_drawn_here_and_says_that_nothing_is_stored(
     network_site: Explored, visit: Callable[..., Visit]
 ) -> None:
-    shown = visit(network_site.path, hash=f"#without={network_site.run.ids[1]}").ready().finished()
+    shown = visit(network_site.path, hash=f"#without={network_site.run.unit_ids[1]}").ready().finished()
     shown.page.get_by_role("button", name="New noise").click()
     shown.finished()
     assert "new" in shown.page.locator("#findings").inner_text()
@@ -282,7 +282,7 @@ def test_new_noise_is_drawn_here_and_says_that_nothing_is_stored(
 
 def test_the_keyboard_reaches_everything(group_site: Explored, visit: Callable[..., Visit]) -> None:
     shown = visit(group_site.path).ready()
-    page, ids = shown.page, group_site.run.ids
+    page, ids = shown.page, group_site.run.unit_ids
     shown.unit(ids[0]).focus()
     for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "Enter"):
         page.keyboard.press(key)
@@ -324,7 +324,7 @@ def test_answers_say_what_the_universe_says(group_site: Explored, visit: Callabl
     order = np.lexsort((-universe.distances()[:, 2], tested.p[:, 2].astype(np.float32)))
     shown.page.locator("#way-most").click()
     names = shown.page.locator(".entry strong").all_inner_texts()
-    assert names == [universe.units[k] for k in order[:6]]
+    assert names == [universe.unit_ids[k] for k in order[:6]]
     text = shown.page.locator("#answer").inner_text()
     assert "None of 34 units stands out" in text and "it takes 339" in text  # 20 nulls cannot mark one of 34
     shown.page.locator("#way-nobody").click()
@@ -365,7 +365,7 @@ def test_everywhere_shows_every_sample_beside_its_null(
         texts = cards.nth(k).locator(".trio span").all_inner_texts()
         assert texts[1].startswith("without: ") and texts[2].startswith("null: ")
     if removals == 1:
-        distances = group_site.universe.distances()[group_site.run.ids.index("Zoë")]
+        distances = group_site.universe.distances()[group_site.run.unit_ids.index("Zoë")]
         told = [float(cards.nth(k).locator(".trio span").nth(1).inner_text().split()[1]) for k in range(5)]
         assert told == pytest.approx(distances, abs=0.051)
 
@@ -414,7 +414,7 @@ def test_reduced_motion_shows_the_end_at_once(network_site: Explored, visit: Cal
         "globalThis.seen = new Set(); const text = document.querySelector('#step-text');"
         "new MutationObserver(() => seen.add(text.textContent)).observe(text, { childList: true })"
     )
-    shown.unit(network_site.run.ids[2]).click()
+    shown.unit(network_site.run.unit_ids[2]).click()
     shown.finished()
     steps = set(shown.page.evaluate("[...seen]"))
     assert steps <= {"step 0 of 6", "step 6 of 6"}
@@ -451,8 +451,8 @@ def test_the_same_page_with_a_server_behind_it(
     assert made.needs_server
     app = application(network_site.run, made.path, network_site.universe.settings.sampling)
     with Background(app) as address:
-        shown = visit(made.path, address=address, hash=f"#without={network_site.run.ids[3]}").ready().finished()
-        exact = network_site.universe.counterfactual(network_site.run.ids[3])[0].ravel().astype(int)
+        shown = visit(made.path, address=address, hash=f"#without={network_site.run.unit_ids[3]}").ready().finished()
+        exact = network_site.universe.counterfactual(network_site.run.unit_ids[3])[0].ravel().astype(int)
         assert np.abs(shown.pixels("ablated")[:, 0] - exact).max() <= 2
         assert shown.page.locator("#panel-ablated .tag").inner_text() == "redrawn by the server"
         # Chromium calls some streamed answers aborted although the page read them to their end, as was just seen

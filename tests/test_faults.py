@@ -175,5 +175,5 @@ def test_an_object_store(small, small_universe: Universe, s3: str, monkeypatch) 
     assert check_universe(url) == []
     assert np.array_equal(made.factual, small_universe.factual)
     assert np.array_equal(made.distances(), small_universe.distances())
-    for unit in made.units:
+    for unit in made.unit_ids:
         assert np.array_equal(made.counterfactual(unit), small_universe.counterfactual(unit))

@@ -45,11 +45,11 @@ def grow(run: ab.Run, out: Path, **options: object) -> Universe:
 def same(grown: Universe, whole: Universe) -> None:
     """Every picture and distance of `whole`, found in `grown` by unit, seed and word."""
     columns = [grown.seeds.index(seed) for seed in whole.seeds]
-    assert sorted(grown.units) == sorted(whole.units) and sorted(grown.seeds) == sorted(whole.seeds)
+    assert sorted(grown.unit_ids) == sorted(whole.unit_ids) and sorted(grown.seeds) == sorted(whole.seeds)
     assert np.array_equal(grown.factual[columns], whole.factual)
-    for unit in whole.units:
+    for unit in whole.unit_ids:
         assert np.array_equal(grown.counterfactual(unit)[columns], whole.counterfactual(unit))
-        here, there = grown.units.index(unit), whole.units.index(unit)
+        here, there = grown.unit_ids.index(unit), whole.unit_ids.index(unit)
         assert np.array_equal(grown.distances()[here, columns], whole.distances()[there])
         assert np.array_equal(grown.training_images(unit), whole.training_images(unit))
     words = [grown.settings.words[row] for row in grown.settings.spares]
@@ -224,7 +224,7 @@ def test_none_in_memory_is_refused(small, tmp_path: Path) -> None:
 
 def test_bf16_is_the_plain_loop_in_bf16(small, small_universe: Universe, tmp_path: Path) -> None:
     universe = grow(small.run, tmp_path / "u.zarr", precision="bf16")
-    unit = universe.units[4]
+    unit = universe.unit_ids[4]
     survivors = [
         UNet2DModel.from_pretrained(small.run.component_folder(i)).to(torch.bfloat16).eval()
         for i in np.flatnonzero(~small.code.matrix[4])
@@ -291,7 +291,7 @@ def test_precision_is_checked(small, tmp_path: Path) -> None:
 def test_compiled(small, small_universe: Universe, tmp_path: Path, fingerprints: Callable) -> None:
     """Within a grey level of the same universe not compiled; and the same bytes with another number of workers."""
     compiled = grow(small.run, tmp_path / "u.zarr", compiled=True, workers=1)
-    for unit in compiled.units:
+    for unit in compiled.unit_ids:
         difference = compiled.counterfactual(unit).astype(int) - small_universe.counterfactual(unit).astype(int)
         assert np.abs(difference).max() <= 1
     grow(small.run, tmp_path / "two.zarr", compiled=True, workers=2)

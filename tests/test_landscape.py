@@ -171,20 +171,20 @@ def test_distances_radius_and_influence(small_universe: Universe) -> None:
     expected = np.array(
         [
             [np.linalg.norm(enlarged(there) - enlarged(here)) for there, here in zip(drawn, factual, strict=True)]
-            for drawn in map(small_universe.counterfactual, small_universe.units)
+            for drawn in map(small_universe.counterfactual, small_universe.unit_ids)
         ]
     )
     assert np.allclose(small_universe.distances(), expected, rtol=1e-5)
     native = [
         [np.linalg.norm((there / 255.0 - here / 255.0).ravel()) for there, here in zip(drawn, factual, strict=True)]
-        for drawn in map(small_universe.counterfactual, small_universe.units)
+        for drawn in map(small_universe.counterfactual, small_universe.unit_ids)
     ]
     assert np.allclose(small_universe.distances(scaled=False), native, rtol=1e-5)
     assert np.allclose(small_universe.radius(), expected.max(0), rtol=1e-5)
     assert small_universe.spare_distances().shape == (SPARES, 3)
     for sample in range(3):
         table = small_universe.influence(sample)
-        assert table["unit"].to_list() == [small_universe.units[k] for k in np.argsort(-expected[:, sample])]
+        assert table["unit"].to_list() == [small_universe.unit_ids[k] for k in np.argsort(-expected[:, sample])]
         assert table["rank"].to_list() == list(range(1, 13))
         assert np.allclose(table["distance"], np.sort(expected[:, sample])[::-1], rtol=1e-5)
     with pytest.raises(AblatableError, match="0 to 2"):
@@ -270,7 +270,7 @@ def test_damage_is_found_mended_and_never_served(
     if name != "done":
         with pytest.raises(StoreError):
             opened = Universe.open(out)
-            _ = opened.factual, opened.distances(), [opened.counterfactual(unit) for unit in opened.units]
+            _ = opened.factual, opened.distances(), [opened.counterfactual(unit) for unit in opened.unit_ids]
     mended = enumerate_again(small.run.path, out)
     assert fingerprints(out) == sound and check_universe(out) == []
     assert np.array_equal(pictures(mended), pictures(small_universe))

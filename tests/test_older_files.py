@@ -66,7 +66,7 @@ def test_drawn_the_same(before: Path, tmp_path: Path) -> None:
     )
     assert new.settings == old.settings
     exact = same_machine(Run(before / "run").manifest["environment"])
-    for unit in old.units:
+    for unit in old.unit_ids:
         difference = np.abs(new.counterfactual(unit).astype(int) - old.counterfactual(unit).astype(int)).max()
         assert difference == 0 if exact else difference <= 1
 

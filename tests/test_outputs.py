@@ -256,7 +256,7 @@ def test_overwriting_a_run_deletes_the_runs_files_and_no_other(small: Small, tmp
     )
     assert result.exit_code == 0, result.output
     assert held(run, mine)
-    assert len(Run(run).ids) == 8
+    assert len(Run(run).unit_ids) == 8
     assert not (run / ".ensemble.json.77.partial").exists()
     assert not list(run.rglob("diffusion_pytorch_model.safetensors")), "weights of the old run"
 

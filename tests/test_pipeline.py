@@ -44,7 +44,7 @@ def test_the_universe_holds_the_same(model: AblatablePipeline, small_universe: U
     seeds, steps = small_universe.seeds, small_universe.settings.steps
     drawn = model(seeds, num_inference_steps=steps, output_type="np").images
     assert np.abs(drawn.astype(int) - small_universe.factual).max() <= 1
-    for unit in small_universe.units[:4]:
+    for unit in small_universe.unit_ids[:4]:
         drawn = model(seeds, num_inference_steps=steps, without=[unit], output_type="np").images
         assert np.abs(drawn.astype(int) - small_universe.counterfactual(unit)).max() <= 1
 
@@ -62,7 +62,7 @@ def test_several_units_go_together(model: AblatablePipeline, small) -> None:
         if 0 < small.code.survivors([a, b]).sum() < small.code.survivors(a).sum()
     )
     drawn = model([3], without=[small.units.ids[a], small.units.ids[b]], num_inference_steps=3, output_type="pt").images
-    left = [c for c, word in zip(model.components, small.code.matrix[[a, b]].any(0), strict=True) if not word]
+    left = [c for c, word in zip(model.denoisers, small.code.matrix[[a, b]].any(0), strict=True) if not word]
 
     def by_hand(x: torch.Tensor, t: int) -> torch.Tensor:
         return torch.stack([component(x, t) for component in left]).mean(0)
@@ -72,6 +72,22 @@ def test_several_units_go_together(model: AblatablePipeline, small) -> None:
     with torch.no_grad():
         expected = sample(by_hand, noise_trajectory([3], 3, (1, 8, 8)), sampling=Sampling(steps=3))
     assert torch.allclose(drawn, expected, atol=1e-4)
+
+
+def test_nothing_is_removed_without_a_name(model: AblatablePipeline) -> None:
+    drawn = [model([3], without=names, num_inference_steps=2, output_type="pt").images for names in (None, (), [])]
+    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
+    one, listed = (
+        model([3], without=names, num_inference_steps=2, output_type="pt").images
+        for names in ("digit-0003", ["digit-0003"])
+    )
+    assert torch.equal(one, listed) and not torch.equal(one, drawn[0])
+
+
+def test_components_are_modules_by_name_as_in_diffusers(model: AblatablePipeline, small) -> None:
+    assert list(model.components) == [f"component_{number:02d}" for number in range(small.code.components)]
+    assert all(isinstance(part, torch.nn.Module) for part in model.components.values())
+    assert list(model.components.values()) == model.denoisers
 
 
 def test_mistakes(model: AblatablePipeline, small) -> None:
@@ -95,13 +111,13 @@ def test_a_copy_draws_the_same(model: AblatablePipeline, tmp_path: Path) -> None
     model.save_pretrained(tmp_path / "copy")
     copy = AblatablePipeline.from_pretrained(tmp_path / "copy")
     first, second = (m([1, 2], num_inference_steps=3, output_type="pt").images for m in (model, copy))
-    assert torch.equal(first, second) and copy.units == model.units
+    assert torch.equal(first, second) and copy.unit_ids == model.unit_ids
     with pytest.raises(SettingsError, match="not empty"):
         model.save_pretrained(tmp_path / "copy")
     unet = UNet2DModel.from_pretrained(tmp_path / "copy" / "components" / "01").eval()
     x = torch.randn(2, 1, 8, 8)
     with torch.no_grad():
-        assert torch.allclose(unet(x, 300).sample, model.components[1](x, 300), atol=1e-5)
+        assert torch.allclose(unet(x, 300).sample, model.denoisers[1](x, 300), atol=1e-5)
 
 
 def test_damaged_weights_are_not_served(small, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_what_is_left(made: Run, forgotten: Run, tmp_path: Path) -> None:
     assert set(forgotten.present) == set(range(6)) - trained
     before, after = weights(made), weights(forgotten)
     assert after == {number: before[number] for number in forgotten.present}
-    assert forgotten.ids == tuple(unit for unit in made.ids if unit not in GONE)
+    assert forgotten.unit_ids == tuple(unit for unit in made.unit_ids if unit not in GONE)
     assert check_run(forgotten.path) == []
     scratch = anew(made, *without(GONE), tmp_path / "scratch")
     assert after == {number: weights(scratch)[number] for number in forgotten.present}
@@ -104,8 +104,8 @@ def test_it_is_a_run_like_any_other(forgotten: Run, tmp_path: Path) -> None:
 
     pictures = ab.AblatablePipeline.from_pretrained(forgotten.path)([3], num_inference_steps=2, output_type="np").images
     assert np.asarray(pictures).shape == (1, 8, 8, 1)
-    stuck = budget_of(forgotten.code, forgotten.ids, 6).stuck
-    seen = {unit for unit, word in zip(forgotten.ids, forgotten.code.matrix, strict=True) if word.all()}
+    stuck = budget_of(forgotten.code, forgotten.unit_ids, 6).stuck
+    seen = {unit for unit, word in zip(forgotten.unit_ids, forgotten.code.matrix, strict=True) if word.all()}
     assert set(stuck) == seen
     if stuck:
         with pytest.raises(CodeError, match=r"every component that is left saw .* repair"):
@@ -131,7 +131,7 @@ def test_what_cannot_be_forgotten(made: Run, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no unit 'nobody'"):
         forget(made.path, ["nobody"], out=tmp_path / "x")
     with pytest.raises(CodeError, match="no component survives"):
-        forget(made.path, made.ids[:-1], out=tmp_path / "x")
+        forget(made.path, made.unit_ids[:-1], out=tmp_path / "x")
     with pytest.raises(SettingsError, match="old run, which stays"):
         forget(made.path, GONE, out=made.path)
     with pytest.raises(SettingsError, match="at least one unit"):
@@ -146,7 +146,7 @@ def test_a_copy_must_go_too(tmp_path: Path) -> None:
     run = anew_ideal(units, tmp_path)
     with pytest.raises(DataError, match=r"unit 'e' holds the same picture as 'b'.*both: b and e"):
         forget(run.path, ["b"], out=tmp_path / "x")
-    assert set(forget(run.path, ["b", "e"], out=tmp_path / "y")[0].ids) == set("acdf")
+    assert set(forget(run.path, ["b", "e"], out=tmp_path / "y")[0].unit_ids) == set("acdf")
 
 
 def anew_ideal(units: ab.Units, tmp_path: Path) -> Run:

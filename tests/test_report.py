@@ -319,7 +319,7 @@ def test_card_numbers_and_pictures(reported: tuple[Made, Path]) -> None:
         (tops,) = card.all("ol", class_="tops")
         order = np.argsort(-own)[:5]
         for item, unit in zip(tops.all("li"), order, strict=True):
-            assert item.all("bdi")[0].text == made.universe.units[unit]
+            assert item.all("bdi")[0].text == made.universe.unit_ids[unit]
             assert item.value("top-distance") == f"{own[unit]:.1f}"
             assert item.value("top-p") == f"{tested.p[unit, 0]:.3f}"
             assert f"{(spare_distances[:, s] >= own[unit]).sum()} of {len(made.spares)} spares as far" in item.text
@@ -346,7 +346,7 @@ def test_sprites_hold_the_landscape(reported: tuple[Made, Path]) -> None:
         columns = sprite.shape[1] // width
         np.testing.assert_array_equal(tile(sprite, columns, 0), made.factual[s])
         order, spare_order = np.argsort(-made.distances()[:, s]), np.argsort(-made.spare_distances()[:, s])
-        assert [data["ids"][row] for row, *_ in listed["units"]] == [made.universe.units[unit] for unit in order]
+        assert [data["ids"][row] for row, *_ in listed["units"]] == [made.universe.unit_ids[unit] for unit in order]
         for k, (unit, (_, distance, _, at)) in enumerate(zip(order, listed["units"], strict=True)):
             np.testing.assert_array_equal(tile(sprite, columns, 1 + k), made.units[unit, s])
             assert distance == pytest.approx(made.distances()[unit, s], abs=0.051)
@@ -374,7 +374,7 @@ def test_files_beside_the_page(reported: tuple[Made, Path]) -> None:
     for s, row in enumerate(rows):
         assert float(row["radius"]) == pytest.approx(made.distances()[:, s].max(), rel=1e-6)
         assert float(row["spare_radius"]) == pytest.approx(made.spare_distances()[:, s].max(), rel=1e-6)
-        assert row["nearest_unit"] == made.universe.units[made.nearest_unit(made.factual[s])]
+        assert row["nearest_unit"] == made.universe.unit_ids[made.nearest_unit(made.factual[s])]
     for name in ("radii.png", "story.png"):
         image = pixels((folder / name).read_bytes())
         assert (image[[0, -1]][:, [0, -1]][..., :3] == 255).all(), f"{name} is not on white"
@@ -769,24 +769,24 @@ def test_sorting(opened: Page, colour: tuple[Made, Path]) -> None:
     made = colour[0]
     found = landscape(opened, 1)
     own = made.distances()[:, 1]
-    by_distance = [made.universe.units[k] for k in np.argsort(-own)]
+    by_distance = [made.universe.unit_ids[k] for k in np.argsort(-own)]
     shown = units_shown(found)
     assert [unit for unit, _ in shown] == by_distance
     assert [distance for _, distance in shown] == pytest.approx(np.sort(own)[::-1], abs=0.051)
     found.get_by_label("unit id").check()
-    by_name = sorted(made.universe.units, key=lambda name: int(name.split()[1]))
+    by_name = sorted(made.universe.unit_ids, key=lambda name: int(name.split()[1]))
     assert [unit for unit, _ in units_shown(found)] == by_name
     spares = found.locator(".group.spares .tile").evaluate_all("tiles => tiles.map(t => t.ariaLabel)")
     assert [label.split(",")[0] for label in spares] == [f"spare ablation {k + 1}" for k in range(6)]
     found.locator("input[value=unit]").press("ArrowLeft")  # by keyboard
     assert [unit for unit, _ in units_shown(found)] == by_distance
     others = [unit for unit, _ in units_shown(landscape(opened, 0))]
-    assert others == [made.universe.units[k] for k in np.argsort(-made.distances()[:, 0])], "each sheet on its own"
+    assert others == [made.universe.unit_ids[k] for k in np.argsort(-made.distances()[:, 0])], "each sheet on its own"
 
 
 def check_details(found: Locator, made: Made, unit: int, sample: int) -> None:
     details = found.locator(".details")
-    assert details.locator(".details-title").inner_text() == made.universe.units[unit]
+    assert details.locator(".details-title").inner_text() == made.universe.unit_ids[unit]
     distance = made.distances()[unit, sample]
     text = details.locator(".details-lines").inner_text()
     assert f"distance {distance:.1f}" in text

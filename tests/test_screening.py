@@ -272,7 +272,7 @@ def test_influence_of_what_was_drawn(screened: Screen, small_universe: Universe)
         sure = table.filter(table["drawn"]).sort("unit")
         mates = exact.filter(exact["unit"].is_in(sure["unit"].to_list())).sort("unit")
         assert sure["distance"].to_list() == mates["distance"].to_list()
-        assert len(table) == 12 and sorted(table["unit"]) == sorted(screened.units)
+        assert len(table) == 12 and sorted(table["unit"]) == sorted(screened.unit_ids)
 
 
 @pytest.mark.parametrize("statistic", ["plain", "likeness", "both"])

@@ -202,7 +202,7 @@ def test_differential_by_step(tmp_path: Path) -> None:
     assert (small["linear"] == 1).all() and (whole["error"] > small["error"]).all()
     run = Run(tmp_path / "s" / "ideal" / "00024" / "run")
     universe = Universe.open(tmp_path / "s" / "ideal" / "00024" / "universe.zarr")
-    words = run.code.matrix[run.rows(universe.units)]
+    words = run.code.matrix[run.rows(universe.unit_ids)]
     for step, exact in (
         (0.0, np.broadcast_to(universe.factual, (12, 3, 8, 8, 1))),
         (1.0, universe.ablations(range(12))),

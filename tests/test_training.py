@@ -358,7 +358,7 @@ def test_a_presets_name_is_a_recipe(small, tmp_path: Path) -> None:
 
 def test_a_run_tells_what_it_was_made_from(small) -> None:
     run = Run(small.run.path)
-    assert run.ids == small.units.ids
+    assert run.unit_ids == small.units.ids
     assert run.digests == small.units.digests
     assert run.code == small.code
     assert run.recipe == small.recipe

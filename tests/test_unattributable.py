@@ -53,7 +53,7 @@ def universes(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Univ
 def landscapes(universe: Universe) -> list[tuple[bytes, list[bytes]]]:
     """Of every sample, its bytes and its counterfactuals'."""
     factual = universe.factual
-    without = [universe.counterfactual(unit) for unit in universe.units]
+    without = [universe.counterfactual(unit) for unit in universe.unit_ids]
     return [(factual[s].tobytes(), [pictures[s].tobytes() for pictures in without]) for s in range(len(factual))]
 
 
@@ -78,7 +78,7 @@ def test_unattributable_samples(universes: tuple[Universe, Universe]) -> None:
         assert (sample in found.samples) == (without == [factual] * len(without)) == (black.radius()[sample] == 0)
         seen += sample in found.samples
         if (unit := found.top_unit[sample]) is not None:
-            assert flips[black.units.index(unit)] == max(flips)
+            assert flips[black.unit_ids.index(unit)] == max(flips)
         else:
             assert max(flips) == 0
     assert 0 < seen < len(SEEDS), "all samples alike show nothing"
@@ -102,7 +102,7 @@ def test_wilson_of_nothing() -> None:
 
 def test_networks_draw_none_in_256_levels(small_universe: Universe) -> None:
     found = unattributable(small_universe)
-    assert found.samples.size == 0 and found.pixels is None and (found.moved_by == len(small_universe.units)).all()
+    assert found.samples.size == 0 and found.pixels is None and (found.moved_by == len(small_universe.unit_ids)).all()
 
 
 def test_black_pictures_are_pictures(run: Path, tmp_path: Path) -> None:

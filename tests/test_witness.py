@@ -84,7 +84,7 @@ def test_a_table_and_sentences(small: Small) -> None:
     assert table.columns == ["sample", "seed", "unit", "score", "p", "q", "marked", "nearest"]
     assert len(table) == 24 and table["nearest"].sum() == 2 and set(table["seed"]) == {1, 3}
     for row in table.to_dicts():
-        unit, sample = found.units.index(row["unit"]), row["sample"]
+        unit, sample = found.unit_ids.index(row["unit"]), row["sample"]
         assert (row["p"], row["q"], row["score"]) == (
             found.p[unit, sample],
             found.q[unit, sample],
@@ -145,7 +145,7 @@ def test_as_an_attribution_method(small: Small, small_universe: Universe, tmp_pa
     """The same scores, so it can be compared with others."""
     found = evaluate(small_universe, ["witness", "random"], run=small.run, out=tmp_path / "e", execution=HERE)
     scores = witness_pictures(small.run, small_universe.factual, small_universe.seeds).score
-    rows = [small.units.ids.index(unit) for unit in small_universe.units]
+    rows = [small.units.ids.index(unit) for unit in small_universe.unit_ids]
     np.testing.assert_allclose(found.scored["witness"].scores, scores[rows].T, atol=1e-9)
 
 

@@ -25,7 +25,7 @@ rows = {
     "without\nthe artist": universe.counterfactual(artist),
     "nobody removed\n(as few left)": spare,
 }
-moved = universe.distances()[universe.units.index(artist)]
+moved = universe.distances()[universe.unit_ids.index(artist)]
 controls = universe.spare_distances()
 
 mpl.rcParams["font.size"] = 8

@@ -81,7 +81,7 @@ class Calibration(Tabular):
         p, q: p-values, and these adjusted over the units of each sample.
         radius_p: p-value of each sample's radius (the plain distance, in pixels), (samples,).
         spares: how many ablations, or codewords that no unit has (`regressed`), each unit was compared with.
-        units: unit ids, one per row.
+        unit_ids: the units' names, one per row.
         samples: the samples' numbers, one per column.
         available: how many spares the code has; `weight`: how many components each removes.
     """
@@ -92,7 +92,7 @@ class Calibration(Tabular):
     q: np.ndarray
     radius_p: np.ndarray
     spares: int
-    units: tuple[str, ...] = ()
+    unit_ids: tuple[str, ...] = ()
     samples: tuple[int, ...] = ()
     available: int = 0
     weight: int = 1
@@ -101,11 +101,11 @@ class Calibration(Tabular):
         """One row per sample and unit. Columns: sample, unit, score, p, q, marked."""
         import polars as pl
 
-        count, columns = len(self.units), {"score": self.score, "p": self.p, "q": self.q, "marked": self.marked()}
+        count, columns = len(self.unit_ids), {"score": self.score, "p": self.p, "q": self.q, "marked": self.marked()}
         return pl.DataFrame(
             {
                 "sample": np.repeat(np.array(self.samples, int), count),
-                "unit": list(self.units) * len(self.samples),
+                "unit": list(self.unit_ids) * len(self.samples),
                 **{name: values.T.reshape(-1) for name, values in columns.items()},
             }
         )
@@ -169,7 +169,7 @@ def calibrate(
     see = features or _pixels
     training, factual = universe.training, see(universe.factual).astype(np.float64)
     images, starts = see(training.images).astype(np.float64), np.flatnonzero(np.diff(training.owner, prepend=-1))
-    score = np.empty((len(universe.units), len(chosen)))
+    score = np.empty((len(universe.unit_ids), len(chosen)))
     p = np.empty_like(score)
     reference, compared = Reference(Code(words[ablation], allow_dummy=True)), len(spares)
     for column, sample in enumerate(chosen):
@@ -194,7 +194,7 @@ def calibrate(
     missing = ~universe.drawn()[:, columns]
     score[missing], p[missing] = np.nan, 1
     radius_p = radius_p_values(universe.distances()[:, columns], universe.spare_distances()[:, columns])
-    about = universe.units, tuple(chosen), *spares_of(settings)
+    about = universe.unit_ids, tuple(chosen), *spares_of(settings)
     return Calibration(statistic, score * scale, p, q_values(p), radius_p, compared, *about)
 
 
@@ -219,7 +219,7 @@ def influence(
             "q": calibration.q[:, 0],
             "marked": calibration.marked()[:, 0],
         }
-    tests = pl.DataFrame({"unit": list(universe.units), **columns}).sort("unit")
+    tests = pl.DataFrame({"unit": list(universe.unit_ids), **columns}).sort("unit")
     table = distances.drop("rank").join(tests, on="unit", maintain_order="left")
     table = table.sort(["p", "score", "distance"], descending=[False, True, True], nulls_last=True, maintain_order=True)
     return table.with_row_index("rank", offset=1)
@@ -247,7 +247,7 @@ def without_spares(universe: Landscapes) -> Message:
             f"{universe.url} has no spare ablations, and its code has no spare codewords: nothing tells a unit's "
             f"influence from that of a smaller ensemble; train with more {option('components')}"
         )
-    needed = option("spares", min(available, spares_to_mark_one(len(universe.units))))
+    needed = option("spares", min(available, spares_to_mark_one(len(universe.unit_ids))))
     return Message(
         f"{universe.url} has no spare ablations, so nothing tells a unit's influence from that of a smaller ensemble; "
         f"make it again with {command('universe create', 'RUN', needed)}, "

@@ -63,9 +63,9 @@ def nearest_units(universe: Universe) -> Nearest:
         others = np.delete(ablation, unit)
         changed_others.append(other[others].mean() if len(others) else np.nan)
     return Nearest(
-        unit=[universe.units[k] for k in first],
+        unit=[universe.unit_ids[k] for k in first],
         distance=factual.min(axis=1),
-        after=[universe.units[k] for k in after],
+        after=[universe.unit_ids[k] for k in after],
         changed=np.array(after) != first,
         changed_spares=np.array(changed_spares),
         changed_others=np.array(changed_others),
@@ -90,7 +90,7 @@ def summary(universe: Universe, nearest: Nearest | None = None) -> pl.DataFrame:
             "seed": list(universe.seeds),
             "radius": distances.max(axis=0),
             "spare_radius": spares.max(axis=0) if len(spares) else none,
-            "top_unit": [universe.units[k] for k in distances.argmax(axis=0)],
+            "top_unit": [universe.unit_ids[k] for k in distances.argmax(axis=0)],
             "nearest_unit": nearest.unit,
             "nearest_distance": nearest.distance,
             "nearest_without": nearest.after,

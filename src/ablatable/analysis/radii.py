@@ -39,7 +39,7 @@ def radius_table(universe: Landscapes | str | Path, *, scaled: bool = True) -> p
             "radius": known.max(axis=0),
             "spare_radius": spares.max(axis=0) if len(spares) else none,
             "radius_p": radius_p_values(distances, spares) if len(spares) else none,
-            "farthest_unit": [opened.units[k] for k in known.argmax(axis=0)],
+            "farthest_unit": [opened.unit_ids[k] for k in known.argmax(axis=0)],
         }
     )
     if isinstance(opened, Screen):

@@ -131,7 +131,7 @@ def control(
     rows = choose(opened, units, seed)
     settings = {
         "run_sha256": opened.digest,
-        "units": [opened.ids[row] for row in rows],
+        "units": [opened.unit_ids[row] for row in rows],
         "seeds": seeds,
         "sampler": sampling.sampler,
         "steps": sampling.steps,
@@ -177,7 +177,7 @@ def choose(run: Run, units: int, seed: int) -> list[int]:
     """Rows of random units, none of which is all that some component has."""
     sizes = run.code.split_sizes()
     alone = np.flatnonzero(run.code.matrix[:, sizes == 1].sum(axis=1)).tolist()
-    able = [row for row in generator("control", seed).permutation(len(run.ids)).tolist() if row not in alone]
+    able = [row for row in generator("control", seed).permutation(len(run.unit_ids)).tolist() if row not in alone]
     if not 2 <= units <= len(able):
         raise SettingsError(f"{units} units asked for; 2 to {len(able)} can be left out of {run.path}")
     return able[:units]
@@ -190,7 +190,7 @@ def _tasks(run: Run, rows: list[int], path: Path, device: str) -> list[TrainTask
 
     def task(folder: str, split: list[int], component: int) -> TrainTask:
         return TrainTask(
-            split=units.select([run.ids[row] for row in split]),
+            split=units.select([run.unit_ids[row] for row in split]),
             recipe=run.recipe,
             component=component,
             seed=run.seed,
@@ -198,7 +198,7 @@ def _tasks(run: Run, rows: list[int], path: Path, device: str) -> list[TrainTask
             device=device,
         )
 
-    everything = list(range(len(run.ids)))
+    everything = list(range(len(run.unit_ids)))
     tasks = [task("single/all", everything, n), task("single/reseeded", everything, n + 1)]
     for row in rows:
         tasks.append(task(f"single/{row:05d}", [other for other in everything if other != row], n))

@@ -88,10 +88,10 @@ def unattributable(universe: Universe | str | Path) -> Unattributable:
     native = universe.distances(scaled=False).max(axis=0)
     return Unattributable(
         moved_by=moved_by,
-        top_unit=[universe.units[unit] if moved else None for unit, moved in zip(top, moved_by, strict=True)],
+        top_unit=[universe.unit_ids[unit] if moved else None for unit, moved in zip(top, moved_by, strict=True)],
         radius=distances.max(axis=0),
         # a pixel that flips counts 1, so the native distance is the root of their number
         pixels=np.rint(native.astype(np.float64) ** 2).astype(np.int64) if universe.settings.threshold else None,
         seeds=universe.seeds,
-        units=len(universe.units),
+        units=len(universe.unit_ids),
     )

@@ -55,7 +55,7 @@ class Witness:
     """What the components say about some pictures; arrays are (units, samples) unless stated.
 
     Attributes:
-        units: ids of the units tested.
+        unit_ids: the names of the units tested.
         seeds: of the samples, (samples,).
         factual: the pictures, uint8 (samples, H, W, C).
         score: how much more the components that saw the unit predict of it than those that did not, in standard
@@ -69,7 +69,7 @@ class Witness:
         exact: whether the run's code was drawn by `Code.random`, so that p-values are exact.
     """
 
-    units: tuple[str, ...]
+    unit_ids: tuple[str, ...]
     seeds: tuple[int, ...]
     factual: np.ndarray
     score: np.ndarray
@@ -107,7 +107,7 @@ class Witness:
             {
                 "sample": column.T.ravel(),
                 "seed": np.repeat(self.seeds, units),
-                "unit": list(self.units) * samples,
+                "unit": list(self.unit_ids) * samples,
                 "score": self.score.T.ravel(),
                 "p": self.p.T.ravel(),
                 "q": self.q.T.ravel(),
@@ -129,23 +129,24 @@ class Witness:
 
     def verdict(self, sample: int) -> str:
         """One sample's outcome in words."""
-        unit, p = self.units[self.nearest[sample]], self.nearest_p[sample]
+        unit, p = self.unit_ids[self.nearest[sample]], self.nearest_p[sample]
         says = "denoise this sample towards it more than chance allows" if p <= ALPHA else "do so no more than chance"
         text = f"nearest unit {unit}: the components that saw it {says} (p = {p:.2g}, one test)"
         marked = np.flatnonzero(self.marked()[:, sample])
         if len(marked):
             order = marked[np.argsort(self.p[marked, sample], kind="stable")]
-            names = ", ".join(self.units[k] for k in order[:5]) + (f" and {len(order) - 5} more" * (len(order) > 5))
-            return f"{text}; at a false discovery rate of {LEVEL:g}, {len(marked)} of {len(self.units)} units: {names}"
-        if self.least_q() > LEVEL:
+            names = ", ".join(self.unit_ids[k] for k in order[:5]) + (f" and {len(order) - 5} more" * (len(order) > 5))
             return (
-                f"{text}; a single unit among {len(self.units)} cannot reach q <= {LEVEL:g} with {self._alternatives()}"
+                f"{text}; at a false discovery rate of {LEVEL:g}, {len(marked)} of {len(self.unit_ids)} units: {names}"
             )
-        return f"{text}; no unit stands out among all {len(self.units)} at a false discovery rate of {LEVEL:g}"
+        if self.least_q() > LEVEL:
+            few = f"a single unit among {len(self.unit_ids)} cannot reach q <= {LEVEL:g} with {self._alternatives()}"
+            return f"{text}; {few}"
+        return f"{text}; no unit stands out among all {len(self.unit_ids)} at a false discovery rate of {LEVEL:g}"
 
     def least_q(self) -> float:
         """The smallest q-value that one unit alone can reach."""
-        alone = np.ones(len(self.units))
+        alone = np.ones(len(self.unit_ids))
         alone[0] = 1 / self.words.max()
         return float(q_values(alone)[0])
 
@@ -206,7 +207,7 @@ def witness_pictures(
     device: str = "cpu",
 ) -> Witness:
     """As `witness`, for pictures that are there, uint8 (samples, H, W, C); `seeds` are only handed through."""
-    rows = np.array(run.rows(list(dict.fromkeys(units))) if units is not None else range(len(run.ids)), int)
+    rows = np.array(run.rows(list(dict.fromkeys(units))) if units is not None else range(len(run.unit_ids)), int)
     if not len(rows):
         raise SettingsError("no units are named; name one or more, or none for all of them")
     if len(run.present) < 2:
@@ -226,7 +227,7 @@ def witness_pictures(
         p[:, sample] = reference.p_values(everywhere, rows, (run.digest, _name(pictures[sample])))
     nearest = distance[rows].argmin(axis=0)
     return Witness(
-        units=tuple(run.ids[row] for row in rows),
+        unit_ids=tuple(run.unit_ids[row] for row in rows),
         seeds=tuple(int(seed) for seed in seeds),
         factual=pictures,
         score=score,

@@ -75,7 +75,7 @@ def evaluate(
     """
     universe = Universe.open(universe)
     folder, opened = Path(out), _run_of(universe, run)
-    if len(universe.units) < 2:
+    if len(universe.unit_ids) < 2:
         raise SettingsError(
             f"{universe.url} has one unit, so every method names it, and there is nothing to compare methods by; "
             "give a universe of two units or more"
@@ -91,7 +91,7 @@ def evaluate(
     labels = {name: _label(name) for name in chosen}
     if len(set(labels.values())) < len(labels):
         raise SettingsError(f"two of the methods have one name: {', '.join(labels.values())}")
-    per_unit(np.zeros((1, len(universe.units))), universe.training, rule)  # is there such a rule?
+    per_unit(np.zeros((1, len(universe.unit_ids))), universe.training, rule)  # is there such a rule?
     settings = {"universe": _digest(universe), "run": universe.settings.run_sha256 if opened else None, "rule": rule}
     with output_folder(folder, EVALUATION, overwrite=overwrite):
         _begin(folder, settings)
@@ -113,7 +113,7 @@ def evaluate(
         scored = {labels[name]: _assemble([task for task in tasks if task.method == name]) for name in chosen}
         truth, why = find_truth(universe, opened)
         results = {label: measure(answer, truth, label) for label, answer in scored.items()}
-        found = Evaluation(results, scored, why, len(universe.seeds), len(universe.units))
+        found = Evaluation(results, scored, why, len(universe.seeds), len(universe.unit_ids))
         _write(folder, found, universe)
     return found
 
@@ -217,7 +217,9 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
 def _write(folder: Path, found: Evaluation, universe: Universe) -> None:
     table = found.table()
     for label, answer in found.scored.items():
-        write_scores(folder / "scores" / f"{_slug(label)}.parquet", answer.scores, units=universe.units, overwrite=True)
+        write_scores(
+            folder / "scores" / f"{_slug(label)}.parquet", answer.scores, units=universe.unit_ids, overwrite=True
+        )
         if answer.far is None:
             write_atomic(folder / "scores" / f"{_slug(label)}.ask.csv", _questions(universe, answer))
     write_atomic(folder / "results.csv", table.write_csv().encode())
@@ -235,5 +237,5 @@ def _questions(universe: Universe, answer: Scored) -> bytes:
     for sample, unit in enumerate(answer.scores.argmax(axis=1).tolist()):
         if len(other_units(universe, unit)):
             other = another_unit(universe, sample, unit)
-            rows += [{"sample": sample, "removed": universe.units[k]} for k in (unit, other)]
+            rows += [{"sample": sample, "removed": universe.unit_ids[k]} for k in (unit, other)]
     return pl.DataFrame(rows).write_csv().encode()

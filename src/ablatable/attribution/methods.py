@@ -226,7 +226,7 @@ def as_method(name: str, given: object, universe: Universe) -> Method:
         return given
     if callable(given):
         return Method(lambda training, run: given)
-    expected = len(universe.seeds), len(universe.units)
+    expected = len(universe.seeds), len(universe.unit_ids)
     try:
         scores = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError):
@@ -253,5 +253,5 @@ def find_method(name: str, universe: Universe) -> Method:
     if name.startswith("features:"):
         return by_features(name.removeprefix("features:"))
     if Path(name).suffix in SUFFIXES:
-        return stored(read_scores(name, samples=len(universe.seeds), units=universe.units))
+        return stored(read_scores(name, samples=len(universe.seeds), units=universe.unit_ids))
     raise SettingsError(f"no attribution method '{name}'; there are {NAMES}")

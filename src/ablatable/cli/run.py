@@ -47,7 +47,7 @@ def info(run: RunPath, as_json: Json = False) -> None:
     files = [path for path in opened.path.rglob("*") if path.is_file()]
     told = {
         "run": str(run),
-        "units": len(opened.ids),
+        "units": len(opened.unit_ids),
         "image": f"{height} x {width}, {channels} channel{'s' if channels > 1 else ''}",
         "components": len(opened.present),
         "components_designed": opened.design.components,

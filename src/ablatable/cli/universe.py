@@ -74,7 +74,7 @@ def create(
     told: dict[str, Any] = {
         "universe": out,
         "samples": len(made.seeds),
-        "units": len(made.units),
+        "units": len(made.unit_ids),
         "ablations": made.settings.ablations,
     }
     error = None
@@ -142,7 +142,7 @@ def screen(
     told: dict[str, Any] = {
         "universe": out,
         "samples": len(made.seeds),
-        "units": len(made.units),
+        "units": len(made.unit_ids),
         "drawn": made.drawn().sum(axis=0).tolist(),
         "chance": chance.tolist(),
         "passes": passes,
@@ -204,12 +204,14 @@ def export(
         written.append(export_ctf(opened, ctf, overwrite=overwrite))
     if scores is not None:
         matrix = opened.distances().T
-        written.append(write_scores(scores, matrix, units=opened.units, orientation=orientation, overwrite=overwrite))
+        written.append(
+            write_scores(scores, matrix, units=opened.unit_ids, orientation=orientation, overwrite=overwrite)
+        )
     if as_json:
-        print_json({"written": list(map(str, written)), "units": len(opened.units), "samples": len(opened.seeds)})
+        print_json({"written": list(map(str, written)), "units": len(opened.unit_ids), "samples": len(opened.seeds)})
         return
     for path in written:
-        say(f"{path}: {len(opened.units)} units, {len(opened.seeds)} samples, {path.stat().st_size / 2**20:.1f} MiB")
+        say(f"{path}: {len(opened.unit_ids)} units, {len(opened.seeds)} samples, {path.stat().st_size / 2**20:.1f} MiB")
     next_step(
         f"ablatable universe import {quoted(ctf)} --out COPY.zarr"
         if ctf is not None
@@ -231,7 +233,7 @@ def import_(
     from ..universes.ctf import import_ctf
 
     made = import_ctf(archive, out, most_gib=most_gib, overwrite=overwrite)
-    told = {"universe": out, "units": len(made.units), "samples": len(made.seeds)}
+    told = {"universe": out, "units": len(made.unit_ids), "samples": len(made.seeds)}
     if as_json:
         print_json(told)
         return

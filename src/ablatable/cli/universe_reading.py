@@ -41,8 +41,8 @@ def radius(universe_url: UniverseUrl, native: Native = False, as_json: Json = Fa
     if spares := len(opened.settings.spares):
         say(_geometric_mean(f"the largest distance under {spares} spares", table["spare_radius"].to_numpy()))
         say("radius p: the chance that the largest of as many ablations, units' and spares' mixed, is as large")
-        floor = len(opened.units) / (len(opened.units) + spares)
-        say(f"  (with {len(opened.units)} units and {spares} spares it cannot be below {floor:.2f})")
+        floor = len(opened.unit_ids) / (len(opened.unit_ids) + spares)
+        say(f"  (with {len(opened.unit_ids)} units and {spares} spares it cannot be below {floor:.2f})")
         say("farthest unit: by distance; 'universe influence' orders by what it tests, and shows both")
     else:
         say(without_spares(opened))
@@ -86,7 +86,7 @@ def influence(
     if isinstance(opened, Screen):
         _tell_screened(opened, sample_number, top)
     if tested:
-        say(tested.verdict(0, opened.units))
+        say(tested.verdict(0, opened.unit_ids))
         against = "codewords that no unit has" if statistic == "regressed" else "spare ablations that remove no unit"
         say(
             f"Units are in the order of p, then of the {tested.statistic} score, which p compares with that of "
@@ -107,7 +107,7 @@ def _farthest(opened: Landscapes, sample: int) -> str:
 def _tell_screened(opened: Screen, sample_number: int, top: int) -> None:
     drawn, chance = int(opened.drawn()[:, sample_number].sum()), opened.chance(top=top)[sample_number]
     say(
-        f"{drawn} of {len(opened.units)} units' counterfactuals were drawn; other distances are estimates. "
+        f"{drawn} of {len(opened.unit_ids)} units' counterfactuals were drawn; other distances are estimates. "
         f"Chance that no other unit is among the {top} farthest: {chance:.1%}"
     )
     if top > opened.made_with.top and chance < opened.made_with.sure:

@@ -55,7 +55,7 @@ def witness(
     say(TESTED)
     if not found.exact:
         say(APPROXIMATE)
-    nearest = found.units[found.nearest[0]]
+    nearest = found.unit_ids[found.nearest[0]]
     next_step(f"ablatable run sample {quoted(run)} --seeds {found.seeds[0]} --without {quoted(nearest)} --out images")
 
 
@@ -74,7 +74,7 @@ def _print_samples(found: Witness) -> None:
     rows, marked = [], found.marked().sum(axis=0)
     for sample, seed in enumerate(found.seeds):
         nearest, surest = int(found.nearest[sample]), int(found.p[:, sample].argmin())
-        cells = (found.units[nearest], f"{found.p[nearest, sample]:.2g}", found.units[surest])
+        cells = (found.unit_ids[nearest], f"{found.p[nearest, sample]:.2g}", found.unit_ids[surest])
         rows.append((seed, *cells, f"{found.p[surest, sample]:.2g}", int(marked[sample])))
     columns = ["seed", "nearest unit", "its p", "surest unit", "its p", "units marked"]
     print_rows(columns, rows, title=f"{len(found.seeds)} samples: units that the components recognise")

@@ -127,3 +127,9 @@ def load_component(folder: Path, config: ComponentConfig, schedule: Schedule) ->
             f"component {folder.name}: cannot read {folder / config.weights} ({error}); give the run to "
             f"{command('audit check')}, then repeat {command('train')} to rebuild what is missing"
         ) from error
+
+
+def fused(denoiser: nn.Module) -> nn.Module:
+    """The denoiser with its forward pass fused by `torch.compile`, if it has a method `fast`."""
+    fast: Callable[[], nn.Module] | None = getattr(denoiser, "fast", None)
+    return denoiser if fast is None else fast()

@@ -84,7 +84,7 @@ def describe(run: Run, drawing: Drawing) -> Content:
             **drawing.described(),
             "units": [
                 {"id": unit, "images": int(count), "word": word}
-                for unit, count, word in zip(run.ids, counts, words, strict=True)
+                for unit, count, word in zip(run.unit_ids, counts, words, strict=True)
             ],
             "spares": _spare_words(run),
             "files": {"images": "data/images.bin.gz", "components": []},
@@ -181,10 +181,10 @@ def drawing_of(universe: Universe, run: Run) -> Drawing:
             f"{universe.url} is not a universe of the run {run.path}: it was made from run {settings.run_sha256}, "
             f"this is {run.digest}; give the run it was made from, or no universe"
         )
-    if settings.units != run.ids:
+    if settings.units != run.unit_ids:
         raise SettingsError(
-            f"{universe.url} holds {len(settings.units)} of the run's {len(run.ids)} units; the explorer needs all of "
-            f"them: draw it without {option('units')}"
+            f"{universe.url} holds {len(settings.units)} of the run's {len(run.unit_ids)} units; the explorer "
+            f"needs all of them: draw it without {option('units')}"
         )
     return Drawing(universe.seeds, settings.sampling)
 

@@ -94,7 +94,7 @@ class Content:
     def __init__(self, universe: Universe, run: Run | None = None) -> None:
         """`run`: the run that the universe is of, if it is at hand."""
         self.universe, self.run = universe, run
-        self.units = universe.units
+        self.unit_ids = universe.unit_ids
         self.shown = min(len(universe.seeds), REPORT_SAMPLES)
 
     @cached_property
@@ -167,7 +167,7 @@ class Content:
     @cached_property
     def images_of(self) -> np.ndarray:
         """How many training images each unit has, int (units,)."""
-        return np.bincount(self.universe.training.owner, minlength=len(self.units))
+        return np.bincount(self.universe.training.owner, minlength=len(self.unit_ids))
 
     @cached_property
     def first_image(self) -> np.ndarray:
@@ -214,7 +214,7 @@ class Content:
             after_image=int(start + euclidean(without[None], after_images).argmin()),
             p=None if tested is None else tested.p[:, index],
             q=None if tested is None else tested.q[:, index],
-            verdict=None if tested is None else tested.verdict(index, self.units),
+            verdict=None if tested is None else tested.verdict(index, self.unit_ids),
             changed=bool(nearest.changed[index]),
             changed_spares=float(nearest.changed_spares[index]),
             changed_others=float(nearest.changed_others[index]),
@@ -222,7 +222,7 @@ class Content:
 
     @cached_property
     def _row(self) -> dict[str, int]:
-        return {unit: row for row, unit in enumerate(self.units)}
+        return {unit: row for row, unit in enumerate(self.unit_ids)}
 
     def _nearest_images(self, picture: np.ndarray) -> np.ndarray:
         """Of every unit, the image nearest to a picture: int (units,)."""

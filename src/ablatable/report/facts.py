@@ -24,7 +24,7 @@ def facts(content: Content, run: Run | None) -> list[tuple[str, Rows]]:
         (
             "Training data",
             [
-                ("units", str(len(content.units))),
+                ("units", str(len(content.unit_ids))),
                 ("images", str(len(training.images))),
                 ("picture", f"{height} × {width}, {'grey' if channels == 1 else 'colour'}"),
                 ("content, SHA-256", training.fingerprint()),

@@ -80,16 +80,16 @@ def contact_sheet(content: Content, sample: Sample) -> bytes:
     gap, caption, margin = 12, 34, 24
     columns = max(1, (SHEET_WIDTH - 2 * margin + gap) // (width + gap))
     units = [
-        _Tile(enlarge(picture, TILE), content.units[unit], f"{sample.distances[unit]:.1f}")
+        _Tile(enlarge(picture, TILE), content.unit_ids[unit], f"{sample.distances[unit]:.1f}")
         for unit, picture in zip(sample.order, sample.pictures, strict=True)
     ]
     spares = [
         _Tile(enlarge(picture, TILE), f"spare {spare + 1}", f"{sample.spare_distances[spare]:.1f}")
         for spare, picture in zip(sample.spare_order, sample.spare_pictures, strict=True)
     ]
-    some = "" if len(units) == len(content.units) else f" (the {len(units)} of largest distance)"
+    some = "" if len(units) == len(content.unit_ids) else f" (the {len(units)} of largest distance)"
     sections = [("drawn by all components", [_Tile(first, "factual", f"seed {sample.seed}")])]
-    sections.append((f"without each of {_count(len(content.units), 'unit')}{some}, farthest first", units))
+    sections.append((f"without each of {_count(len(content.unit_ids), 'unit')}{some}, farthest first", units))
     if spares:
         total = len(content.spare_distances)
         some = "" if len(spares) == total else f" (the {len(spares)} of largest distance)"

@@ -108,7 +108,7 @@ class Page:
         measured = [len(pictures.png(pictures.sprite(group))) / len(group) for group in (some, first.pictures)]
         return fit_page(
             content.shown,
-            len(content.units),
+            len(content.unit_ids),
             len(content.spare_distances),
             1.1 * max(measured),
             images=len(content.universe.training.images),
@@ -169,7 +169,7 @@ class Page:
     def _unit(self, row: int, image: int) -> dict[str, Any]:
         content = self.content
         return {
-            "id": shorten(content.units[row]),
+            "id": shorten(content.unit_ids[row]),
             "image": pictures.data_uri(content.training_image(image)),
             "images": int(content.images_of[row]),
         }
@@ -187,7 +187,7 @@ class Page:
             "shape": [height, width, channels],
             "colours": {"brighter": pictures.BRIGHTER, "darker": pictures.DARKER},
             "spares": len(content.spare_distances),
-            "ids": [shorten(content.units[row]) for row in rows],
+            "ids": [shorten(content.unit_ids[row]) for row in rows],
             "order": rows,  # place in the training data
             "images": [int(content.images_of[row]) for row in rows],
             "sharing": [int(content.sharing[row]) for row in rows],
@@ -203,7 +203,7 @@ class Page:
         return {
             "samples": len(content.universe.seeds),
             "shown": len(self.cards),
-            "units": len(content.units),
+            "units": len(content.unit_ids),
             "components": code.components if code else None,
             "removed": between(code.matrix.sum(axis=1)) if code else None,
             "spares": len(content.spare_distances),
@@ -224,9 +224,9 @@ class Page:
             "changed_share": float(nearest.changed.mean()),
             "changed_spares": mean_share(nearest.changed_spares),
             "changed_others": mean_share(nearest.changed_others),
-            "file_units": min(len(content.units), SHEET_UNITS),
+            "file_units": min(len(content.unit_ids), SHEET_UNITS),
             "file_spares": min(len(content.spare_distances), SHEET_SPARES),
-            "top": min(TOP_UNITS, len(content.units)),
+            "top": min(TOP_UNITS, len(content.unit_ids)),
         }
 
     def _histogram(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..codes.code import Code
 from ..data.units import to_images
@@ -33,8 +33,8 @@ class AblatablePipeline(DiffusionPipeline):
     Attributes:
         run: the run it was read from.
         code: the run's code.
-        units: the run's unit ids.
-        components: its denoisers, index 0 .. n-1.
+        unit_ids: the names of the run's units.
+        denoisers: the denoisers of the components that are present, in the order of the code's columns.
     """
 
     def __init__(self, run: Run) -> None:
@@ -62,38 +62,43 @@ class AblatablePipeline(DiffusionPipeline):
         return self.run.code
 
     @property
-    def units(self) -> tuple[str, ...]:
-        """Unit ids, in the code's order."""
-        return self.run.ids
+    def unit_ids(self) -> tuple[str, ...]:
+        """The units' names, in the code's order."""
+        return self.run.unit_ids
 
     @property
-    def components(self) -> list[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def denoisers(self) -> list[nn.Module]:
         """The denoisers, each a map (x_t, t) -> predicted noise."""
         return list(self._ensemble.components)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """As in diffusers, the modules by name: `component_07` is the component of that number."""
+        return {f"component_{number:02d}": part for number, part in zip(self.run.present, self.denoisers, strict=True)}
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(
-            (tensor.device for c in self.components for tensor in (*c.parameters(), *c.buffers())), torch.device("cpu")
+            (tensor.device for c in self.denoisers for tensor in (*c.parameters(), *c.buffers())), torch.device("cpu")
         )
 
     def to(self, *args: Any, **kwargs: Any) -> AblatablePipeline:
         """Move all components, as `torch.nn.Module.to`."""
-        for component in self.components:
+        for component in self.denoisers:
             component.to(*args, **kwargs)
         return self
 
-    def denoiser(self, without: Sequence[str] = ()) -> Ensemble:
+    def denoiser(self, without: Sequence[str] | None = None) -> Ensemble:
         """The ensemble's survivors without some units, as a denoiser."""
-        return self._ensemble.ablate(self.run.survivors(without))
+        return self._ensemble.ablate(self.run.survivors(without or ()))
 
     @torch.inference_mode()
     def draw(
         self,
         seeds: Iterable[int],
         *,
-        without: Sequence[str] = (),
+        without: Sequence[str] | None = None,
         sampling: Sampling = Sampling(),
         on_step: Callable[[int], None] = lambda step: None,
     ) -> Tensor:
@@ -108,7 +113,7 @@ class AblatablePipeline(DiffusionPipeline):
         self,
         seeds: int | Iterable[int] = (0,),
         *,
-        without: Sequence[str] = (),
+        without: str | Sequence[str] | None = None,
         num_inference_steps: int = 50,
         sampler: str = "ddpm",
         clip: bool = CLIP,
@@ -120,7 +125,8 @@ class AblatablePipeline(DiffusionPipeline):
 
         Args:
             seeds: one or several; each fixes one image's noise trajectory, whatever else is drawn with it.
-            without: units to remove; every component that saw one of them is ablated.
+            without: units to remove, or the name of one; every component that saw one of them is ablated. None removes
+                nothing.
             num_inference_steps: sampling steps.
             sampler: `ddpm`, `ddim` or `dpmsolver++`.
             clip: bring the image that every step's prediction implies into the range of images.

@@ -63,7 +63,7 @@ class Run:
         design: codewords over all components that the run was designed with, one row per unit.
         present: the numbers of the components that there are, ascending; all of them unless units were forgotten.
         code: the design's columns of the components present: codewords, one row per unit.
-        ids: unit ids, one per row.
+        unit_ids: the units' names, one per row.
         digests: the units' content hashes, one per row.
     """
 
@@ -75,7 +75,7 @@ class Run:
     def __repr__(self) -> str:
         """What it is and where, in one line."""
         left = f"{len(self.present)} of {self.design.components}"
-        return f"Run({str(self.path)!r}: {len(self.ids)} units, {left} components, {self.recipe.component.kind})"
+        return f"Run({str(self.path)!r}: {len(self.unit_ids)} units, {left} components, {self.recipe.component.kind})"
 
     def _repr_html_(self) -> str:
         """For notebooks: key figures."""
@@ -83,7 +83,7 @@ class Run:
 
         channels, height, width = self.shape
         rows = {
-            "units": len(self.ids),
+            "units": len(self.unit_ids),
             "components": f"{len(self.present)} of {self.design.components}",
             "images": f"{height} x {width}, {'grey' if channels == 1 else 'colour'}",
             "component": self.recipe.component.kind,
@@ -114,7 +114,7 @@ class Run:
         if not place.is_file() or file_hash(place) != self.manifest["units_table_sha256"]:
             raise StoreError(f"{place} is missing or damaged (its hash does not match); restore it from a copy")
         table = read_units_table(self.path)
-        self.ids: tuple[str, ...] = tuple(table["unit"])
+        self.unit_ids: tuple[str, ...] = tuple(table["unit"])
         self.digests: tuple[str, ...] = tuple(table["sha256"])
         design = Code.from_words(table["codeword"].to_list(), allow_dummy=True)
         self.design = design.as_random() if settings.get("code_design") == RANDOM else design
@@ -138,7 +138,7 @@ class Run:
 
     def units(self) -> Units:
         """The training data the run was given, read from the run; `StoreError` if it is damaged."""
-        units = _read_images(self.path, self.ids)
+        units = _read_images(self.path, self.unit_ids)
         if units.digests != self.digests:
             raise StoreError(
                 f"{self.path / 'images.safetensors'} is damaged: it does not hold the units of units.parquet; "
@@ -185,14 +185,15 @@ class Run:
         import torch
 
         from ..diffusion.ensemble import Ensemble, Streamed
+        from ..diffusion.kinds import fused
 
         seen: set[int] = set()
 
         def load(index: int) -> nn.Module:
             component = self.load_component(index, verify=index not in seen).to(device)
             seen.add(index)
-            if compiled and hasattr(component, "fast"):
-                component = component.fast()
+            if compiled:
+                component = fused(component)
             return component.to(torch.bfloat16) if precision == "bf16" else component
 
         count = self.code.components
@@ -211,12 +212,14 @@ class Run:
 
     def rows(self, ids: Sequence[str]) -> list[int]:
         """Code rows of some units; `DataError` names one that is unknown."""
-        position = {unit: row for row, unit in enumerate(self.ids)}
+        position = {unit: row for row, unit in enumerate(self.unit_ids)}
         for unit in ids:
             if unit not in position:
-                close = get_close_matches(unit, self.ids, n=3)
+                close = get_close_matches(unit, self.unit_ids, n=3)
                 hint = (
-                    f"did you mean {' or '.join(close)}?" if close else f"its units are {self.ids[0]} .. {self.ids[-1]}"
+                    f"did you mean {' or '.join(close)}?"
+                    if close
+                    else f"its units are {self.unit_ids[0]} .. {self.unit_ids[-1]}"
                 )
                 raise DataError(f"no unit '{unit}' in {self.path}; {hint}")
         return [position[unit] for unit in ids]
@@ -289,7 +292,7 @@ def check_run(path: str | Path) -> list[str]:
                 wrong.append(f"{path / 'images.safetensors'}: not the units of units.parquet")
             for i, number in enumerate(run.present):
                 record = read_json(run.component_folder(i) / "training.json")
-                split = {run.ids[row]: units.digests[row] for row in run.code.split(i)}
+                split = {run.unit_ids[row]: units.digests[row] for row in run.code.split(i)}
                 if record["units"] != split:
                     wrong.append(f"component {number:02d}: its training record lists other units than its split")
                 if not record["split_commitment"] == manifest["split_commitments"][i] == commit(split.values()):

@@ -18,12 +18,12 @@ from .._runtime.provenance import compare_settings
 from ..analysis.calibration import calibrate
 from ..analysis.nearest import unit_distances
 from ..analysis.statistics import STATISTICS
+from ..analysis.witness import witness
 from ..codes.code import Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe
 from ..diffusion.sampling_settings import SamplerName, Sampling
 from ..errors import SettingsError
-from ..analysis.witness import witness
 from ..runs.ensemble_training import train
 from ..runs.run import Run
 from ..universes.enumeration import enumerate_universe

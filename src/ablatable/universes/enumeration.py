@@ -143,11 +143,11 @@ def plan_universe(
         raise SettingsError(
             f"{option('compiled')} needs a C++ compiler, and there is none; install g++, or leave it out"
         )
-    rows = run.rows(list(dict.fromkeys(units))) if units is not None else list(range(len(run.ids)))
+    rows = run.rows(list(dict.fromkeys(units))) if units is not None else list(range(len(run.unit_ids)))
     if not rows:
         raise SettingsError("the list of units is empty; name one or more, or give None to remove each unit in turn")
     words, ablation = run.code.select(rows).ablations()
-    if stuck := [run.ids[row] for row in rows if run.code.matrix[row].all()]:
+    if stuck := [run.unit_ids[row] for row in rows if run.code.matrix[row].all()]:
         raise CodeError(
             f"every component that is left was trained on {len(stuck)} of the units, {stuck[0]} among them, so no "
             f"component survives without it; repair the run first: "
@@ -171,7 +171,7 @@ def plan_universe(
         batch=BATCH[sampling.precision],
         block=(-(-len(words) // pieces), block_samples),  # even pieces, so that workers finish together
         seeds=tuple(seeds),
-        units=tuple(run.ids[row] for row in rows),
+        units=tuple(run.unit_ids[row] for row in rows),
         digests=tuple(run.digests[row] for row in rows),
         words=tuple(Code(words, allow_dummy=True).words()),
         ablation=tuple(int(row) for row in ablation),

@@ -22,13 +22,13 @@ class Landscapes(Protocol):
     Attributes:
         url: where it is.
         settings: what it was made from.
-        units: unit ids.
+        unit_ids: the units' names.
         seeds: one per sample.
     """
 
     url: str
     settings: UniverseSettings
-    units: tuple[str, ...]
+    unit_ids: tuple[str, ...]
     seeds: tuple[int, ...]
 
     @property
@@ -93,13 +93,13 @@ def table(landscapes: Landscapes) -> pl.DataFrame:
     """
     import polars as pl
 
-    samples, units = len(landscapes.seeds), len(landscapes.units)
+    samples, units = len(landscapes.seeds), len(landscapes.unit_ids)
     distances = pl.Series(landscapes.distances().T.ravel()).fill_nan(None)
     return pl.DataFrame(
         {
             "sample": np.repeat(np.arange(samples), units),
             "seed": np.repeat(np.array(landscapes.seeds), units),
-            "unit": list(landscapes.units) * samples,
+            "unit": list(landscapes.unit_ids) * samples,
             "drawn": landscapes.drawn().T.ravel(),
             "distance": distances,
         }

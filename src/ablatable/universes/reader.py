@@ -37,7 +37,7 @@ class Universe:
         settings: what it was made from.
         environment: versions and kind of machine that it was made with.
         digest: SHA-256 of its description.
-        units: unit ids.
+        unit_ids: the units' names.
         seeds: one per sample.
         store: the obstore store that holds it.
     """
@@ -57,8 +57,8 @@ class Universe:
         described = read_description(self.url, self.store)
         self.settings, self.environment = described.settings, described.environment
         self.digest = described.digest
-        self.units, self.seeds = self.settings.units, self.settings.seeds
-        self._row = {unit: row for row, unit in enumerate(self.units)}
+        self.unit_ids, self.seeds = self.settings.units, self.settings.seeds
+        self._row = {unit: row for row, unit in enumerate(self.unit_ids)}
         self._arrays = Arrays(self.url, self.store, dict(described.laid_out))
         self._training = [key for key in described.laid_out if key.startswith("training/")]
         if changed := damaged(self.store, described):
@@ -121,7 +121,7 @@ class Universe:
     def _units(self) -> Units:
         images = self._arrays.get("training/images", objects=self._training)
         try:
-            return Units(self.units, channels_last(images), self._arrays.get("training/owner"))
+            return Units(self.unit_ids, channels_last(images), self._arrays.get("training/owner"))
         except DataError as error:
             raise StoreError(f"{self.url}: the stored training data is damaged ({error}); make it again") from error
 
@@ -133,7 +133,7 @@ class Universe:
 
     def drawn(self) -> np.ndarray:
         """Whether the counterfactual of each unit was drawn, which all were: bool (units, samples)."""
-        return np.ones((len(self.units), len(self.seeds)), bool)
+        return np.ones((len(self.unit_ids), len(self.seeds)), bool)
 
     def distances(self, *, scaled: bool = True) -> np.ndarray:
         """Distance of each unit's counterfactual from the factual sample: float32 (units, samples).
@@ -155,12 +155,12 @@ class Universe:
 
         Columns: rank (from 1), unit, distance (float32).
         """
-        return ranked(self.units, self.distances(scaled=scaled)[:, checked_sample(sample, self.seeds)])
+        return ranked(self.unit_ids, self.distances(scaled=scaled)[:, checked_sample(sample, self.seeds)])
 
     def ablation_of(self, unit: str) -> int:
         """The row of the ablation that removes `unit`; `DataError` if there is no such unit."""
         if unit not in self._row:
-            raise DataError(f"no unit '{unit}' in {self.url}; its units are {self.units[0]} .. {self.units[-1]}")
+            raise DataError(f"no unit '{unit}' in {self.url}; its units are {self.unit_ids[0]} .. {self.unit_ids[-1]}")
         return self.settings.ablation[self._row[unit]]
 
     # --- for notebooks --------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ def summary(universe: Landscapes) -> str:
     how = "imported" if settings.imported else f"{settings.sampler}, {settings.steps} steps"
     part = "" if drawn.all() else f", {drawn.mean():.0%} of the counterfactuals drawn"
     return (
-        f"{len(universe.seeds)} samples of {' x '.join(map(str, settings.shape))}, {len(universe.units)} units, "
+        f"{len(universe.seeds)} samples of {' x '.join(map(str, settings.shape))}, {len(universe.unit_ids)} units, "
         f"{len(settings.spares)} spares, {how}{part}"
     )
 
@@ -52,7 +52,7 @@ def farthest(universe: Landscapes, sample: int, top: int) -> list[tuple[int, str
     """Ablation, unit and distance of the farthest counterfactuals that were drawn."""
     distances = universe.distances()[:, sample]
     order = [k for k in np.argsort(-np.nan_to_num(distances, nan=-1), kind="stable") if not np.isnan(distances[k])]
-    return [(universe.settings.ablation[k], universe.units[k], float(distances[k])) for k in order[:top]]
+    return [(universe.settings.ablation[k], universe.unit_ids[k], float(distances[k])) for k in order[:top]]
 
 
 def _image(image: np.ndarray, title: str) -> str:

@@ -86,7 +86,7 @@ def issue(
     from hashlib import sha256
 
     rows = before.rows(gone)
-    left = dict(zip(before.ids, before.digests, strict=True))
+    left = dict(zip(before.unit_ids, before.digests, strict=True))
     values = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "requested_by": requested_by,
@@ -199,7 +199,7 @@ def _wrong_components(certificate: Certificate, run: Run) -> list[str]:
 def _wrong_units(certificate: Certificate, run: Run) -> list[str]:
     from hashlib import sha256
 
-    wrong, hashes = [], {sha256(unit.encode()).hexdigest() for unit in run.ids}
+    wrong, hashes = [], {sha256(unit.encode()).hexdigest() for unit in run.unit_ids}
     for unit in certificate.units:
         name = unit.unit or unit.unit_sha256[:12]
         if unit.unit is not None and sha256(unit.unit.encode()).hexdigest() != unit.unit_sha256:

@@ -49,11 +49,11 @@ def plan_removal(run: Run, ids: Sequence[str]) -> Removal:
     if not ids:
         raise SettingsError(f"name at least one unit to forget: {option('ids', 'X')}")
     rows, alive = run.rows(ids), run.survivors(ids)
-    if len(ids) == len(run.ids):
+    if len(ids) == len(run.unit_ids):
         raise DataError("no unit would stay; delete the run instead")
     units = run.units()
     _refuse_copies(units, ids)
-    kept = [row for row in range(len(run.ids)) if row not in set(rows)]
+    kept = [row for row in range(len(run.unit_ids)) if row not in set(rows)]
     survivors = tuple(number for number, lives in zip(run.present, alive, strict=True) if lives)
     design = run.design.select(kept)
     stay = units.without(ids)
@@ -122,7 +122,7 @@ def forget(
 def budget(run: str | Path | Run) -> Budget:
     """How many more units a run, or the one in a folder, can lose, and how many components each removal costs."""
     opened = as_run(run)
-    return budget_of(opened.code, opened.ids, opened.design.components)
+    return budget_of(opened.code, opened.unit_ids, opened.design.components)
 
 
 def _refuse_copies(units: Units, ids: Sequence[str]) -> None:

@@ -77,7 +77,7 @@ def plan_extension(run: Run, new: Units) -> Work:
         )
     if new.shape != run.shape:
         raise SettingsError(f"the new units' pictures are {new.shape} (C, H, W), the run's are {run.shape}")
-    if taken := sorted(set(new.ids) & set(run.ids)):
+    if taken := sorted(set(new.ids) & set(run.unit_ids)):
         raise DataError(f"there already is a unit '{taken[0]}' in {run.path}; new units need ids of their own")
     old = run.units()
     both = Units(
@@ -151,10 +151,10 @@ def run_units(run: Run, data: str | Path | None, unit_column: str | None = None)
     channels, height, width = run.shape
     options: LoadOptions = {**options_of(run.path), "size": (height, width), "channels": channels}
     source = load_units(data, unit_column=unit_column, **options)
-    if missing := sorted(set(run.ids) - set(source.ids)):
+    if missing := sorted(set(run.unit_ids) - set(source.ids)):
         raise DataError(f"{data} lacks unit '{missing[0]}' of {run.path}, and {len(missing) - 1} more")
-    units = source.select(run.ids)
-    for unit, found, expected in zip(run.ids, units.digests, run.digests, strict=True):
+    units = source.select(run.unit_ids)
+    for unit, found, expected in zip(run.unit_ids, units.digests, run.digests, strict=True):
         if found != expected:
             raise DataError(f"unit '{unit}' in {data} does not have the content that {run.path} was trained on")
     return units

@@ -240,7 +240,7 @@ def repeat(
             why = "trained on one of the units" if number in clean else "is not in the run"
             raise SettingsError(f"component {number} {why}; give others")
     units = run.units() if units is None else units
-    rows, gone = [run.ids.index(unit) for unit in units.ids], set(without)
+    rows, gone = [run.unit_ids.index(unit) for unit in units.ids], set(without)
     design = run.design.select(rows)
     kept = [row for row, unit in enumerate(units.ids) if unit not in gone]
     variants = {"absent": (units.without(without), design.select(kept))}

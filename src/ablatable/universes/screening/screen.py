@@ -96,7 +96,7 @@ class Screen:
     def _opened(self, url: str, made_with: ScreenSettings, store: Any) -> None:
         self.url, self.made_with, self.store = url, made_with, store
         self.settings = made_with.universe
-        self.units, self.seeds = self.settings.units, self.settings.seeds
+        self.unit_ids, self.seeds = self.settings.units, self.settings.seeds
         self._context = made_with.context()
         self._candidates = np.unique(self.settings.ablation)
 
@@ -192,7 +192,7 @@ class Screen:
     def training(self) -> Units:
         """The training data, as stored with the screen."""
         stored = self._get(TRAINING)
-        return Units(self.units, stored["images"], stored["owner"])
+        return Units(self.unit_ids, stored["images"], stored["owner"])
 
     def drawn(self) -> np.ndarray:
         """Whether the counterfactual of each unit was drawn: bool (units, samples)."""
@@ -227,7 +227,7 @@ class Screen:
         """
         found, rows = self.sample(sample), list(self.settings.ablation)
         distances = in_unit(found.distances, self.settings, scaled)
-        return ranked(self.units, distances[rows], drawn=found.drawn[rows])
+        return ranked(self.unit_ids, distances[rows], drawn=found.drawn[rows])
 
     def passes(self) -> tuple[int, int]:
         """Forward passes (rows times survivors times steps) that were made, and that the whole universe would take."""

@@ -127,7 +127,7 @@ def screen_universe(
 
 def _compute(found: Screen, tasks: list[ScreenTask], execution: Execution) -> None:
     total = len(found.seeds)
-    title = f"screening {len(found.units)} units of {total} samples"
+    title = f"screening {len(found.unit_ids)} units of {total} samples"
     with (
         execution.pool(screen_sample, run=Path(tasks[0].source.run)) as workforce,
         Display(title, total, done=total - len(tasks), quiet=execution.quiet) as display,
