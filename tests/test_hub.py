@@ -17,6 +17,8 @@ from ablatable.runs.run import check_run
 from conftest import Small
 from hub_stand_in import Hub, hub_stand_in
 
+pytestmark = pytest.mark.filterwarnings("ignore:It seems that you are about to commit a data file")
+
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
@@ -28,6 +30,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", stand_in.url + "/{repo_id}/resolve/{revision}/{filename}")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("HF_TOKEN", "hf_stand_in")
         monkeypatch.chdir(tmp_path)
@@ -51,7 +54,8 @@ def test_a_run_there_and_back(small: Small, hub: Hub) -> None:
 
 def test_only_the_survivors_are_fetched(small: Small, hub: Hub) -> None:
     push_run(small.run, "user/digits", picture=False)
-    unit, other = small.units.ids[3], small.units.ids[7]
+    unit = small.units.ids[3]
+    other = next(u for row, u in enumerate(small.units.ids) if row != 3 and small.code.survivors([3, row]).any())
     model = ab.AblatablePipeline.from_pretrained("user/digits", without=[unit])
     saw = [f"components/{number:02d}/" for number in np.flatnonzero(small.code.matrix[3])]
     assert hub.fetched and not any(name.startswith(folder) for name in hub.fetched for folder in saw)

@@ -88,9 +88,9 @@ def model_card(
     text = _TEXT.format(
         title=name.split("/")[-1],
         name=name,
-        unit=run.ids[0],
-        units=len(run.ids),
-        named=_named(run.ids),
+        unit=run.unit_ids[0],
+        units=len(run.unit_ids),
+        named=_named(run.unit_ids),
         images=_image_count(run),
         height=height,
         width=width,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._runtime.devices import one_thread
 from .._runtime.files import write_atomic
 from .._runtime.hub import fetch, is_hub_name, publish
 from .._runtime.plotting import contact_sheet, png
@@ -25,6 +26,7 @@ from .run import Run, as_run
 TABLES = ("settings.json", "ensemble.json", "units.parquet", "certificate.json")
 IMAGES = "images.safetensors"
 PICTURE, SAMPLES = "samples.png", 8
+DRAWN = Sampling(steps=25)
 LEFT_OUT = {"log.jsonl", "first_look.png", "first_look.json", "loss.png"}  # of the machine that trained
 
 
@@ -109,10 +111,14 @@ def prepare(run: Run, folder: Path, name: str, *, license: str | None, images: b
 
 def _samples(run: Run) -> np.ndarray:
     """A row of factual samples."""
-    from .pipeline import AblatablePipeline
+    import torch
 
-    drawn = AblatablePipeline(run)(range(SAMPLES), num_inference_steps=Sampling().steps, output_type="np", return_dict=False)
-    return contact_sheet(drawn[0])
+    from ..data.units import to_images
+    from ..diffusion.sampling import Trajectories, sample
+
+    with one_thread(), torch.inference_mode():
+        noise, schedule = Trajectories(range(SAMPLES), run.shape), run.recipe.schedule
+        return contact_sheet(to_images(sample(run.ensemble(), noise, schedule=schedule, sampling=DRAWN)))
 
 
 def _link(source: str, target: str) -> None:
