@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import SettingsError
+from .common import UnitColumn
+from .output import say
 
 if TYPE_CHECKING:
-    from ..data.images import Size
+    from ..data.images import Colour, Size
     from ..data.loading import LoadOptions
+    from ..data.units import Units
 
 _DATA = "Data"
 Background = Annotated[
@@ -56,28 +60,46 @@ Table = Annotated[
 ]
 
 
-def load_options(
-    size: Size,
-    channels: int | None,
-    background: str | None = None,
-    skip_broken: bool = False,
-    merge: bool = False,
-    drop: bool = False,
-    keep: bool = False,
-    no_cache: bool = False,
-) -> LoadOptions:
-    """As the library takes them; `SettingsError` if two of the options on duplicates are given."""
-    chosen = [policy for policy, asked in (("merge", merge), ("drop", drop), ("keep", keep)) if asked]
-    if len(chosen) > 1:
-        raise SettingsError(f"--{chosen[0]}-duplicates and --{chosen[1]}-duplicates exclude each other")
-    options: LoadOptions = {
-        "size": size,
-        "channels": channels,
-        "skip_broken": skip_broken,
-        "cache": not no_cache,
-    }
-    if background is not None:
-        options["background"] = background
-    if chosen:
-        options["duplicates"] = chosen[0]
-    return options
+@dataclass(frozen=True)
+class Loading:
+    """How pictures are loaded."""
+
+    unit_column: UnitColumn = None
+    table: Table = None
+    background: Background = None
+    skip_broken: SkipBroken = False
+    merge_duplicates: Merge = False
+    drop_duplicates: Drop = False
+    keep_duplicates: Keep = False
+    no_cache: NoCache = False
+
+    def units(
+        self, data: str, size: Size, channels: int | None, *, background: Colour | None = None, quiet: bool = False
+    ) -> Units:
+        """Load units, and say what was found, unless `quiet`. `background` stands where no other is asked for.
+
+        Raises `SettingsError` if two of the options on duplicates are given, and what `load_units` raises.
+        """
+        from ..data.units import load_units
+
+        asked = {"merge": self.merge_duplicates, "drop": self.drop_duplicates, "keep": self.keep_duplicates}
+        chosen = [policy for policy in asked if asked[policy]]
+        if len(chosen) > 1:
+            raise SettingsError(f"--{chosen[0]}-duplicates and --{chosen[1]}-duplicates exclude each other")
+        options: LoadOptions = {
+            "size": size,
+            "channels": channels,
+            "skip_broken": self.skip_broken,
+            "cache": not self.no_cache,
+        }
+        if self.background is not None:
+            options["background"] = self.background
+        elif background is not None:
+            options["background"] = background
+        if chosen:
+            options["duplicates"] = chosen[0]
+        loaded = load_units(data, unit_column=self.unit_column, table=self.table, **options)
+        if loaded.report is not None and not quiet:
+            for line in loaded.report.lines():
+                say(line)
+        return loaded

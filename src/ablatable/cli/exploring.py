@@ -2,16 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import choices
 from .common import Json, Overwrite, RunPath, app, example
+from .groups import grouped
 from .output import next_step, print_json, quoted, say
 
+if TYPE_CHECKING:
+    from ..diffusion.sampling_settings import Sampling
+
 _SAMPLING, _SERVING = "Sampling, without a universe", "Serving"
+
+
+@dataclass(frozen=True)
+class OwnDrawing:
+    """How samples are drawn, where no universe says it."""
+
+    sampler: Annotated[
+        choices.Sampler | None,
+        typer.Option(help="How samples are drawn.", show_default="ddpm", rich_help_panel=_SAMPLING),
+    ] = None
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Sampling steps.", show_default="25", rich_help_panel=_SAMPLING)
+    ] = None
+    clip: Annotated[
+        bool | None,
+        typer.Option(
+            "--clip/--no-clip",
+            help="Bring the image that each step predicts into the range of images.",
+            show_default="clip",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None
+
+    def sampling(self) -> Sampling | None:
+        """As the library takes it; None if nothing was asked for."""
+        from ..diffusion.sampling_settings import Sampling
+        from ..explorer.site import STEPS
+
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return Sampling(**{"steps": STEPS, **chosen}) if chosen else None
 
 
 @app.command(
@@ -19,6 +55,7 @@ _SAMPLING, _SERVING = "Sampling, without a universe", "Serving"
         "ablatable explore runs/digits --universe u.zarr --out site", "ablatable explore runs/digits --out site --serve"
     )
 )
+@grouped
 def explore(
     run: RunPath,
     out: Annotated[Path, typer.Option(help="Folder for the page; if it holds this page, it is kept.")],
@@ -29,22 +66,7 @@ def explore(
         str | None,
         typer.Option(help="One sample per seed: 0-9, or 1,5,7.", show_default="0-7", rich_help_panel=_SAMPLING),
     ] = None,
-    sampler: Annotated[
-        choices.Sampler | None,
-        typer.Option(help="How samples are drawn.", show_default="ddpm", rich_help_panel=_SAMPLING),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Sampling steps.", show_default="25", rich_help_panel=_SAMPLING)
-    ] = None,
-    clip: Annotated[
-        bool | None,
-        typer.Option(
-            "--clip/--no-clip",
-            help="Bring the image that each step predicts into the range of images.",
-            show_default="clip",
-            rich_help_panel=_SAMPLING,
-        ),
-    ] = None,
+    drawing: OwnDrawing = OwnDrawing(),
     max_mb: Annotated[
         float, typer.Option(min=0, help="Megabytes that may be sent to a browser; beyond it, a server draws.")
     ] = 60,
@@ -60,17 +82,14 @@ def explore(
 ) -> None:
     """Write a page that runs the ensemble in any browser: remove units and watch the same noise denoise again."""
     from ..diffusion.sampling import parse_seeds
-    from ..diffusion.sampling_settings import Sampling
-    from ..explorer.site import STEPS, serve_site, write_explorer
+    from ..explorer.site import serve_site, write_explorer
 
-    given = {"sampler": sampler, "steps": steps, "clip": clip}
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     site = write_explorer(
         run,
         out=out,
         universe=universe,
         seeds=None if seeds is None else parse_seeds(seeds),
-        sampling=None if chosen == {} else Sampling(**{"steps": STEPS, **chosen}),
+        sampling=drawing.sampling(),
         max_mb=max_mb,
         overwrite=overwrite,
     )

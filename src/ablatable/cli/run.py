@@ -8,24 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._runtime.execution import Execution
-from ..diffusion.sampling_settings import CLIP
 from ..errors import SettingsError
-from .common import (
-    Clip,
-    Device,
-    Json,
-    Overwrite,
-    RunPath,
-    Sampler,
-    SamplingSteps,
-    Seeds,
-    Source,
-    UnitColumn,
-    Workers,
-    example,
-    runs,
-)
-from .data_options import Background, Drop, Keep, Merge, NoCache, SkipBroken, Table, load_options
+from .common import Json, Overwrite, RunPath, Seeds, Source, UnitColumn, example, runs
+from .data_options import Loading
+from .groups import Drawing, Working, grouped
 from .output import next_step, print_json, print_rows, quoted, say
 
 if TYPE_CHECKING:
@@ -68,22 +54,19 @@ def info(run: RunPath, as_json: Json = False) -> None:
 
 
 @runs.command(epilog=example("ablatable run sample runs/digits --seeds 0-3 --without digit-0017 --out images"))
+@grouped
 def sample(
     run: RunPath,
     out: Annotated[Path, typer.Option(help="Folder for the images.")],
     seeds: Seeds = "0-7",
     without: Annotated[list[str] | None, typer.Option(help="A unit to remove; repeat for more.")] = None,
-    sampler: Sampler = "ddpm",
-    steps: SamplingSteps = 50,
-    clip: Clip = CLIP,
-    workers: Workers = None,
-    device: Device = "auto",
+    drawing: Drawing = Drawing(),
+    working: Working = Working(),
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Draw samples with all components, or without some units; the same seed is the same noise."""
     from ..diffusion.sampling import parse_seeds
-    from ..diffusion.sampling_settings import Sampling
     from ..runs.run import Run
     from ..runs.samples import SHEET, draw_samples
 
@@ -93,8 +76,8 @@ def sample(
         parse_seeds(seeds),
         out=out,
         without=gone,
-        sampling=Sampling(sampler, steps, clip=clip),
-        execution=Execution(workers, device),
+        sampling=drawing.sampling(),
+        execution=working.execution(),
         overwrite=overwrite,
     )
     survivors = int(opened.survivors(gone).sum())
@@ -175,13 +158,13 @@ def forget(
 
 
 @runs.command(epilog=example("ablatable run repair runs/without --out runs/repaired"))
+@grouped
 def repair(
     run: RunPath,
     out: Out = None,
     data: Source = None,
     unit_column: UnitColumn = None,
-    workers: Workers = None,
-    device: Device = "auto",
+    working: Working = Working(),
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -192,45 +175,31 @@ def repair(
 
     opened = Run(run)
     work = plan_repair(opened, run_units(opened, data, unit_column))
-    _complete(opened, work, out, Execution(workers, device), dry_run, overwrite, as_json)
+    _complete(opened, work, out, working.execution(), dry_run, overwrite, as_json)
 
 
 @runs.command(epilog=example("ablatable run extend runs/digits --data new/ --out runs/larger"))
+@grouped
 def extend(
     run: RunPath,
     data: Annotated[str, typer.Option(metavar="DATA", help="The new units.", rich_help_panel="Data")],
     out: Out = None,
-    unit_column: UnitColumn = None,
-    table: Table = None,
-    background: Background = None,
-    skip_broken: SkipBroken = False,
-    merge_duplicates: Merge = False,
-    drop_duplicates: Drop = False,
-    keep_duplicates: Keep = False,
-    no_cache: NoCache = False,
-    workers: Workers = None,
-    device: Device = "auto",
+    loading: Loading = Loading(),
+    working: Working = Working(),
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Add new units to a run; the components that see them are trained from scratch, the others are copied."""
-    from ..data.units import load_units
     from ..runs.loading_record import background_of
     from ..runs.run import Run
     from ..unlearning.repairing import plan_extension
 
     opened = Run(run)
     channels, height, width = opened.shape
-    options = load_options(
-        (height, width), channels, background, skip_broken, merge_duplicates, drop_duplicates, keep_duplicates, no_cache
-    )
-    options.setdefault("background", background_of(opened.path))  # as that of the units that are there
-    new = load_units(data, unit_column=unit_column, table=table, **options)
-    if new.report is not None and not as_json:
-        for line in new.report.lines():
-            say(line)
-    _complete(opened, plan_extension(opened, new), out, Execution(workers, device), dry_run, overwrite, as_json)
+    # on the background of the units that are there, unless another is asked for
+    new = loading.units(data, (height, width), channels, background=background_of(opened.path), quiet=as_json)
+    _complete(opened, plan_extension(opened, new), out, working.execution(), dry_run, overwrite, as_json)
 
 
 def _complete(

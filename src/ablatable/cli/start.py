@@ -1,7 +1,8 @@
-"""The commands at the top level that make something: demo, plan, train."""
+"""The commands at the top level that make something: demo, train."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,22 +14,22 @@ from . import choices
 from .common import (
     Components,
     Data,
-    Device,
     Json,
     Overwrite,
-    Ray,
     Removals,
-    UnitColumn,
     Weight,
     Workers,
     app,
     example,
 )
-from .data_options import Background, Drop, Keep, Merge, NoCache, SkipBroken, Table, load_options
-from .output import next_step, print_json, print_rows, print_table, quoted, say
+from .data_options import Loading
+from .groups import FarWorking, grouped
+from .output import next_step, print_json, print_table, quoted, say
 
 if TYPE_CHECKING:
     from ..analysis.first_look import FirstLook
+    from ..diffusion.recipe import Recipe
+    from ..errors import Message
     from ..runs.run import Run
 
 _TRAINING = "Training"
@@ -54,38 +55,43 @@ def demo(
     next_step(f"ablatable universe influence {quoted(outcome.universe.url)} --sample 0")
 
 
-@app.command(epilog=example("ablatable plan --units 48", "ablatable plan --units 256 --removals 10"))
-def plan(
-    units: Annotated[int, typer.Option(help="How many units there are.")],
-    components: Components = None,
-    weight: Weight = None,
-    removals: Removals = None,
-    seed: Annotated[int, typer.Option(help="The code's seed.", rich_help_panel="Code")] = 0,
-    images: Annotated[
-        int | None, typer.Option(min=1, help="How many images the units have in all; advises on training too.")
-    ] = None,
-    side: Annotated[int, typer.Option("--size", min=1, help="The images' longer side, in pixels.")] = 32,
-    channels: Annotated[int, typer.Option(min=1, help="1 for grey, 3 for colour.")] = 3,
-    as_json: Json = False,
-) -> None:
-    """Show what a code gives and costs before anything is trained, and recommend one."""
-    from ..codes.planning import plan as make_plan
-    from ..diffusion.advice import needs
+@dataclass(frozen=True)
+class Training:
+    """How components are trained."""
 
-    made = make_plan(units, components, weight, seed=seed, bear=removals)
-    each = None if images is None else max(1, round(images * made.weight / made.components))
-    training = None if each is None else needs((channels, side, side), each)
-    if as_json:
-        print_json({**made.as_dict(), **({"training": training.as_dict()} if training else {})})
-        return
-    print_rows([], made.rows(), title=f"{made.units} units, {made.components} components, weight {made.weight}")
-    print_rows(["removed", "survivors, mean", "worst", "none left"], made.survivor_rows(), title="After removals")
-    for sentence in made.recommendation:
-        say(f"- {sentence}")
-    for sentence in training.sentences() if training else []:
-        say(f"- {sentence.shell}")
-    code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
-    next_step(f"ablatable train DATA {code} --out RUN")
+    preset_name: Annotated[
+        choices.Preset | None,
+        typer.Option(
+            "--preset",
+            help="Architecture and training.",
+            show_default="chosen from the images",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None
+    steps: Annotated[int | None, typer.Option(help="Training steps of each component.", rich_help_panel=_TRAINING)] = (
+        None
+    )
+    batch: Annotated[int | None, typer.Option(help="Images per training step.", rich_help_panel=_TRAINING)] = None
+    precision: Annotated[
+        choices.Precision | None, typer.Option(help="Precision of training (autocast).", rich_help_panel=_TRAINING)
+    ] = None
+
+    def recipe(self, shape: tuple[int, int, int], most: int, *, quiet: bool) -> tuple[str, Recipe, list[Message]]:
+        """The preset's name, the recipe, and doubts about it, said unless `quiet`.
+
+        `shape`: the images' (C, H, W); `most`: images of the largest split.
+        """
+        from ..diffusion.advice import chosen, concerns
+
+        asked = {"steps": self.steps, "batch": self.batch, "precision": self.precision}
+        name, recipe = chosen(self.preset_name, shape, most, **asked)
+        doubts = concerns(recipe, shape, most)
+        if not quiet:
+            if self.preset_name is None:
+                say(f"preset {name}, {recipe.training.steps} steps: chosen from the images, see --preset and --steps")
+            for doubt in doubts:
+                say(f"note: {doubt.shell}")
+        return name, recipe, doubts
 
 
 @app.command(
@@ -95,28 +101,14 @@ def plan(
         "ablatable train paintings/ --unit-column artist --size 32 --out runs/artists",
     )
 )
+@grouped
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run in it is resumed.")],
     components: Components = None,
     weight: Weight = None,
     removals: Removals = None,
-    preset_name: Annotated[
-        choices.Preset | None,
-        typer.Option(
-            "--preset",
-            help="Architecture and training.",
-            show_default="chosen from the images",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Training steps of each component.", rich_help_panel=_TRAINING)
-    ] = None,
-    batch: Annotated[int | None, typer.Option(help="Images per training step.", rich_help_panel=_TRAINING)] = None,
-    precision: Annotated[
-        choices.Precision | None, typer.Option(help="Precision of training (autocast).", rich_help_panel=_TRAINING)
-    ] = None,
+    training: Training = Training(),
     seed: Annotated[
         int, typer.Option(help="The ensemble's seed; all randomness follows from it.", rich_help_panel=_TRAINING)
     ] = 0,
@@ -127,17 +119,8 @@ def train(
     channels: Annotated[
         int | None, typer.Option(help="1 for grey, 3 for colour.", show_default="as the images", rich_help_panel="Data")
     ] = None,
-    unit_column: UnitColumn = None,
-    table: Table = None,
-    background: Background = None,
-    skip_broken: SkipBroken = False,
-    merge_duplicates: Merge = False,
-    drop_duplicates: Drop = False,
-    keep_duplicates: Keep = False,
-    no_cache: NoCache = False,
-    workers: Workers = None,
-    device: Device = "auto",
-    ray: Ray = None,
+    loading: Loading = Loading(),
+    working: FarWorking = FarWorking(),
     look: Annotated[
         bool,
         typer.Option("--look/--no-look", help="Draw samples at the end and judge them.", rich_help_panel=_TRAINING),
@@ -146,32 +129,21 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an ensemble in which every component sees its own part of the units."""
-    from ..codes.planning import designed
-    from ..data.units import load_units
-    from ..diffusion.advice import chosen, concerns
+    from .._runtime.outputs import check_place
+    from ..codes.planning import designed, on_marking
     from ..runs.ensemble_training import train as train_ensemble
-    from ..runs.run import recorded_code
+    from ..runs.run import RUN, recorded_code
 
-    options = load_options(
-        size, channels, background, skip_broken, merge_duplicates, drop_duplicates, keep_duplicates, no_cache
-    )
-    units = load_units(data, unit_column=unit_column, table=table, **options)
-    if units.report is not None and not as_json:
-        for line in units.report.lines():
-            say(line)
+    check_place(out, RUN)
+    units = loading.units(data, size, channels, quiet=as_json)
     recorded = None if overwrite else recorded_code(out)
     code = designed(len(units), components, weight, seed=seed, bear=removals, recorded=recorded)
     most = int((np.bincount(units.owner) @ code.matrix).max())  # images of the largest split
-    name, recipe = chosen(preset_name, units.shape, most, steps=steps, batch=batch, precision=precision)
-    doubts = concerns(recipe, units.shape, most)
-    if not as_json:
-        if preset_name is None:
-            say(f"preset {name}, {recipe.training.steps} steps: chosen from the images, see --preset and --steps")
-        for doubt in doubts:
-            say(f"note: {doubt.shell}")
-    execution = Execution(workers, device, ray=ray)
-    run = train_ensemble(units, code, recipe, out=out, seed=seed, execution=execution, overwrite=overwrite)
-    looked = _look(run, device) if look else None
+    name, recipe, doubts = training.recipe(units.shape, most, quiet=as_json)
+    for sentence in on_marking(code, half=weight is None) if not as_json else []:
+        say(f"note: {sentence}")
+    run = train_ensemble(units, code, recipe, out=out, seed=seed, execution=working.execution(), overwrite=overwrite)
+    looked = _look(run, working.device) if look else None
     if as_json:
         told = {"run": str(out), "units": len(units), "components": code.components, "weight": code.weight}
         found = {"preset": name, "notes": doubts, "samples": looked.as_dict() if looked else None}

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from .._runtime.execution import Execution
-from ..diffusion.sampling_settings import CLIP, Sampling
-from .common import Clip, Device, Json, RunPath, Sampler, SamplingSteps, Seeds, Workers, example, studies
+from .common import Json, RunPath, Seeds, Workers, example, studies
+from .groups import Drawing, Working, grouped
 from .output import next_step, print_json, print_table, quoted, say
 
 ConfigFile = Annotated[
@@ -83,17 +83,15 @@ def differential(out: Out, config: ConfigFile = None, workers: Workers = None, a
 
 
 @studies.command("retraining", epilog=example("ablatable study retraining runs/digits --units 8 --out retraining"))
+@grouped
 def retraining(
     run: RunPath,
     out: Annotated[Path, typer.Option(help="Folder for the retrained models; an interrupted study resumes.")],
     units: Annotated[int, typer.Option(min=2, help="How many random units to leave out, one at a time.")] = 8,
     seeds: Seeds = "0-7",
-    sampler: Sampler = "ddpm",
-    steps: SamplingSteps = 50,
-    clip: Clip = CLIP,
+    drawing: Drawing = Drawing(),
     seed: Annotated[int, typer.Option(help="Seed of the choice of units.")] = 0,
-    workers: Workers = None,
-    device: Device = "auto",
+    working: Working = Working(),
     as_json: Json = False,
 ) -> None:
     """Train from scratch without some units, and compare with what ablating them shows."""
@@ -105,9 +103,9 @@ def retraining(
         units,
         parse_seeds(seeds),
         out=out,
-        sampling=Sampling(sampler, steps, clip=clip),
+        sampling=drawing.sampling(),
         seed=seed,
-        execution=Execution(workers, device),
+        execution=working.execution(),
     )
     table = found.table()
     if as_json:

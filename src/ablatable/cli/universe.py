@@ -3,57 +3,33 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._runtime.execution import Execution
-from ..diffusion.sampling_settings import CLIP, Sampling
 from ..errors import SettingsError
 from . import choices
-from .common import (
-    Clip,
-    Compile,
-    Device,
-    Json,
-    MaxResident,
-    OnlyUnits,
-    Overwrite,
-    Precision,
-    Ray,
-    RunPath,
-    Sampler,
-    SamplingSteps,
-    Seeds,
-    Spares,
-    Threshold,
-    UniverseUrl,
-    Workers,
-    example,
-    universes,
-)
+from .common import Json, OnlyUnits, Overwrite, RunPath, Seeds, Spares, Threshold, UniverseUrl, example, universes
+from .groups import EnsembleWorking, FastDrawing, grouped
 from .output import next_step, print_json, print_table, quoted, say
+
+if TYPE_CHECKING:
+    from ..universes.screening.screen import Screen
 
 
 @universes.command(epilog=example("ablatable universe create runs/digits --seeds 0-7 --spares 22 --out u.zarr"))
+@grouped
 def create(
     run: RunPath,
     out: Annotated[str, typer.Option(help="Where it goes; an unfinished universe there is resumed or extended.")],
     seeds: Seeds = "0-7",
     unit: OnlyUnits = None,
     spares: Spares = 0,
-    sampler: Sampler = "ddpm",
-    steps: SamplingSteps = 50,
-    clip: Clip = CLIP,
-    precision: Precision = "fp32",
-    compiled: Compile = False,
+    drawing: FastDrawing = FastDrawing(),
     threshold: Threshold = None,
-    workers: Workers = None,
-    device: Device = "auto",
-    max_resident: MaxResident = None,
-    ray: Ray = None,
+    working: EnsembleWorking = EnsembleWorking(),
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -66,9 +42,9 @@ def create(
         parse_seeds(seeds),
         out=out,
         units=unit,
-        sampling=Sampling(sampler, steps, precision, compiled, threshold, clip),
+        sampling=drawing.sampling(threshold=threshold),
         spares=spares,
-        execution=Execution(workers, device, max_resident, ray),
+        execution=working.execution(),
         overwrite=overwrite,
     )
     told: dict[str, Any] = {
@@ -78,17 +54,17 @@ def create(
         "ablations": made.settings.ablations,
     }
     error = None
-    if precision != "fp32":
+    if drawing.precision != "fp32":
         from ..universes.precision import precision_error
 
-        error = precision_error(made, run, max_resident=max_resident)
+        error = precision_error(made, run, max_resident=working.max_resident)
         told["error"] = asdict(error)
     if as_json:
         print_json(told)
         return
     say(f"{out}: {told['samples']} samples, {told['units']} units, {told['ablations']} distinct ablations")
     if error is not None:
-        say(f"{precision} {error.sentence()}")
+        say(f"{drawing.precision} {error.sentence()}")
     next_step(f"ablatable report {quoted(out)} --run {quoted(run)} --out report")
 
 
@@ -98,6 +74,7 @@ def create(
         "ablatable universe screen runs/digits --seeds 7 --top 10",
     )
 )
+@grouped
 def screen(
     run: RunPath,
     out: Annotated[
@@ -108,15 +85,8 @@ def screen(
     share: Annotated[float, typer.Option(help="Draw at most this share of the counterfactuals.")] = 0.1,
     top: Annotated[int, typer.Option(min=1, help="How many of the units that move a sample most to look for.")] = 1,
     spares: Spares = 0,
-    sampler: Sampler = "ddpm",
-    steps: SamplingSteps = 50,
-    clip: Clip = CLIP,
-    precision: Precision = "fp32",
-    compiled: Compile = False,
-    workers: Workers = None,
-    device: Device = "auto",
-    max_resident: MaxResident = None,
-    ray: Ray = None,
+    drawing: FastDrawing = FastDrawing(),
+    working: EnsembleWorking = EnsembleWorking(),
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -132,19 +102,19 @@ def screen(
         share=share,
         top=top,
         units=unit,
-        sampling=Sampling(sampler, steps, precision, compiled, clip=clip),
+        sampling=drawing.sampling(),
         spares=spares,
         # a screen that is not kept lives in this process's memory, which no worker can reach
-        execution=Execution(workers, device, max_resident, ray) if out else Execution(0, device, max_resident),
+        execution=(working if out else replace(working, workers=0, ray=None)).execution(),
         overwrite=overwrite or out is None,
     )
-    (passes, all_passes), chance = made.passes(), made.chance()
+    passes, all_passes = made.passes()
     told: dict[str, Any] = {
         "universe": out,
         "samples": len(made.seeds),
         "units": len(made.unit_ids),
         "drawn": made.drawn().sum(axis=0).tolist(),
-        "chance": chance.tolist(),
+        "chance": made.chance().tolist(),
         "passes": passes,
         "passes_of_all": all_passes,
     }
@@ -159,17 +129,22 @@ def screen(
         for seed, table in zip(made.seeds, tables, strict=True):
             shown = ["rank", "unit", "distance", "drawn", *(["p", "q"] if spares else [])]
             print_table(table.select(shown), title=f"Seed {seed}: the units that move it most")
+    _say_screened(out, made)
+    target = f"screen {quoted(run)} --seeds {seeds} --out SCREEN" if out is None else f"radius {quoted(out)}"
+    next_step(f"ablatable universe {target}")
+
+
+def _say_screened(out: str | None, made: Screen) -> None:
+    drawn, (passes, all_passes) = made.drawn().sum(axis=0), made.passes()
     say(
-        f"{out or 'screened'}: {told['samples']} samples, {told['units']} units, of which {min(told['drawn'])} to "
-        f"{max(told['drawn'])} were drawn, with {passes / all_passes:.1%} of the forward passes of a whole universe"
+        f"{out or 'screened'}: {len(made.seeds)} samples, {len(made.unit_ids)} units, of which {drawn.min()} to "
+        f"{drawn.max()} were drawn, with {passes / all_passes:.1%} of the forward passes of a whole universe"
     )
-    if unsure := int((chance < made.made_with.sure).sum()):
+    if unsure := int((made.chance() < made.made_with.sure).sum()):
         say(
             f"In {unsure} samples the chance that no other unit is farther is below {made.made_with.sure:.0%}; "
             "draw more with a larger --share (and --overwrite)."
         )
-    target = f"screen {quoted(run)} --seeds {seeds} --out SCREEN" if out is None else f"radius {quoted(out)}"
-    next_step(f"ablatable universe {target}")
 
 
 @universes.command(epilog=example("ablatable universe export u.zarr --ctf u.tar --scores distances.parquet"))

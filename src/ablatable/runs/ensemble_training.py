@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._runtime.devices import CPU
 from .._runtime.execution import Execution
 from .._runtime.files import file_hash, json_hash, move_folder_into_place, read_json, write_atomic, write_json
 from .._runtime.outputs import check_clearable, output_folder
@@ -109,6 +110,9 @@ def make_run(
     }
     if code.design == RANDOM:  # runs of other codes, and older ones, have no such key
         settings["code_design"] = RANDOM
+    trains = recipe.component.trained and reuse is None
+    if (where := execution.hardware(recipe.training.precision if trains else "fp32")) != CPU:  # likewise
+        settings["hardware"] = where
     with output_folder(path, RUN, overwrite=overwrite):
         _open_for_training(path, settings, units, code)
         if units.report is not None:
@@ -226,7 +230,11 @@ def _open_for_training(path: Path, settings: dict, units: Units, code: Code) -> 
     """Make `path`, which is empty or a run, a run with these settings: a new one, or the one that is there."""
     known = path / "settings.json"
     if known.exists():
-        compare_settings(read_json(known), settings, path)
+        there = {"hardware": CPU, **read_json(known)}
+        now = {"hardware": CPU, **settings}
+        if (path / "ensemble.json").exists():  # nothing is left to do, and other hardware does no harm
+            now["hardware"] = there["hardware"]
+        compare_settings(there, now, path)
     else:
         write_json(known, settings)  # first: it makes the folder a run, whatever happens next
     for name, write in {"units.parquet": _write_units_table, "images.safetensors": _write_images}.items():

@@ -1,0 +1,104 @@
+"""Groups of options that several commands have, each as one value: how samples are drawn, how work is run.
+
+A command takes a group as a parameter, a dataclass whose fields are annotated as options, and `grouped` gives the
+command line every field as an option of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from .._runtime.execution import Execution
+from ..diffusion.sampling_settings import CLIP, Sampling
+from .common import Clip, Compile, Device, MaxResident, Precision, Ray, Sampler, SamplingSteps, Workers
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Make every field of a command's groups an option; the command is called with the groups put together again."""
+    hints, parameters = get_type_hints(command, include_extras=True), inspect.signature(command).parameters
+    groups = {name: hints[name] for name in parameters if is_dataclass(hints[name])}
+
+    @functools.wraps(command)
+    def called(**options: Any) -> None:
+        for name, group in groups.items():
+            options[name] = group(**{field.name: options.pop(field.name) for field in fields(group)})
+        command(**options)
+
+    expanded = []
+    for name, parameter in parameters.items():
+        if name not in groups:
+            expanded.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[name]))
+            continue
+        annotations = get_type_hints(groups[name], include_extras=True)
+        expanded += [
+            inspect.Parameter(
+                field.name, parameter.KEYWORD_ONLY, default=field.default, annotation=annotations[field.name]
+            )
+            for field in fields(groups[name])
+        ]
+    called.__signature__ = inspect.Signature(expanded)  # pyright: ignore[reportAttributeAccessIssue]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in expanded}
+    return called
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How samples are drawn."""
+
+    sampler: Sampler = "ddpm"
+    steps: SamplingSteps = 50
+    clip: Clip = CLIP
+
+    def sampling(self, **more: Any) -> Sampling:
+        """As the library takes it, with other settings that the command has."""
+        return Sampling(self.sampler, self.steps, clip=self.clip, **more)
+
+
+@dataclass(frozen=True)
+class FastDrawing(Drawing):
+    """How many samples are drawn, and at what precision."""
+
+    precision: Precision = "fp32"
+    compiled: Compile = False
+
+    def sampling(self, **more: Any) -> Sampling:
+        """As the library takes it, with other settings that the command has."""
+        return super().sampling(precision=self.precision, compiled=self.compiled, **more)
+
+
+@dataclass(frozen=True)
+class Working:
+    """Where work is done."""
+
+    workers: Workers = None
+    device: Device = "auto"
+
+    def execution(self) -> Execution:
+        """As the library takes it."""
+        return Execution(self.workers, self.device)
+
+
+@dataclass(frozen=True)
+class FarWorking(Working):
+    """Where work is done that may go to a cluster."""
+
+    ray: Ray = None
+
+    def execution(self) -> Execution:
+        """As the library takes it."""
+        return Execution(self.workers, self.device, ray=self.ray)
+
+
+@dataclass(frozen=True)
+class EnsembleWorking(FarWorking):
+    """Where work is done that needs whole ensembles in memory."""
+
+    max_resident: MaxResident = None
+
+    def execution(self) -> Execution:
+        """As the library takes it."""
+        return Execution(self.workers, self.device, self.max_resident, self.ray)
