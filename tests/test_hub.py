@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +105,15 @@ def test_what_goes_wrong(small: Small, hub: Hub, tmp_path: Path) -> None:
         push_run(small.run, "digits")
     (tmp_path / "user" / "here").mkdir(parents=True)
     assert is_hub_name("user/none") and not is_hub_name("user/here") and not is_hub_name("runs/a/b")
+
+
+def test_on_the_command_line(small: Small, hub: Hub, call) -> None:
+    """What a dry run lists is what is published."""
+    code, out, _ = call("run", "push", small.run.path, "user/digits", "--dry-run", "--no-picture", "--no-images", "--json")
+    assert code == 0 and not hub.repos
+    listed = json.loads(out)["bytes"]
+    code, out, _ = call("run", "push", small.run.path, "user/digits", "--no-picture", "--no-images", "--private")
+    assert code == 0 and 'from_pretrained("user/digits")' in out
+    assert set(hub.files("user/digits")) == set(listed)
+    code, _, err = call("run", "push", small.run.path, "digits", "--no-picture")
+    assert code == 2 and "write user/name" in err

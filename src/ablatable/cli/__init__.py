@@ -10,6 +10,7 @@ from . import (  # noqa: F401  (their commands register themselves)
     planning,
     results,
     run,
+    sharing,
     start,
     study,
     universe,

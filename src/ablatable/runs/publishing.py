@@ -95,13 +95,24 @@ def push_run(
         return publish(folder, name, private=private, message=message, revision=revision, token=token)
 
 
+def published_files(run: str | Path | Run, *, images: bool = True, picture: bool = True) -> dict[str, int | None]:
+    """What `push_run` would publish: the files and their sizes in bytes, None for those that it makes."""
+    path = as_run(run).path
+    found = {
+        file.relative_to(path).as_posix(): file.stat().st_size
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and not _left_out(images, file.relative_to(path).parts)
+    }
+    return {"README.md": None, **({PICTURE: None} if picture else {}), **found}
+
+
+def _left_out(images: bool, names: Sequence[str]) -> set[str]:
+    return {each for each in names if each.startswith(".") or each in LEFT_OUT or (each == IMAGES and not images)}
+
+
 def prepare(run: Run, folder: Path, name: str, *, license: str | None, images: bool, picture: bool) -> Path:
     """What is published of a run, as a new folder: links to its files where the file system has them, else copies."""
-
-    def left_out(parent: str, names: list[str]) -> set[str]:
-        return {each for each in names if each.startswith(".") or each in LEFT_OUT or (each == IMAGES and not images)}
-
-    shutil.copytree(run.path, folder, ignore=left_out, copy_function=_link)
+    shutil.copytree(run.path, folder, ignore=lambda _, names: _left_out(images, names), copy_function=_link)
     if picture:
         write_atomic(folder / PICTURE, png(_samples(run)))
     card = model_card(run, name, license=license, picture=PICTURE if picture else None, images=images)
