@@ -277,8 +277,11 @@ def test_head_numbers(reported: tuple[Made, Path]) -> None:
         "changed-spares": f"{100 * np.mean(under_spares):.0f} %",
         "changed-others": f"{100 * np.mean(others):.0f} %",
         "changed": f"{sum(changed)} of {samples}",
-        "marked": "0",
+        "undecidable": shown["undecidable"],
     }
+    # C(6, 3) = 20 words less those in use; 7 units take 69 for one of them to reach 0.1
+    assert f"cannot be judged with {20 - len(set(made.universe.settings.ablation))} unused" in shown["undecidable"]
+    assert "takes 69" in shown["undecidable"]
     assert f"beyond every spare distance in {(radius > spare_radius).sum()} of {samples} samples" in head.text
 
 
@@ -308,7 +311,8 @@ def test_card_numbers_and_pictures(reported: tuple[Made, Path]) -> None:
 
         tested = calibrate(made.universe, samples=[s])
         assert card.value("nearest-p") == f"{tested.p[nearest, 0]:.3f}"
-        assert "4 spares" in card.value("calibrated")  # which cannot mark any unit
+        assert card.value("nearest-score") == f"{tested.score[nearest, 0]:+.2f}"
+        assert not card.all(data_value="calibrated")  # no unit can be marked: said once, above
 
         (story,) = card.all("div", class_="story")
         expected = [factual, image, without, made.nearest_image(without, after), *made.spares[:3, s]]
@@ -322,6 +326,7 @@ def test_card_numbers_and_pictures(reported: tuple[Made, Path]) -> None:
             assert item.all("bdi")[0].text == made.universe.unit_ids[unit]
             assert item.value("top-distance") == f"{own[unit]:.1f}"
             assert item.value("top-p") == f"{tested.p[unit, 0]:.3f}"
+            assert item.value("top-score") == f"{tested.score[unit, 0]:+.2f}"
             assert f"{(spare_distances[:, s] >= own[unit]).sum()} of {len(made.spares)} spares as far" in item.text
             training, picture, _ = images_of(item)
             np.testing.assert_array_equal(training, made.nearest_image(factual, unit))
