@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -481,6 +482,21 @@ def test_without_spares(tmp_path: Path) -> None:
     assert data_of(root)["samples"][0]["spares"] == []
     assert next(csv.DictReader((tmp_path / "summary.csv").open()))["spare_radius"] == ""
     assert not [node for node in root.all("p") if "nan" in node.text.lower() or "None" in node.text]
+
+
+def test_images_that_stay_with_another_unit_are_admitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page does not say of a unit that it was never there if another one holds a copy of its image."""
+    made = make(list("abcd"), images=2)
+    (page,) = [write_report(made.universe, tmp_path / "none")]
+    assert not read(page).all(data_value="sharers")
+    training = made.training.copy()
+    training[3] = training[6]  # an image of b, and one of d
+    content_of = content.Content(made.universe)
+    content_of.universe = SimpleNamespace(training=Units(tuple("abcd"), training, made.owner))  # type: ignore[assignment]
+    assert content_of.sharers == ("b", "d")
+    monkeypatch.setattr(content.Content, "sharers", tuple("abcd"))
+    (said,) = read(write_report(made.universe, tmp_path / "four")).all(data_value="sharers")
+    assert "4 units" in said.text and "a, b, c" in said.text and "and 1 more" in said.text
 
 
 def test_one_unit_one_sample(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -175,6 +176,16 @@ class Content:
     def images_of(self) -> np.ndarray:
         """How many training images each unit has, int (units,)."""
         return np.bincount(self.universe.training.owner, minlength=len(self.unit_ids))
+
+    @cached_property
+    def sharers(self) -> tuple[str, ...]:
+        """Units that have an image in common with another: when one of them is removed, that image stays."""
+        holders: dict[bytes, set[int]] = {}
+        training = self.universe.training
+        for image, owner in zip(training.images, training.owner.tolist(), strict=True):
+            holders.setdefault(hashlib.sha256(image.tobytes()).digest(), set()).add(owner)
+        shared = {owner for owners in holders.values() if len(owners) > 1 for owner in owners}
+        return tuple(self.unit_ids[owner] for owner in sorted(shared))
 
     @cached_property
     def first_image(self) -> np.ndarray:

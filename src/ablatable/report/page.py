@@ -219,6 +219,7 @@ class Page:
             "unattributable_interval": same.interval(),
             "marked": None if content.calibration is None else int(content.calibration.marked().any(axis=0).sum()),
             "undecidable": content.undecidable,
+            "sharers": [shorten(unit) for unit in content.sharers],
             "level": LEVEL,
             "witness": None if content.witness is None else content.witness.headline(),
             "witness_exact": content.witness is not None and content.witness.exact,
