@@ -25,7 +25,8 @@ from ..data.units import Units, to_model
 from ..diffusion.kinds import build_component, kind_named, save_component
 from ..diffusion.recipe import Recipe, TrainingConfig
 from ..diffusion.schedule import add_noise
-from .checkpoint import Mark, TrainingState, marked_steps
+from .checkpoint import TrainingState, marked_steps
+from .records import TRAINING, Mark, TrainingRecord
 
 Report = Callable[[dict], None]
 """Receives {"step", "steps", "loss", "images"} now and then while a component trains."""
@@ -110,7 +111,7 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
     sweep(partial)
     # rows in an order that only the split decides, whatever order the source had
     split = split.select(sorted(split.ids))
-    losses: list[list[float]] = []
+    losses: list[tuple[int, float]] = []
     marks: list[Mark] = []
     if recipe.component.trained:
         with one_thread():
@@ -119,21 +120,19 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
     else:
         denoiser = build_component(recipe, split.images, torch_seed("weights", task.seed, task.component))
     save_component(denoiser, recipe.component, partial, recipe.training.stored)
-    write_json(
-        partial / "training.json",
-        {
-            "component": task.component,
-            "seed": task.seed,
-            "units": dict(zip(split.ids, split.digests, strict=True)),
-            "images": len(split.images),
-            "recipe": recipe.model_dump(mode="json"),
-            "split_commitment": commit(split.digests),
-            "device": torch.device(task.device).type,
-            "loss": losses,
-            "marks": marks,
-            "weights_sha256": file_hash(partial / weights.name),
-        },
+    record = TrainingRecord(
+        component=task.component,
+        seed=task.seed,
+        units=dict(zip(split.ids, split.digests, strict=True)),
+        images=len(split.images),
+        recipe=recipe,
+        split_commitment=commit(split.digests),
+        device=torch.device(task.device).type,
+        loss=losses,
+        marks=marks,
+        weights_sha256=file_hash(partial / weights.name),
     )
+    write_json(partial / TRAINING, record.values())
     (partial / "checkpoint").unlink(missing_ok=True)
     move_folder_into_place(partial, task.folder)
     return file_hash(weights)
