@@ -55,16 +55,6 @@ def test_near_duplicates(small, tmp_path: Path) -> None:
         assert found.near[0][2] == saw(small, 5)
 
 
-def test_likeness_is_a_correlation() -> None:
-    rng = np.random.default_rng(1)
-    a, b = (rng.integers(0, 256, (4, 8, 8, 1), dtype=np.uint8) for _ in range(2))
-    expected = [
-        [max(np.corrcoef(x.ravel(), y.ravel())[0, 1], np.corrcoef(x.ravel(), y[:, ::-1].ravel())[0, 1]) for y in b]
-        for x in a
-    ]
-    np.testing.assert_allclose(audit.likeness(a, b), expected, atol=1e-12)
-
-
 def forge(run: Path, change) -> None:
     """Rewrite a manifest and hash it anew, as a builder would who hides something."""
     manifest = json.loads((run / "ensemble.json").read_bytes())

@@ -289,6 +289,24 @@ def test_few_spares_are_called_weak_calibration():
     assert "12 components at weight 2 would leave 38" in full  # C(11, 2) = 55 < 56 <= C(12, 2) = 66
 
 
+def test_what_marking_one_unit_takes():
+    """With M spares a lone unit's q is units / (1 + M) at least: 32 of them need 319 for 0.1."""
+    made = plan(32, 8)
+    assert made.marking == 319 and 32 / 320 <= 0.1 < 32 / 319
+    (sentence,) = sentences_with(made, "can be marked")
+    assert "32 units" in sentence and "takes 319 spare codewords, and this code has 38;" in sentence  # 70 - 32
+    assert "11 components at weight 5 have them, at 138% of the training cost" in sentence
+    assert comb(11, 5) >= 32 + 319 > comb(10, 5) and made.rows()[4] == (
+        "spares to mark a unit",
+        "319, more than the code has",
+    )
+    enough = plan(32, 11)
+    assert not sentences_with(enough, "can be marked") and enough.spares == comb(11, 5) - 32
+    assert dict(enough.rows())["spares to mark a unit"] == "319, which the code has"
+    (light,) = sentences_with(plan(32, 12, 3), "can be marked")  # C(12, 3) = 220, C(14, 3) = 364
+    assert "14 components at weight 3 have them" in light and comb(14, 3) >= 351 > comb(13, 3)
+
+
 def test_small_splits_are_called_small():
     (sentence,) = sentences_with(plan(10, 8), "Splits are small")
     smallest = min(len(designed(10, 8).split(i)) for i in range(8))

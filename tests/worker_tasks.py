@@ -56,3 +56,23 @@ def patient_square(task: Square, report: Callable[[dict], None]) -> int:
     if task.value < 0:
         raise ZeroDivisionError("nothing to see")
     return task.value**2
+
+
+def visible(task: int, report: Callable[[dict], None]) -> str:
+    """The GPUs that this worker may see."""
+    time.sleep(0.1)  # so that each worker gets a task
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+def die_once_and_see(task: str, report: Callable[[dict], None]) -> str:
+    return visible(len(die_once(task, report)), report)
+
+
+def fill_memory(task: int, report: Callable[[dict], None]) -> None:
+    """What torch raises when a GPU's memory is full, inside what all computation is inside of."""
+    import torch
+
+    from ablatable._runtime.devices import computing
+
+    with computing("cpu"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import AblatableError, SettingsError, WorkerError, option
+from .devices import CPU, full_memory, kind_of
 from .files import json_hash
 from .workers import ATTEMPTS, THREADS, OnEvent
 
@@ -75,8 +76,10 @@ class RayPool:
                     f"or take {option('ray', 'local')} for one on this machine"
                 ) from error
         gpus = self.ray.cluster_resources().get("GPU", 0)
-        self.device = ("cuda" if gpus else "cpu") if device == "auto" else device
-        needs = {"num_gpus": 1} if self.device.startswith("cuda") else {"num_cpus": 1}
+        self.device = (
+            ("cuda" if gpus else CPU) if device == "auto" else kind_of(device)
+        )  # Ray shows a task its GPU alone
+        needs = {"num_gpus": 1} if self.device == "cuda" else {"num_cpus": 1}
         self.do = self.ray.remote(_do).options(max_retries=ATTEMPTS - 1, **needs)
         self.archive = self.ray.put(_archive(run)) if run else None
         self.events = self.ray.remote(_Events).options(num_cpus=0, max_restarts=-1).remote()
@@ -146,8 +149,8 @@ def _do(function: Callable, number: int, task: Any, events: Any, archive: dict[s
         return "result", function(task, lambda event: events.put.remote(number, event))
     except AblatableError as error:
         return "error", error
-    except Exception:
-        return "error", WorkerError("a task failed unexpectedly:\n" + traceback.format_exc())
+    except Exception as error:
+        return "error", full_memory(error) or WorkerError("a task failed unexpectedly:\n" + traceback.format_exc())
 
 
 def _archive(run: Path) -> dict[str, Any]:

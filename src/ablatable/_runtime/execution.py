@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SettingsError
-from .devices import resolve_device
+from .devices import CPU, check_precision, hardware, kind_of, resolve_device, visible_gpus
 from .workers import Pool, default_workers
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ class Execution:
     """How to run long work.
 
     Attributes:
-        workers: local processes, each with one thread; None = one per core, 0 = this process.
-        device: `auto`, `cpu`, `cuda` or `cuda:k`.
+        workers: local processes, each with one thread; None = one per core, or one per GPU; 0 = this process.
+        device: `auto` (`cuda` where there is a GPU, else `cpu`), `cpu`, `cuda` (all GPUs, worker k on GPU k), `cuda:k`
+            (this GPU alone), or `mps`.
         max_resident: how many components a worker keeps in memory; None = all of them. The others are read again
             whenever they are needed, once per sampling step.
         ray: the address of a Ray cluster (`auto`, `local` or its address), which then takes the place of `workers`.
@@ -59,13 +60,40 @@ class Execution:
         """
         return self if self.ray is not None else replace(self, device=resolve_device(self.device))
 
+    def hardware(self, precision: str = "fp32") -> str:
+        """What the work's bits depend on, see `devices.hardware`; a cluster is asked.
+
+        Raises:
+            SettingsError: the device does not have this precision.
+        """
+        here = self if self.ray != "local" else replace(self, device=resolve_device(self.device))
+        if self.ray in (None, "local") or kind_of(self.device) == CPU:
+            check_precision(precision, here.device)
+            return hardware(here.device)
+        with self.pool(_hardware_of) as pool:
+            (_, there), *_ = pool.run([Place(self.device)])
+        return there
+
     def pool(self, function: Callable, *, run: Path | None = None) -> Pool | RayPool:
-        """Workers for one function; a cluster copies `run` to each of its nodes, once."""
+        """Workers for one function, on devices as `resolved` gave them; a cluster copies `run` to each node, once."""
         if self.ray is None:
-            return Pool(function, default_workers() if self.workers is None else self.workers)
+            gpus = visible_gpus() if self.device == "cuda" else ()
+            on_one = 1 if kind_of(self.device) != CPU else default_workers()
+            return Pool(function, (len(gpus) or on_one) if self.workers is None else self.workers, gpus)
         from .cluster import RayPool
 
         return RayPool(function, self.ray, run=run, device=self.device)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A task that asks for a device."""
+
+    device: str
+
+
+def _hardware_of(task: Place, report: Callable[[dict], None]) -> str:
+    return hardware(task.device)
 
 
 HERE = Execution(workers=0, device="cpu", quiet=True)

@@ -97,6 +97,17 @@ def check_folder(folder: Path, kind: OutputKind) -> None:
     check_writable(folder)
 
 
+def check_place(folder: Path, kind: OutputKind) -> None:
+    """As `check_folder`, but nothing is made: for a look before the data are read, which may be wrong too."""
+    check_contents(folder, kind)
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise SettingsError(f"cannot write in {folder}: {there} is a file; choose a place that is writable")
+    check_writable(there)
+
+
 def check_contents(folder: Path, kind: OutputKind) -> None:
     """`SettingsError` if a folder holds anything and is not of this kind, or is a file."""
     if folder.exists() and not folder.is_dir():

@@ -9,6 +9,12 @@ import numpy as np
 from .rng import generator
 
 RESAMPLINGS = 2000
+LEVEL = 0.1  # false discovery rate at which units are marked
+
+
+def spares_to_mark_one(units: int, level: float = LEVEL) -> int:
+    """The fewest spares with which a single unit, beyond all of them, can reach q = units / (1 + M) <= level."""
+    return max(1, int(np.ceil(units / level - 1e-9)) - 1)
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:

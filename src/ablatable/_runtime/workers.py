@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from ..errors import AblatableError, WorkerError, option
+from .devices import CUBLAS, full_memory
 
 OnEvent = Callable[[int, dict], None]
 
@@ -32,6 +33,7 @@ THREADS = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    CUBLAS[0]: CUBLAS[1],
 }
 
 
@@ -46,9 +48,18 @@ class Pool:
     Use it as a context manager: leaving it stops the workers, whatever they are doing.
     """
 
-    def __init__(self, function: Callable[[Any, Callable[[dict], None]], Any], workers: int) -> None:
-        """`workers`: how many local processes; 0 does every task in this process."""
-        self.function, self.count = function, workers
+    def __init__(
+        self, function: Callable[[Any, Callable[[dict], None]], Any], workers: int, gpus: Sequence[str] = ()
+    ) -> None:
+        """Start no worker yet.
+
+        Args:
+            function: does one task.
+            workers: how many local processes; 0 does every task in this process.
+            gpus: GPUs to share out, as `CUDA_VISIBLE_DEVICES` names them: worker k sees only number k of them (and
+                begins again with the first when there are more workers), as `cuda`.
+        """
+        self.function, self.count, self.gpus = function, workers, tuple(gpus)
         self.workers: dict[Connection, _Worker] = {}
 
     def __enter__(self) -> Pool:
@@ -75,8 +86,8 @@ class Pool:
                 yield number, self.function(task, lambda event, number=number: on_event(number, event))
             return
         waiting, deaths, busy = deque(range(len(tasks))), [0] * len(tasks), 0
-        for worker in [_Worker(self.function) for _ in range(min(self.count, len(tasks)) - len(self.workers))]:
-            self.workers[worker.connection] = worker
+        for place in range(len(self.workers), min(self.count, len(tasks))):
+            self._start(place)
         idle = list(self.workers.values())
         while waiting or busy:
             while waiting and idle:
@@ -114,9 +125,13 @@ class Pool:
         dead.stop()
         if dead in idle:
             idle.remove(dead)
-        fresh = _Worker(self.function)
-        self.workers[fresh.connection] = fresh
-        idle.append(fresh)
+        idle.append(self._start(dead.place))
+
+    def _start(self, place: int) -> _Worker:
+        gpu = self.gpus[place % len(self.gpus)] if self.gpus else None
+        worker = _Worker(self.function, place, gpu)
+        self.workers[worker.connection] = worker
+        return worker
 
 
 def _gave_up(number: int, exit_code: int | None) -> str:
@@ -133,12 +148,15 @@ class _Worker:
     `if __name__ == "__main__"` and nothing of the caller's state can reach a task.
     """
 
-    def __init__(self, function: Callable) -> None:
+    def __init__(self, function: Callable, place: int, gpu: str | None) -> None:
+        """`place`: which of the pool's workers it is; `gpu`: the only one that it may see, None = all."""
+        self.place = place
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", f"from ablatable._runtime.workers import serve; serve({theirs.fileno()})"],
-                env={**os.environ, **THREADS, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, **THREADS, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+                | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}),
                 stdin=subprocess.PIPE,  # never written to: it closes when we die, however we die
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is ours to handle
@@ -175,8 +193,9 @@ def serve(handle: int) -> None:
                 answer = ("result", function(task, lambda event: connection.send(("event", event))))
             except AblatableError as error:
                 answer = ("error", error)
-            except Exception:
-                answer = ("error", WorkerError("a task failed unexpectedly:\n" + traceback.format_exc()))
+            except Exception as error:
+                full = full_memory(error)
+                answer = ("error", full or WorkerError("a task failed unexpectedly:\n" + traceback.format_exc()))
             connection.send(answer)
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._runtime.stats import q_values
+from .._runtime.stats import LEVEL, q_values, spares_to_mark_one
 from .._runtime.tables import Tabular
 from ..codes.code import Code, components_for
 from ..data.distance import native_to_scaled
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from ..universes.settings import UniverseSettings
 
 DEFAULT: Statistic = "likeness"  # highest power up to a weight of n / 2: docs/results/statistics.md
-LEVEL = 0.1  # false discovery rate at which units are marked
 
 
 def p_values(units: np.ndarray, spares: np.ndarray) -> np.ndarray:
@@ -63,11 +62,6 @@ def radius_p_values(distances: np.ndarray, spares: np.ndarray) -> np.ndarray:
     below = (np.concatenate([distances, spares]) < distances.max(axis=0)).sum(axis=0)  # (samples,)
     draw = np.arange(count)[:, None]  # none of them reaches it: C(below, count) / C(total, count)
     return 1 - np.prod((below - draw).clip(min=0) / (total - draw), axis=0)
-
-
-def spares_to_mark_one(units: int, level: float = LEVEL) -> int:
-    """The fewest spares with which a single unit, beyond all of them, can reach q = units / (1 + M) <= level."""
-    return max(1, int(np.ceil(units / level - 1e-9)) - 1)
 
 
 @dataclass(frozen=True, eq=False)

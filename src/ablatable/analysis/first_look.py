@@ -65,13 +65,13 @@ def first_look(
     """
     import torch
 
-    from .._runtime.devices import one_thread
+    from .._runtime.devices import computing
     from ..data.units import to_images
     from ..diffusion.sampling import Trajectories, sample
 
     opened = run if isinstance(run, Run) else Run(run)
     training = opened.units().images
-    with one_thread(), torch.inference_mode():
+    with computing(device, sampling.precision), torch.inference_mode():
         noise = Trajectories(range(samples), opened.shape, device=device)
         drawn = sample(opened.ensemble(device=device), noise, schedule=opened.recipe.schedule, sampling=sampling)
     images = to_images(drawn.cpu())

@@ -211,7 +211,7 @@ def _tasks(run: Run, rows: list[int], path: Path, device: str) -> list[TrainTask
 def _distances(
     run: Run, rows: list[int], path: Path, seeds: list[int], sampling: Sampling, seed: int, device: str
 ) -> dict[str, np.ndarray]:
-    from .._runtime.devices import one_thread
+    from .._runtime.devices import computing
     from ..diffusion.ensemble import Ensemble
     from ..diffusion.kinds import load_component
 
@@ -229,7 +229,7 @@ def _distances(
 
     def pictures(components: list[nn.Module], ablations: np.ndarray | None = None) -> np.ndarray:
         """Uint8 (ablations, samples, C, H, W)."""
-        with one_thread():
+        with computing(device, sampling.precision):
             return draw(
                 Ensemble(components, batch=8),
                 np.zeros((1, len(components)), bool) if ablations is None else ablations,

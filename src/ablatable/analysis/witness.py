@@ -177,7 +177,7 @@ def witness(
     Raises:
         SettingsError: fewer than two components are present, or no units are named. DataError: an unknown unit.
     """
-    from .._runtime.devices import one_thread
+    from .._runtime.devices import computing
     from ..diffusion.sampling import parse_seeds
     from ..universes.drawing import draw
     from ..universes.enumeration import BATCH
@@ -185,7 +185,7 @@ def witness(
     opened = run if isinstance(run, Run) else Run(run)
     chosen = parse_seeds(seeds if isinstance(seeds, str) else list(seeds))
     sampling.check(opened.recipe.schedule)
-    with one_thread():
+    with computing(device, sampling.precision):
         drawn = draw(
             opened.ensemble(batch=BATCH[sampling.precision], precision=sampling.precision, device=device),
             np.zeros((1, opened.code.components), bool),

@@ -53,10 +53,10 @@ class Ready:
 
 def compute_piece(piece: Piece, report: Callable[[dict], None]) -> None:
     """Score one piece and store it."""
-    from .._runtime.devices import one_thread
+    from .._runtime.devices import CPU, computing
 
     ready = _prepared(piece.universe, piece.run, piece.method, piece.stamp)
-    with one_thread():
+    with computing(CPU):
         score_piece(ready, piece)
 
 

@@ -117,7 +117,7 @@ def _found(found: Audit) -> list[str]:
         )
     if not found.near and found.closest is not None:
         said.append(f"- no near-duplicate; the most alike is {found.closest[0]} (likeness {found.closest[1]:.3f})")
-    said.append("  Likeness is of coarse brightness alone: a crop, a rotation or a repainting is not found by it.")
+    said.append("  Likeness is of coarse edges alone: a crop, a rotation or a repainting is not found by it.")
     return said
 
 

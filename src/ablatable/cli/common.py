@@ -90,13 +90,18 @@ _WORK = "Execution"
 Workers = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Worker processes; 0 works in this process.", show_default="one per core", rich_help_panel=_WORK
+        min=0,
+        help="Worker processes; 0 works in this process.",
+        show_default="one per core or GPU",
+        rich_help_panel=_WORK,
     ),
 ]
 Ray = Annotated[
     str | None, typer.Option(help="Work on a Ray cluster: auto, local, or its address.", rich_help_panel=_WORK)
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:0, cuda:1, ...", rich_help_panel=_WORK)]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cuda (all GPUs), cuda:0, cuda:1, ..., mps.", rich_help_panel=_WORK)
+]
 MaxResident = Annotated[
     int | None,
     typer.Option(min=1, help="Components a worker keeps in memory.", show_default="all", rich_help_panel=_WORK),

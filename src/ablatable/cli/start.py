@@ -1,4 +1,4 @@
-"""The commands at the top level that make something: demo, plan, train."""
+"""The commands at the top level that make something: demo, train."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .common import (
 )
 from .data_options import Loading
 from .groups import FarWorking, grouped
-from .output import next_step, print_json, print_rows, print_table, quoted, say
+from .output import next_step, print_json, print_table, quoted, say
 
 if TYPE_CHECKING:
     from ..analysis.first_look import FirstLook
@@ -53,40 +53,6 @@ def demo(
     for line in outcome.sentences():
         say(line)
     next_step(f"ablatable universe influence {quoted(outcome.universe.url)} --sample 0")
-
-
-@app.command(epilog=example("ablatable plan --units 48", "ablatable plan --units 256 --removals 10"))
-def plan(
-    units: Annotated[int, typer.Option(help="How many units there are.")],
-    components: Components = None,
-    weight: Weight = None,
-    removals: Removals = None,
-    seed: Annotated[int, typer.Option(help="The code's seed.", rich_help_panel="Code")] = 0,
-    images: Annotated[
-        int | None, typer.Option(min=1, help="How many images the units have in all; advises on training too.")
-    ] = None,
-    side: Annotated[int, typer.Option("--size", min=1, help="The images' longer side, in pixels.")] = 32,
-    channels: Annotated[int, typer.Option(min=1, help="1 for grey, 3 for colour.")] = 3,
-    as_json: Json = False,
-) -> None:
-    """Show what a code gives and costs before anything is trained, and recommend one."""
-    from ..codes.planning import plan as make_plan
-    from ..diffusion.advice import needs
-
-    made = make_plan(units, components, weight, seed=seed, bear=removals)
-    each = None if images is None else max(1, round(images * made.weight / made.components))
-    training = None if each is None else needs((channels, side, side), each)
-    if as_json:
-        print_json({**made.as_dict(), **({"training": training.as_dict()} if training else {})})
-        return
-    print_rows([], made.rows(), title=f"{made.units} units, {made.components} components, weight {made.weight}")
-    print_rows(["removed", "survivors, mean", "worst", "none left"], made.survivor_rows(), title="After removals")
-    for sentence in made.recommendation:
-        say(f"- {sentence}")
-    for sentence in training.sentences() if training else []:
-        say(f"- {sentence.shell}")
-    code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
-    next_step(f"ablatable train DATA {code} --out RUN")
 
 
 @dataclass(frozen=True)
@@ -163,15 +129,19 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an ensemble in which every component sees its own part of the units."""
-    from ..codes.planning import designed
+    from .._runtime.outputs import check_place
+    from ..codes.planning import designed, on_marking
     from ..runs.ensemble_training import train as train_ensemble
-    from ..runs.run import recorded_code
+    from ..runs.run import RUN, recorded_code
 
+    check_place(out, RUN)
     units = loading.units(data, size, channels, quiet=as_json)
     recorded = None if overwrite else recorded_code(out)
     code = designed(len(units), components, weight, seed=seed, bear=removals, recorded=recorded)
     most = int((np.bincount(units.owner) @ code.matrix).max())  # images of the largest split
     name, recipe, doubts = training.recipe(units.shape, most, quiet=as_json)
+    for sentence in on_marking(code, half=weight is None) if not as_json else []:
+        say(f"note: {sentence}")
     run = train_ensemble(units, code, recipe, out=out, seed=seed, execution=working.execution(), overwrite=overwrite)
     looked = _look(run, working.device) if look else None
     if as_json:

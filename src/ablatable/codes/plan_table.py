@@ -24,6 +24,8 @@ class Plan:
     """Codewords of this weight, C(components, weight)."""
     spares: int
     """Codewords of this weight that no unit has."""
+    marking: int
+    """Spares that it takes to mark a single unit, see `_runtime.stats.spares_to_mark_one`."""
     split_min: int
     split_mean: float
     split_max: int
@@ -67,6 +69,7 @@ class Plan:
             ("components", f"{n}: {w} train on each unit, {n - w} survive its removal"),
             ("codewords", f"{count_text(self.capacity)}, of which {count_text(self.spares)} spare"),
             ("distinct ablations", f"{self.distinct_ablations:,}"),
+            ("spares to mark a unit", self._marking_text()),
             ("split size", self._split_text()),
             ("survivors' budget", self._budget_text()),
             ("risk of no survivor", self._risk_text()),
@@ -88,6 +91,10 @@ class Plan:
             (str(row.removals), f"{row.mean:.2f}", f"{row.worst} ({row.worst_is})", chance_text(row))
             for row in self.survival
         ]
+
+    def _marking_text(self) -> str:
+        enough = "which the code has" if self.spares >= self.marking else "more than the code has"
+        return f"{self.marking:,}, {enough}"
 
     def _split_text(self) -> str:
         if self.split_min == self.split_max:

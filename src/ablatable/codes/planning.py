@@ -11,6 +11,7 @@ from operator import index
 
 import numpy as np
 
+from .._runtime.stats import LEVEL, spares_to_mark_one
 from ..errors import CodeError, SettingsError
 from .arrangement import choose, removal_code, risk
 from .code import Code, components_for
@@ -104,6 +105,7 @@ def plan(
         seed=seed,
         capacity=code.capacity,
         spares=code.spare_capacity,
+        marking=spares_to_mark_one(units),
         split_min=int(sizes.min()),
         split_mean=split_mean,
         split_max=int(sizes.max()),
@@ -127,6 +129,7 @@ def plan(
     sentences = [
         *(_on_components(made, chosen=chosen, half=half) if bear is None else _on_bearing(made, bear)),
         *_on_spares(made, half=half or w == n // 2),
+        *on_marking(code, half=half or w == n // 2),
         *_on_splits(made, int((sizes == 0).sum())),
         *_on_survivors(made, pair),
         *_on_weight(made),
@@ -180,6 +183,21 @@ def _on_spares(made: Plan, *, half: bool) -> list[str]:
         f"Calibration is weak: {number_text(made.units, 'unit')} leave {number_text(made.spares, 'spare codeword')}, "
         "and these are the null distribution that tells a unit's influence from that of a smaller ensemble; "
         f"{more} components at weight {at} would leave {count_text(comb(more, at) - made.units)}."
+    ]
+
+
+def on_marking(code: Code, *, half: bool) -> list[str]:
+    """What it takes to mark one unit of a code, if the code does not have it. `half`: others have weight n // 2."""
+    units, n = code.units, code.components
+    weight, needed = int(code.matrix[0].sum()), spares_to_mark_one(units)
+    if code.spare_capacity >= needed or units < 2:
+        return []
+    more = components_for(units + needed, None if half else weight)
+    at = more // 2 if half else weight
+    return [
+        f"No single unit can be marked: among {number_text(units, 'unit')}, a false discovery rate of {LEVEL:g} takes "
+        f"{number_text(needed, 'spare codeword')}, and this code has {count_text(code.spare_capacity)}; {more} "
+        f"components at weight {at} have them, at {more / n:.0%} of the training cost."
     ]
 
 

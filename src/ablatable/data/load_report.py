@@ -36,6 +36,8 @@ class LoadReport:
     remarks: tuple[str, ...] = ()
     shared: str | None = None
     """A sentence on pictures that are in more than one unit; None if there were none."""
+    names: tuple[str, ...] = field(default=(), repr=False)
+    """Each image's name in messages, in their order; not among what is recorded."""
 
     def sentence(self) -> str:
         """As in '640 images, 32 units, 16 x 16 colour, transparency on white; skipped: 3 .heic'.
@@ -62,4 +64,6 @@ class LoadReport:
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as JSON types."""
-        return {**asdict(self), "shape": list(self.shape), "broken": list(self.broken), "remarks": list(self.remarks)}
+        told = {**asdict(self), "shape": list(self.shape), "broken": list(self.broken), "remarks": list(self.remarks)}
+        del told["names"]
+        return told

@@ -117,6 +117,7 @@ def load(source: Source, settings: LoadSettings) -> Loaded:
         broken=tuple(pictures.broken),
         remarks=(*source.remarks, *remarks, *([alike] if alike else []), *pictures.warnings),
         shared=shared,
+        names=tuple(pictures.names),
     )
     pictures.images.flags.writeable = False
     return Loaded(ids, pictures.images, np.array([rows[unit] for unit in pictures.units], np.int64), report)

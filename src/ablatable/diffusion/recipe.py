@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from .._runtime.devices import PrecisionName
 from ..errors import SettingsError
 from .schedule import Schedule
 
@@ -107,7 +108,7 @@ class TrainingConfig(_Config):
     clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
     ema: float = Field(default=0.99, ge=0, lt=1, description="decay of the averaged weights, which are what is kept")
     flips: bool = Field(default=False, description="mirror each image left to right with probability one half")
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: PrecisionName = "fp32"
     levels: tuple[float, float] | None = Field(
         default=None,
         description="mean and standard deviation of ln sigma over training, sigma^2 = (1 - abar_t) / abar_t (Karras et "

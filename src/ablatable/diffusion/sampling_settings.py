@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from .._runtime.devices import PRECISIONS
 from ..data.images import check_threshold
 from ..errors import SettingsError
 from .schedule import Schedule
 
 SamplerName = Literal["ddpm", "ddim", "dpmsolver++"]
-PrecisionName = Literal["fp32", "bf16"]
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 CLIP = True  # unless said otherwise; universes without the setting on record were drawn without (docs/colour.md)
-PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,8 @@ class Sampling:
         sampler: `ddpm` (ancestral, fixed-small variance; with fewer steps than the schedule, its strided form
             t = k T/steps), `ddim` (deterministic), or `dpmsolver++` (second order, multistep).
         steps: sampling steps; each is one forward pass of every component.
-        precision: `fp32`, or `bf16` for forward passes in bfloat16 (sums and samplers stay in float32).
+        precision: `fp32`; `tf32`, where a CUDA GPU may round the factors of products to 10 bits; or `bf16` for forward
+            passes in bfloat16 (sums and samplers stay in float32).
         compiled: let `torch.compile` fuse the forward passes; needs a C++ compiler.
         threshold: deliver images in pure black and white: 8-bit levels from this one (1 to 255) up become white.
         clip: at every step, bring the image that the prediction implies into the range of images; see

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._runtime.devices import one_thread
+from .._runtime.devices import CPU, computing, hardware, kind_of
 from .._runtime.files import file_hash, json_hash, move_folder_into_place, sweep, write_json
 from .._runtime.merkle import commit
 from .._runtime.rng import generator, torch_seed
@@ -114,7 +114,7 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
     losses: list[tuple[int, float]] = []
     marks: list[Mark] = []
     if recipe.component.trained:
-        with one_thread():
+        with computing(task.device, task.recipe.training.precision):
             denoiser, state = training_loop(task, split, report=report, checkpoint=partial / "checkpoint")
         losses, marks = state.history(), state.marks
     else:
@@ -128,6 +128,7 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
         recipe=recipe,
         split_commitment=commit(split.digests),
         device=torch.device(task.device).type,
+        hardware=_hardware(task),
         loss=losses,
         marks=marks,
         weights_sha256=file_hash(partial / weights.name),
@@ -140,7 +141,7 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
 
 def first_marks(task: TrainTask, steps: int, report: Report = lambda event: None) -> list[Mark]:
     """A component's first steps once more, from scratch: the marks that its training record should hold until then."""
-    with one_thread():
+    with computing(task.device, task.recipe.training.precision):
         split = task.split.select(sorted(task.split.ids))
         return training_loop(task, split, report=report, until=steps)[1].marks
 
@@ -201,6 +202,11 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 def _fingerprint(task: TrainTask, split: Units) -> str:
     """What a checkpoint must have been made from to be resumed."""
-    return json_hash(
-        [task.recipe.model_dump(mode="json"), task.component, task.seed, split.fingerprint(), torch.__version__]
-    )
+    made_of = [task.recipe.model_dump(mode="json"), task.component, task.seed, split.fingerprint(), torch.__version__]
+    where = _hardware(task)
+    return json_hash(made_of if where is None else [*made_of, where])
+
+
+def _hardware(task: TrainTask) -> str | None:
+    """The GPU that trains, for the record; None on a CPU, whose kind is in the run's `environment`."""
+    return None if kind_of(task.device) == CPU else hardware(task.device)

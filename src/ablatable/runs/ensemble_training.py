@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._runtime.devices import CPU
 from .._runtime.execution import Execution
 from .._runtime.files import file_hash, move_folder_into_place, read_json, write_atomic, write_json
 from .._runtime.outputs import check_clearable, output_folder
@@ -93,6 +94,8 @@ def make_run(
         raise SettingsError(
             f"{len(units)} units but {code.units} codewords; make the code for as many units as there are"
         )
+    trains = recipe.component.trained and reuse is None
+    where = execution.hardware(recipe.training.precision if trains else "fp32")
     settings = RunSettings(
         shape=units.shape,
         components=code.components,
@@ -104,6 +107,7 @@ def make_run(
         units_sha256=units.fingerprint(),
         torch=version("torch"),
         code_design=RANDOM if code.design == RANDOM else None,
+        hardware=None if where == CPU else where,
     )
     with output_folder(path, RUN, overwrite=overwrite):
         _open_for_training(path, settings, units, code)
@@ -221,7 +225,10 @@ def _open_for_training(path: Path, settings: RunSettings, units: Units, code: Co
     """Make `path`, which is empty or a run, a run with these settings: a new one, or the one that is there."""
     known = path / "settings.json"
     if known.exists():
-        compare_settings(read_json(known), settings.values(), path)
+        there, now = {"hardware": CPU, **read_json(known)}, {"hardware": CPU, **settings.values()}
+        if (path / "ensemble.json").exists():  # nothing is left to do, and other hardware does no harm
+            now["hardware"] = there["hardware"]
+        compare_settings(there, now, path)
     else:
         write_json(known, settings.values())  # first: it makes the folder a run, whatever happens next
     for name, write in {"units.parquet": _write_units_table, "images.safetensors": _write_images}.items():

@@ -27,6 +27,12 @@ Mark = tuple[int, str, float]
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
+    later: ClassVar[frozenset[str]] = frozenset()  # fields that came later: left out where they are None
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None or name not in self.later}
+
     def values(self) -> dict[str, Any]:
         """As JSON types."""
         return self.model_dump(mode="json")
@@ -41,7 +47,8 @@ class RunSettings(_Record):
         units: how many there are.
         seed: the ensemble seed.
         torch: its version.
-        code_design: how the code was designed, if at random; other codes, and older ones, leave it out.
+        code_design: how the code was designed, if at random.
+        hardware: the GPU that was trained on, see `devices.hardware`; None = a CPU.
     """
 
     format: Literal[2] = FORMAT
@@ -56,10 +63,9 @@ class RunSettings(_Record):
     units_sha256: str
     torch: str
     code_design: str | None = None
+    hardware: str | None = None
 
-    @model_serializer(mode="wrap")
-    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if (name, value) != ("code_design", None)}
+    later: ClassVar[frozenset[str]] = frozenset({"code_design", "hardware"})
 
 
 class TrainingRecord(_Record):
@@ -70,7 +76,7 @@ class TrainingRecord(_Record):
         units: content hash by unit id, of its split.
         images: how many its split has.
         split_commitment: the root of a Merkle tree over the split.
-        device: the kind of device that it was trained on.
+        device: the kind of device that it was trained on; `hardware`: which, if it was a GPU.
         loss: [last step of a stretch, mean loss] pairs; none if nothing was trained.
         marks: what training had come to at some steps; none if nothing was trained.
     """
@@ -82,9 +88,12 @@ class TrainingRecord(_Record):
     recipe: Recipe
     split_commitment: str
     device: str
+    hardware: str | None = None
     loss: list[tuple[int, float]]
     marks: list[Mark]
     weights_sha256: str
+
+    later: ClassVar[frozenset[str]] = frozenset({"hardware"})
 
 
 class Manifest(_Record):

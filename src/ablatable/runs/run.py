@@ -173,25 +173,13 @@ class Run:
             compiled: let `torch.compile` fuse their forward passes; needs a C++ compiler.
             device: where the components are put.
             max_resident: how many components are kept in memory at once; None = all.
+
+        Raises:
+            SettingsError: on this device a row's bits depend on its place in a batch of `batch`.
         """
-        import torch
+        from .loaded import loaded_ensemble
 
-        from ..diffusion.ensemble import Ensemble, Streamed
-        from ..diffusion.kinds import fused
-
-        seen: set[int] = set()
-
-        def load(index: int) -> nn.Module:
-            component = self.load_component(index, verify=index not in seen).to(device)
-            seen.add(index)
-            if compiled:
-                component = fused(component)
-            return component.to(torch.bfloat16) if precision == "bf16" else component
-
-        count = self.code.components
-        if max_resident is not None and max_resident < count:
-            return Ensemble(Streamed(load, count, max_resident), batch=batch)
-        return Ensemble([load(index) for index in range(count)], batch=batch)
+        return loaded_ensemble(self, batch, precision, compiled, device, max_resident)
 
     def copy_to(self, folder: str | Path) -> None:
         """Copy the run to a new or empty folder; `SettingsError` if something is there."""

@@ -121,7 +121,7 @@ def draw_at(run: Run, words: np.ndarray, seeds: tuple[int, ...], step: float, sa
     """
     import torch
 
-    from .._runtime.devices import one_thread
+    from .._runtime.devices import CPU, computing
     from ..diffusion.sampling import Trajectories, sample
 
     components = run.ensemble().components
@@ -134,7 +134,7 @@ def draw_at(run: Run, words: np.ndarray, seeds: tuple[int, ...], step: float, sa
             total += weight * component(x, t)
         return total
 
-    with one_thread(), torch.inference_mode():
+    with computing(CPU), torch.inference_mode():
         noise = Trajectories(seeds, run.shape, repeat=len(words))
         x = sample(denoiser, noise, schedule=run.recipe.schedule, sampling=sampling.drawing)
     return x.numpy().reshape(len(words), len(seeds), *run.shape)

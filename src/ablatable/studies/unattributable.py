@@ -163,12 +163,12 @@ def _cell(
 
 def _drawing(run: Run, config: UnattributableStudy) -> Callable[[np.ndarray, list[int]], np.ndarray]:
     """A function of ablations, bool (A, n), and seeds: black and white pictures, uint8 (A, seeds, C, H, W)."""
-    from .._runtime.devices import one_thread
+    from .._runtime.devices import CPU, computing
 
     ensemble = run.ensemble(batch=BATCH)  # batches of one size, so that a picture's bits don't depend on the others
 
     def drawn(ablations: np.ndarray, seeds: list[int]) -> np.ndarray:
-        with one_thread():
+        with computing(CPU):
             pictures = draw(
                 ensemble,
                 ablations,

@@ -260,12 +260,12 @@ def agreement(exact: np.ndarray, estimate: np.ndarray) -> dict[str, float | bool
 
 def compute_sample(task: DifferentialTask, report: Callable[[dict], None]) -> None:
     """Differentiate one sample and store it."""
-    from .._runtime.devices import one_thread
+    from .._runtime.devices import computing
     from ..diffusion.sampling import Trajectories
 
     universe = Universe.open(task.universe)
     run, ensemble = loaded(task.source)
-    with one_thread():
+    with computing(task.source.device):
         factual, jacobian = sample_jacobian(
             ensemble.components,
             Trajectories([task.seed], run.shape, device=task.source.device),

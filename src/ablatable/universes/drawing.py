@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._runtime.devices import computing, hardware
 from .._runtime.execution import Execution
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError
 from ..runs.run import Run
-from .settings import UniverseSettings
+from .settings import UniverseSettings, refuse_other_hardware
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,6 +100,7 @@ class Source:
 
     def load(self, settings: UniverseSettings) -> Drawing:
         """Load the components as these settings need them; a worker loads them once."""
+        refuse_other_hardware(settings.hardware, hardware(self.device), "this universe")
         run, ensemble = loaded(self, settings.batch, settings.precision, settings.compiled)
         return Drawing(run, ensemble, settings, self.device)
 
@@ -133,9 +135,7 @@ class Drawing:
         on_step: Callable[[int], None] = lambda step: None,
     ) -> np.ndarray:
         """Samples of these seeds under some ablations, bool (rows, n): uint8 (rows, samples, C, H, W)."""
-        from .._runtime.devices import one_thread
-
-        with one_thread():
+        with computing(self.device, self.settings.precision):
             return draw(
                 self.ensemble,
                 ablations,

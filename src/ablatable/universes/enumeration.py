@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._runtime.devices import CPU
 from .._runtime.execution import Execution
 from .._runtime.outputs import output_folder
 from .._runtime.progress import Display
@@ -25,7 +26,7 @@ from ..runs.samples import BATCH
 from .blocks import Block
 from .drawing import Source, has_compiler
 from .reader import Universe
-from .settings import UniverseSettings
+from .settings import UniverseSettings, refuse_other_hardware
 from .store import UNIVERSE, absolute
 from .writer import UniverseWriter
 
@@ -110,11 +111,13 @@ def enumerate_universe(
         units=units,
         sampling=sampling,
         spares=spares,
+        hardware=execution.hardware(sampling.precision),
     )
     with output_folder(out, UNIVERSE):
         universe = UniverseWriter.begin(out, settings, opened.units, overwrite=overwrite)
         todo = [block for block in universe.blocks() if not universe.has(block)]
         if todo:
+            refuse_other_hardware(universe.settings.hardware, settings.hardware, out)
             source = Source.of(opened, execution)
             _compute(universe, [BlockTask(source, absolute(out), block) for block in todo], execution)
     return Universe.open(out)
@@ -127,8 +130,9 @@ def plan_universe(
     units: Iterable[str] | None = None,
     sampling: Sampling,
     spares: int = 0,
+    hardware: str = CPU,
 ) -> UniverseSettings:
-    """The settings of a universe that is to be drawn from a run."""
+    """The settings of a universe that is to be drawn from a run, on some hardware (see `devices.hardware`)."""
     from ..diffusion.kinds import kind_named
 
     sampling.check(run.recipe.schedule)
@@ -176,6 +180,7 @@ def plan_universe(
         words=tuple(Code(words, allow_dummy=True).words()),
         ablation=tuple(int(row) for row in ablation),
         spares=tuple(range(len(words) - spares, len(words))),
+        hardware=hardware,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .._runtime.devices import one_thread
+from .._runtime.devices import CPU, computing
 from ..data.distance import euclidean
 from ..data.images import delivered
 from ..runs.run import Run, as_run
@@ -58,7 +58,7 @@ def precision_error(
     samples, ablations = min(SAMPLES, len(universe.seeds)), min(ABLATIONS, settings.ablations)
     words = settings.codewords[:ablations]
     removed = np.concatenate([np.zeros((1, words.shape[1]), bool), words])
-    with one_thread():
+    with computing(CPU):
         exact = draw(
             opened.ensemble(batch=settings.batch, max_resident=max_resident),
             removed,

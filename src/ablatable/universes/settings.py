@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from .._runtime.devices import CPU
 from .._runtime.provenance import compare_settings
 from ..codes.code import Code
 from ..diffusion.sampling_settings import Sampling
-from ..errors import SettingsError
+from ..errors import SettingsError, option
 
 FORMAT = 1
 UNKNOWN = {"components": 0, "sampler": "unknown", "steps": 0, "batch": 0}  # how a file says that nobody recorded it
@@ -36,6 +37,7 @@ class UniverseSettings(BaseModel):
         words: the ablations: distinct codewords, as texts of 0 and 1.
         ablation: for each unit, its row of `words`.
         spares: rows of `words` that no unit has.
+        hardware: `cpu`, or the GPU's name and the versions of its libraries: another rounds differently.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,6 +61,7 @@ class UniverseSettings(BaseModel):
     words: tuple[str, ...] | None
     ablation: tuple[int, ...]
     spares: tuple[int, ...] = ()
+    hardware: str = CPU
 
     @model_validator(mode="before")
     @classmethod
@@ -76,6 +79,8 @@ class UniverseSettings(BaseModel):
             values.update({name: value for name, value in unknown.items() if name in values})
         if not self.clip:  # a universe without clipping keeps the bytes that it had before there was clipping
             values.pop("clip", None)
+        if self.hardware == CPU:  # likewise; universes without it on record were drawn on a CPU
+            values.pop("hardware", None)
         return values
 
     @model_validator(mode="after")
@@ -137,6 +142,8 @@ def extension(old: UniverseSettings, wanted: UniverseSettings, place: str | Path
     Seeds, units and spares may be added. The image of an ablation and a sample has the same bits in whichever universe
     it is drawn, so nothing that is there has to be drawn again.
 
+    Other hardware is no difference as long as nothing is added.
+
     Raises:
         SettingsError: `wanted` lacks something that is there, or differs in anything else; both values are named.
     """
@@ -156,7 +163,7 @@ def extension(old: UniverseSettings, wanted: UniverseSettings, place: str | Path
     row = {word: number for number, word in enumerate(all_words)}
     new_units = [k for k, unit in enumerate(wanted.units) if unit not in units]
     new_spares = [word for k in wanted.spares if (word := wanted.words[k]) not in spares]
-    return old.model_copy(
+    grown = old.model_copy(
         update={
             "seeds": (*old.seeds, *(seed for seed in wanted.seeds if seed not in seeds)),
             "units": (*old.units, *(wanted.units[k] for k in new_units)),
@@ -166,11 +173,23 @@ def extension(old: UniverseSettings, wanted: UniverseSettings, place: str | Path
             "spares": (*old.spares, *(row[word] for word in new_spares)),
         }
     )
+    if grown != old:
+        refuse_other_hardware(old.hardware, wanted.hardware, place)
+    return grown
+
+
+def refuse_other_hardware(then: str, now: str, place: str | Path) -> None:
+    """Raise `SettingsError` unless what is added to a universe is drawn on the hardware that it was begun on."""
+    if then != now:
+        raise SettingsError(
+            f"{place} was drawn on {then}, and this is {now}, which rounds differently: within one universe images "
+            f"must differ by the ablation alone. Draw on {then}, or choose another {option('out')}"
+        )
 
 
 def _compared(settings: UniverseSettings, contained: dict[str, bool]) -> dict[str, Any]:
     """The settings that two universes are compared by; those that may grow count only if they did not."""
-    derived = {"batch", "block", "words", "ablation", "digests"}
+    derived = {"batch", "block", "words", "ablation", "digests", "hardware"}
     growing = {"seeds": list(settings.seeds), "units": list(settings.units), "spares": len(settings.spares)}
     rest = settings.model_dump(mode="json", exclude=derived | growing.keys())
     rest["clip"] = settings.clip  # a file leaves it out where there is none

@@ -16,10 +16,12 @@ from typing import Any, Literal
 import numpy as np
 
 from .._runtime import merkle
+from .._runtime.devices import hardware
 from .._runtime.execution import Execution
 from .._runtime.provenance import environment
 from .._runtime.rng import generator
 from ..data.images import fit, read_picture, recolour
+from ..data.likeness import NEAR, likeness
 from ..data.units import Units
 from ..errors import SettingsError, option
 from ..runs.component_training import TrainTask, first_marks, train_component
@@ -28,13 +30,8 @@ from ..runs.loading_record import background_of
 from ..runs.records import Mark, TrainingRecord, read_training
 from ..runs.run import Run, as_run, check_run, component_folder
 
-NEAR = 0.95
-"""From this likeness on, two pictures are called near-duplicates; see `likeness`."""
-
 ALIKE = 0.02
 """Largest relative difference between losses of repeated trainings that count as numerically alike."""
-
-_MOSAIC = 8  # pictures are compared as mosaics of so many squares a side
 
 
 # --- from the artifacts alone ---------------------------------------------------------------------------------
@@ -148,25 +145,6 @@ def _most_alike(pictures: np.ndarray, units: Units) -> dict[str, float]:
     """Each unit's largest likeness between any of its pictures and any of these."""
     best = likeness(pictures, units.images).max(axis=0)
     return {unit: float(best[units.owner == row].max()) for row, unit in enumerate(units.ids)}
-
-
-def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Perceptual likeness of pictures uint8 (A, H, W, C), (B, H, W, C): float64 (A, B) in [-1, 1], 1 = alike.
-
-    The correlation of their brightness in 8 x 8 squares, of the picture or its mirror image, whichever is more. Changes
-    of brightness, contrast, colour, noise, small shifts and compression are forgiven; crops and rotations escape it.
-    """
-    first, second = _mosaics(a), _mosaics(b)
-    mirrored = second.reshape(len(second), -1, min(_MOSAIC, b.shape[2]))[:, :, ::-1].reshape(second.shape)
-    return np.maximum(first @ second.T, first @ mirrored.T)
-
-
-def _mosaics(pictures: np.ndarray) -> np.ndarray:
-    """Brightness of each square, mean removed, of length one: float64 (N, squares). A blank picture is all zeros."""
-    size = min(_MOSAIC, pictures.shape[1]), min(_MOSAIC, pictures.shape[2])
-    flat = np.stack([fit(recolour(picture, 1), size) for picture in pictures]).reshape(len(pictures), -1).astype(float)
-    flat -= flat.mean(axis=1, keepdims=True)
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
 
 
 # --- by training again ----------------------------------------------------------------------------------------
@@ -302,5 +280,6 @@ def _elsewhere(run: Run, records: dict[int, TrainingRecord], device: str) -> lis
     different = [
         f"{key}: {was.get(key)} then, {now.get(key)} now" for key in sorted(was) if was.get(key) != now.get(key)
     ]
-    kinds = {record.device for record in records.values()} - {device.partition(":")[0]}
-    return different + [f"device: {kind} then, {device} now" for kind in sorted(kinds)]
+    here = hardware(device)
+    others = {record.hardware or record.device for record in records.values()} - {here}
+    return different + [f"device: {other} then, {here} now" for other in sorted(others)]

@@ -50,7 +50,7 @@ class ScreenSettings(BaseModel):
 
     def told(self) -> dict[str, Any]:
         """The settings that a user gave; the others follow from these."""
-        derived = {"seeds", "block", "batch", "words", "ablation", "digests"}
+        derived = {"seeds", "block", "batch", "words", "ablation", "digests", "hardware"}
         values = self.model_dump(mode="json", exclude={"universe": derived})
         values["universe"] |= {"spares": len(self.universe.spares), "clip": self.universe.clip}
         return values

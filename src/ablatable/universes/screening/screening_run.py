@@ -20,6 +20,7 @@ from ...errors import SettingsError
 from ...runs.run import Run, as_run
 from ..drawing import Source
 from ..enumeration import plan_universe
+from ..settings import refuse_other_hardware
 from ..store import SCREENED, absolute
 from .screen import Screen, ScreenSettings
 from .search import SURE, most_drawn, search
@@ -113,6 +114,7 @@ def screen_universe(
         units=units,
         sampling=sampling,
         spares=spares,
+        hardware=execution.hardware(sampling.precision),
     )
     most_drawn(share, len(np.unique(universe.ablation)), spares, opened.code.components)
     settings = ScreenSettings(universe=universe, share=share, top=top, sure=sure)
@@ -120,6 +122,7 @@ def screen_universe(
         found = Screen.begin(out, settings, opened.units().select(universe.units), overwrite=overwrite)
         missing = [seed for seed in found.seeds if not found.has(seed)]
         if missing:
+            refuse_other_hardware(found.settings.hardware, universe.hardware, out)
             source = Source.of(opened, execution)
             _compute(found, [ScreenTask(source, absolute(out), seed) for seed in missing], execution)
     return Screen.open(out)

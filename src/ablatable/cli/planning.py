@@ -1,0 +1,143 @@
+"""The command that says beforehand what a code gives, what it costs, and what the data hold: plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import SettingsError, option
+from .common import Components, Json, Removals, Weight, app, example
+from .data_options import Loading
+from .groups import grouped
+from .output import next_step, print_json, print_rows, quoted, say
+
+if TYPE_CHECKING:
+    from ..data.likeness import NearPair
+    from ..data.units import Units
+
+
+@app.command(
+    epilog=example(
+        "ablatable plan --units 48",
+        "ablatable plan --units 256 --removals 10",
+        "ablatable plan paintings/ --unit-column artist --size 32",
+    )
+)
+@grouped
+def plan(
+    data: Annotated[
+        str | None, typer.Argument(metavar="[DATA]", help="Training data, as for train; or say how many --units.")
+    ] = None,
+    units: Annotated[int | None, typer.Option(help="How many units there are, without DATA.")] = None,
+    components: Components = None,
+    weight: Weight = None,
+    removals: Removals = None,
+    seed: Annotated[int, typer.Option(help="The code's seed.", rich_help_panel="Code")] = 0,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="How many images the units have in all; advises on training too.")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="The images' size: 28, or 28x32.", show_default="as DATA, else 32", rich_help_panel="Data"),
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(help="1 for grey, 3 for colour.", show_default="as DATA, else 3", rich_help_panel="Data"),
+    ] = None,
+    loading: Loading = Loading(),
+    as_json: Json = False,
+) -> None:
+    """Show what a code gives and costs before anything is trained, and which images look the same."""
+    from ..codes.planning import plan as make_plan
+    from ..data.images import parse_size
+    from ..diffusion.advice import needs
+
+    if (data is None) == (units is None):
+        raise SettingsError(f"give either DATA, or how many units there are with {option('units')}")
+    loaded = None
+    if data is not None:
+        # what train would refuse is said, so that a plan tells all there is to decide
+        lenient = (
+            loading if loading.merge_duplicates or loading.drop_duplicates else replace(loading, keep_duplicates=True)
+        )
+        loaded = lenient.units(data, size, channels, quiet=as_json)
+        units, images = len(loaded), len(loaded.images)
+    made = make_plan(units or 0, components, weight, seed=seed, bear=removals)
+    each = None if images is None else max(1, round(images * made.weight / made.components))
+    height, width = parse_size(size) or (32, 32)
+    shape = (3 if channels is None else channels, height, width) if loaded is None else loaded.shape
+    training = None if each is None else needs(shape, each)
+    pairs = None if loaded is None else _near_duplicates(loaded)
+    if as_json:
+        told = {"training": training.as_dict()} if training else {}
+        if loaded is not None:
+            told |= {"loaded": loaded.report and loaded.report.as_dict(), "near_duplicates": _rows(loaded, pairs)}
+        print_json({**made.as_dict(), **told})
+        return
+    if loaded is not None:
+        _tell(loaded, pairs)
+    print_rows([], made.rows(), title=f"{made.units} units, {made.components} components, weight {made.weight}")
+    print_rows(["removed", "survivors, mean", "worst", "none left"], made.survivor_rows(), title="After removals")
+    for sentence in made.recommendation:
+        say(f"- {sentence}")
+    for sentence in training.sentences() if training else []:
+        say(f"- {sentence.shell}")
+    code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
+    what = ["DATA"] if data is None else [quoted(data), *_given(loading, size, channels)]
+    next_step(" ".join(["ablatable train", *what, code, "--out RUN"]))
+
+
+def _given(loading: Loading, size: str | None, channels: int | None) -> list[str]:
+    """The options on data, to be given to another command."""
+    values = {"--unit-column": loading.unit_column, "--table": loading.table, "--size": size, "--channels": channels}
+    values["--background"] = loading.background
+    flags = {
+        "--skip-broken": loading.skip_broken,
+        "--merge-duplicates": loading.merge_duplicates,
+        "--drop-duplicates": loading.drop_duplicates,
+        "--keep-duplicates": loading.keep_duplicates,
+        "--no-cache": loading.no_cache,
+    }
+    given = [f"{name} {quoted(value)}" for name, value in values.items() if value is not None]
+    return given + [name for name, asked in flags.items() if asked]
+
+
+def _near_duplicates(units: Units) -> list[NearPair] | None:
+    """Pairs of images of different units that look the same; None if there are too many images to look."""
+    from ..data.likeness import MOST, near_duplicates
+
+    return near_duplicates(units.images, units.owner) if len(units.images) <= MOST else None
+
+
+def _names(units: Units) -> list[str]:
+    """Each image's file, or its unit where it has none."""
+    if units.report is not None and len(units.report.names) == len(units.images):
+        return list(units.report.names)
+    return [units.ids[owner] for owner in units.owner]
+
+
+def _rows(units: Units, pairs: list[NearPair] | None) -> list[dict] | None:
+    names = _names(units)
+    return pairs and [
+        {
+            "images": [names[pair.first], names[pair.second]],
+            "units": [units.ids[units.owner[pair.first]], units.ids[units.owner[pair.second]]],
+            "likeness": pair.likeness,
+        }
+        for pair in pairs
+    ]
+
+
+def _tell(units: Units, pairs: list[NearPair] | None) -> None:
+    """Which images are in two units, and which look the same."""
+    from ..data.likeness import MOST, told
+
+    if units.report is not None and units.report.shared and units.report.duplicates == "keep":
+        say("train wants to be told what to do with them: --merge-duplicates, --drop-duplicates or --keep-duplicates")
+    if pairs is None:
+        say(f"Near-duplicates were not looked for: there are more than {MOST:,} images.")
+    else:
+        for line in told(pairs, _names(units), [units.ids[owner] for owner in units.owner]):
+            say(line)

@@ -1,0 +1,40 @@
+"""A run's components in memory, as they are drawn with: on a device, in a precision, all of them or some at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .._runtime.devices import computing
+from ..diffusion.ensemble import Ensemble, Streamed
+from ..diffusion.kinds import fused
+from ..diffusion.places import refuse_unless_places_agree
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .run import Run
+
+
+def loaded_ensemble(
+    run: Run, batch: int | None, precision: str, compiled: bool, device: str, max_resident: int | None
+) -> Ensemble:
+    """See `Run.ensemble`."""
+    seen: set[int] = set()
+
+    def load(index: int) -> nn.Module:
+        component = run.load_component(index, verify=index not in seen).to(device)
+        seen.add(index)
+        if compiled:
+            component = fused(component)
+        return component.to(torch.bfloat16) if precision == "bf16" else component
+
+    count = run.code.components
+    few = max_resident is not None and max_resident < count
+    components = Streamed(load, count, max_resident or 1) if few else [load(index) for index in range(count)]
+    if batch is not None:
+        with computing(device, precision):
+            middle = run.recipe.schedule.train_steps // 2
+            refuse_unless_places_agree(components[0], run.shape, batch, middle, device)
+    return Ensemble(components, batch=batch)
