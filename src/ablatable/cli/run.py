@@ -29,7 +29,6 @@ def info(run: RunPath, as_json: Json = False) -> None:
 
     opened = Run(run)
     channels, height, width = opened.shape
-    settings = opened.manifest["settings"]
     files = [path for path in opened.path.rglob("*") if path.is_file()]
     told = {
         "run": str(run),
@@ -41,10 +40,10 @@ def info(run: RunPath, as_json: Json = False) -> None:
         "spare_codewords": opened.code.spare_capacity,
         "component": opened.recipe.component.kind,
         "training_steps": opened.recipe.training_steps,
-        "seed": settings["seed"],
+        "seed": opened.seed,
         "digest": opened.digest,
         "mebibytes": round(sum(path.stat().st_size for path in files) / 2**20, 1),
-        "made_with": ", ".join(f"{name} {value}" for name, value in sorted(opened.manifest["environment"].items())),
+        "made_with": ", ".join(f"{name} {value}" for name, value in sorted(opened.manifest.environment.items())),
     }
     if as_json:
         print_json(told)
