@@ -30,6 +30,7 @@ COMMANDS = {
     "universe bundle": "export_benchmark",
     "run info": "Run",
     "run sample": "draw_samples",
+    "run members": "members",
     "run forget": "forget",
     "run repair": "repair",
     "run extend": "extend",
