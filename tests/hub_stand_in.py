@@ -72,7 +72,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return self.missing("EntryNotFound")
             kind, name, action, revision = found.groups()
             if action == "preupload":
-                files = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]
+                files = [
+                    {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for f in json.loads(body)["files"]
+                ]
                 return self.answer({"files": files})
             lines = [json.loads(line) for line in body.splitlines() if line.strip()]
             files = {x["value"]["path"]: base64.b64decode(x["value"]["content"]) for x in lines if x["key"] == "file"}

@@ -25,7 +25,7 @@ import numpy as np
 from reader import read
 tables = read(".")
 flat = {f"{table}.{name}": values for table, columns in tables.items() for name, values in columns.items()}
-np.savez("read.npz", **{name: values.astype(str) if values.dtype == object else values for name, values in flat.items()})
+np.savez("read.npz", **{name: v.astype(str) if v.dtype == object else v for name, v in flat.items()})
 """
 
 

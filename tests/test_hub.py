@@ -1,4 +1,4 @@
-"""Runs on the Hub, against a local stand-in of its HTTP API: published, fetched whole or in part, and what goes wrong."""
+"""Runs on the Hub, against a local stand-in of its HTTP API: published, fetched whole or in part, and errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
     with hub_stand_in() as stand_in:
         monkeypatch.setattr(constants, "ENDPOINT", stand_in.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", stand_in.url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", stand_in.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
@@ -85,7 +87,13 @@ def test_the_card(small: Small, hub: Hub) -> None:
     _, header, text = card.split("---\n", 2)
     assert yaml.safe_load(header)["license"] == "cc-by-sa-3.0"
     assert yaml.safe_load(header)["library_name"] == "ablatable"
-    for told in (small.run.digest, 'from_pretrained("user/digits")', f"`{small.units.ids[0]}`", "samples.png", "2406.07908"):
+    for told in (
+        small.run.digest,
+        'from_pretrained("user/digits")',
+        f"`{small.units.ids[0]}`",
+        "samples.png",
+        "2406.07908",
+    ):
         assert told in text
     assert "images.safetensors" not in files and "The images are not published" in text
     assert files["samples.png"].startswith(b"\x89PNG")
@@ -109,7 +117,9 @@ def test_what_goes_wrong(small: Small, hub: Hub, tmp_path: Path) -> None:
 
 def test_on_the_command_line(small: Small, hub: Hub, call) -> None:
     """What a dry run lists is what is published."""
-    code, out, _ = call("run", "push", small.run.path, "user/digits", "--dry-run", "--no-picture", "--no-images", "--json")
+    code, out, _ = call(
+        "run", "push", small.run.path, "user/digits", "--dry-run", "--no-picture", "--no-images", "--json"
+    )
     assert code == 0 and not hub.repos
     listed = json.loads(out)["bytes"]
     code, out, _ = call("run", "push", small.run.path, "user/digits", "--no-picture", "--no-images", "--private")

@@ -74,7 +74,9 @@ def _plain_errors(name: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except errors.RevisionNotFoundError as error:
-        raise StoreError(f"'{name}' on the Hub has no revision '{revision}'; name a branch, a tag or a commit") from error
+        raise StoreError(
+            f"'{name}' on the Hub has no revision '{revision}'; name a branch, a tag or a commit"
+        ) from error
     except errors.RepositoryNotFoundError as error:
         raise StoreError(
             f"there is no folder '{name}' here, and no repository of that name on the Hub that you may read; check the "
@@ -82,8 +84,8 @@ def _plain_errors(name: str, revision: str | None) -> Iterator[None]:
         ) from error
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
         raise StoreError(
-            f"there is no folder '{name}' here and no copy of that repository in the Hub's cache, and the Hub cannot be "
-            "reached (HF_HUB_OFFLINE, or no connection)"
+            f"there is no folder '{name}' here and no copy of that repository in the Hub's cache, and the Hub cannot "
+            "be reached (HF_HUB_OFFLINE, or no connection)"
         ) from error
     except (errors.HfHubHTTPError, errors.HFValidationError, errors.LocalTokenNotFoundError) as error:
         said = str(error).strip().splitlines()

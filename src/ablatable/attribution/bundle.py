@@ -127,7 +127,9 @@ def export_benchmark(
         write_atomic(folder / "reader.py", READER.encode())
         write_atomic(folder / "README.md", _card(about, title).encode())
         names = sorted(path.name for path in folder.iterdir() if BUNDLE.owns(path.name) and path.name != BUNDLE.marker)
-        write_json(folder / BUNDLE.marker, {**about, "files_sha256": {name: file_hash(folder / name) for name in names}})
+        write_json(
+            folder / BUNDLE.marker, {**about, "files_sha256": {name: file_hash(folder / name) for name in names}}
+        )
     return folder
 
 
@@ -203,4 +205,6 @@ def _card(about: Mapping[str, Any], title: str) -> str:
     header = DatasetCardData(
         pretty_name=plain, tags=["training-data-attribution", "diffusion", "benchmark", "ablatable"]
     ).to_yaml()
-    return CARD.format(header=header, title=plain, run=about["run_sha256"], **{k: about[k] for k in ("samples", "units")})
+    return CARD.format(
+        header=header, title=plain, run=about["run_sha256"], **{k: about[k] for k in ("samples", "units")}
+    )

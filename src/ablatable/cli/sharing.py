@@ -36,7 +36,9 @@ def push(
         if images:
             say("images.safetensors holds the training images; --no-images leaves them out")
         return
-    address = push_run(run, repository, private=private, license=license, images=images, picture=picture, revision=revision)
+    address = push_run(
+        run, repository, private=private, license=license, images=images, picture=picture, revision=revision
+    )
     if as_json:
         print_json({"repository": repository, "commit": address})
         return

@@ -86,7 +86,7 @@ def model_card(
     channels, height, width = run.shape
     weights = sorted({int(weight) for weight in table.matrix.sum(axis=1)})
     text = _TEXT.format(
-        title=name.split("/")[-1],
+        title=name.rsplit("/", maxsplit=1)[-1],
         name=name,
         unit=run.unit_ids[0],
         units=len(run.unit_ids),
@@ -95,7 +95,9 @@ def model_card(
         height=height,
         width=width,
         colour="grey" if channels == 1 else "colour",
-        holding="The images themselves are in `images.safetensors`." if images else "The images are not published here.",
+        holding="The images themselves are in `images.safetensors`."
+        if images
+        else "The images are not published here.",
         components=len(run.present),
         present=f"{len(run.present)} of {table.components}",
         designed=table.components,

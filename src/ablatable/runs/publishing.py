@@ -1,7 +1,7 @@
 """Runs on the Hugging Face Hub: publish one with its card, fetch one, or only what draws without some units.
 
-A published run is its folder, file by file, with a card (README.md) and a picture. So it is a run wherever it is fetched
-to, and its hashes can be checked there.
+A published run is its folder, file by file, with a card (README.md) and a picture. So it is a run wherever it is
+fetched to, and its hashes can be checked there.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def push_run(
         SettingsError: `name` is not of the form user/name.
     """
     if not is_hub_name(name):
-        raise SettingsError(f"'{name}' does not name a repository; write user/name (and no folder of that name is here)")
+        raise SettingsError(
+            f"'{name}' does not name a repository; write user/name (and no folder of that name is here)"
+        )
     opened = as_run(run)
     with tempfile.TemporaryDirectory(prefix="ablatable-push-") as place:
         folder = prepare(opened, Path(place) / "run", name, license=license, images=images, picture=picture)
