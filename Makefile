@@ -31,9 +31,9 @@ venv: $(DEV)  ## make .venv with everything the other targets need
 demo: $(READY)  ## train on real digits, ablate every unit, write pictures and a report to demo/
 	$(BIN)/ablatable demo --out demo
 
-explore: $(DEV)  ## the explorer of the demo's run, in demo/explorer; serve it with ARGS=--serve
-	$(BIN)/ablatable demo --out demo
-	$(BIN)/ablatable explore demo/run --universe demo/universe.zarr --out demo/explorer $(ARGS)
+explore: $(DEV)  ## build the explorer of the bundled run in explore/ and open it; ARGS=--no-browser only serves it
+	$(BIN)/ablatable universe create bundled --seeds 0-11 --steps 25 --spares 40 --out explore/universe.zarr
+	$(BIN)/ablatable explore bundled --universe explore/universe.zarr --out explore/site --serve $(ARGS)
 
 web:  ## check the explorer's page: types, vendored files, unit tests; needs node 20 and npm
 	npm ci --prefix web
