@@ -322,7 +322,8 @@ def test_answers_say_what_the_tests_say(group_site: Explored, visit: Callable[..
     from ablatable.analysis.witness import witness_pictures
 
     shown, universe = visit(group_site.path, hash="#seed=2").ready(), group_site.universe
-    tested, told = calibrate(universe), witness_pictures(group_site.run, universe.factual, universe.seeds)
+    tested = calibrate(universe, statistic="likeness")
+    told = witness_pictures(group_site.run, universe.factual, universe.seeds)
     order = np.lexsort((-universe.distances()[:, 2], told.p[:, 2].astype(np.float32)))
     shown.page.locator("#way-most").click()
     names = shown.page.locator(".entry strong").all_inner_texts()
@@ -347,7 +348,8 @@ def test_a_removal_is_shown_with_both_tests(network_site: Explored, visit: Calla
     from ablatable.analysis.witness import witness_pictures
 
     run, universe = network_site.run, network_site.universe
-    told, tested = witness_pictures(run, universe.factual, universe.seeds), calibrate(universe)
+    told = witness_pictures(run, universe.factual, universe.seeds)
+    tested = calibrate(universe, statistic="likeness")
     unit = int(told.p[:, 1].argmin())
     shown = visit(network_site.path, hash=f"#seed={universe.seeds[1]}&without={run.unit_ids[unit]}").ready().finished()
     text = shown.page.locator("#findings").inner_text()

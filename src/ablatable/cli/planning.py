@@ -120,7 +120,9 @@ def _names(units: Units) -> list[str]:
 
 def _rows(units: Units, pairs: list[NearPair] | None) -> list[dict] | None:
     names = _names(units)
-    return pairs and [
+    if pairs is None:
+        return None
+    return [
         {
             "images": [names[pair.first], names[pair.second]],
             "units": [units.ids[units.owner[pair.first]], units.ids[units.owner[pair.second]]],

@@ -6,6 +6,7 @@ its seeds.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 from .._runtime.devices import CPU
 from .._runtime.execution import Execution
+from .._runtime.files import check_room
 from .._runtime.outputs import output_folder
 from .._runtime.progress import Display
 from ..codes.code import Code
@@ -32,6 +34,7 @@ from .writer import UniverseWriter
 
 BLOCK_SAMPLES = 16  # a block holds at most this many samples
 BLOCK_ROWS = (128, 1024)  # images per block: enough to fill batches, few enough to share out and to lose
+LEAST = 4  # images are compressed to some part of their size, rarely to less than a quarter
 BLOCKS = 16  # about this many blocks, within those bounds
 
 
@@ -118,9 +121,17 @@ def enumerate_universe(
         todo = [block for block in universe.blocks() if not universe.has(block)]
         if todo:
             refuse_other_hardware(universe.settings.hardware, settings.hardware, out)
+            _check_room(out, universe.settings, todo)
             source = Source.of(opened, execution)
             _compute(universe, [BlockTask(source, absolute(out), block) for block in todo], execution)
     return Universe.open(out)
+
+
+def _check_room(out: str | Path, settings: UniverseSettings, todo: list[Block]) -> None:
+    """`StoreError` if the missing images surely do not fit; how well they compress is known only later."""
+    images = sum(block.rows for block in todo)
+    what = f"drawing {images:,} images, if they are compressed to 1/{LEAST},"
+    check_room(out, images * math.prod(settings.shape) // LEAST, what)
 
 
 def plan_universe(
