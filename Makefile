@@ -28,12 +28,12 @@ help:  ## list the targets
 
 venv: $(DEV)  ## make .venv with everything the other targets need
 
-demo: $(READY)  ## train on real digits, ablate every unit, write pictures and a report to demo/
-	$(BIN)/ablatable demo --out demo
+demo: $(READY)  ## draw with the bundled ensemble, remove every artist, write a report to demo/; ARGS=--train trains
+	$(BIN)/ablatable demo --out demo $(ARGS)
 
-explore: $(DEV)  ## build the explorer of the bundled run in explore/ and open it; ARGS=--no-browser only serves it
-	$(BIN)/ablatable universe create bundled --seeds 0-11 --steps 25 --spares 40 --out explore/universe.zarr
-	$(BIN)/ablatable explore bundled --universe explore/universe.zarr --out explore/site --serve $(ARGS)
+explore: $(DEV)  ## build the explorer of the bundled run in demo/explorer and open it; ARGS=--no-browser only serves
+	$(BIN)/ablatable demo --out demo
+	$(BIN)/ablatable explore bundled --universe demo/universe.zarr --out demo/explorer --serve $(ARGS)
 
 web:  ## check the explorer's page: types, vendored files, unit tests; needs node 20 and npm
 	npm ci --prefix web

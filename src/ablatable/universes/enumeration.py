@@ -35,6 +35,7 @@ from .writer import UniverseWriter
 BLOCK_SAMPLES = 16  # a block holds at most this many samples
 BLOCK_ROWS = (128, 1024)  # images per block: enough to fill batches, few enough to share out and to lose
 LEAST = 4  # images are compressed to some part of their size, rarely to less than a quarter
+BLOCK_BYTES = 32 * 2**20  # and no more than this of pixels: large pictures take long, and memory
 BLOCKS = 16  # about this many blocks, within those bounds
 
 
@@ -118,12 +119,14 @@ def enumerate_universe(
     )
     with output_folder(out, UNIVERSE):
         universe = UniverseWriter.begin(out, settings, opened.units, overwrite=overwrite)
-        todo = [block for block in universe.blocks() if not universe.has(block)]
+        todo = universe.missing()
         if todo:
             refuse_other_hardware(universe.settings.hardware, settings.hardware, out)
             _check_room(out, universe.settings, todo)
             source = Source.of(opened, execution)
+            universe.changes()
             _compute(universe, [BlockTask(source, absolute(out), block) for block in todo], execution)
+        universe.finish()
     return Universe.open(out)
 
 
@@ -171,7 +174,8 @@ def plan_universe(
     if spares:
         words = np.concatenate([words, run.code.spares(spares, seed=run.seed)])
     block_samples = min(BLOCK_SAMPLES, len(seeds))
-    images = int(np.clip(len(words) * len(seeds) // BLOCKS, *BLOCK_ROWS))
+    most = min(BLOCK_ROWS[1], max(BLOCK_SAMPLES, BLOCK_BYTES // int(np.prod(run.shape))))
+    images = min(most, int(np.clip(len(words) * len(seeds) // BLOCKS, *BLOCK_ROWS)))
     pieces = -(-len(words) // max(1, images // block_samples))
     return UniverseSettings(
         run_sha256=run.digest,
