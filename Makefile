@@ -28,12 +28,12 @@ help:  ## list the targets
 
 venv: $(DEV)  ## make .venv with everything the other targets need
 
-demo: $(READY)  ## train on real digits, ablate every unit, write pictures and a report to demo/
-	$(BIN)/ablatable demo --out demo
+demo: $(READY)  ## draw with the bundled ensemble, remove every artist, write a report to demo/; ARGS=--train trains
+	$(BIN)/ablatable demo --out demo $(ARGS)
 
-explore: $(DEV)  ## the explorer of the demo's run, in demo/explorer; serve it with ARGS=--serve
+explore: $(DEV)  ## the explorer of the demo's pictures, in demo/explorer; serve it with ARGS=--serve
 	$(BIN)/ablatable demo --out demo
-	$(BIN)/ablatable explore demo/run --universe demo/universe.zarr --out demo/explorer $(ARGS)
+	$(BIN)/ablatable explore bundled --universe demo/universe.zarr --out demo/explorer $(ARGS)
 
 web:  ## check the explorer's page: types, vendored files, unit tests; needs node 20 and npm
 	npm ci --prefix web

@@ -15,8 +15,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 NAME = "pretended"
+
+
+class _Module(backend_registration._DummyBackendModule):
+    """What autocast asks a device."""
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16]
+
+
 KEPT = backend_registration._DummyPrivateUse1Hook(), backend_registration._DummyDeviceGuard()
-backend_registration._setup_privateuseone_for_python_backend(NAME, hook=KEPT[0], device_guard=KEPT[1])
+backend_registration._setup_privateuseone_for_python_backend(NAME, _Module(), hook=KEPT[0], device_guard=KEPT[1])
 aten: Any = torch.ops.aten
 
 

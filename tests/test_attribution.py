@@ -453,7 +453,8 @@ def test_an_evaluation_goes_on_and_grows(ideal: ab.Universe, tmp_path: Path, mon
     stop = False
     found = evaluate.evaluate(ideal, {"a": counting("a"), "b": counting("b")}, out=out, execution=Execution(quiet=True))
     assert {(name, *samples) for name, samples in calls} == {("b", 2, 3)}
-    whole = evaluate.evaluate(ideal, ["euclidean"], out=tmp_path / "w", execution=Execution(workers=0, quiet=True))
+    slow = {"euclidean": Method(attribution.euclidean)}
+    whole = evaluate.evaluate(ideal, slow, out=tmp_path / "w", execution=Execution(workers=0, quiet=True))
     assert found.results["a"]["far"] == found.results["b"]["far"] == whole.results["euclidean"]["far"]
 
     calls.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +9,8 @@ import pytest
 
 import ablatable as ab
 from ablatable.analysis.sample_quality import judge
-from ablatable.runs.bundled import FOLDER, located
+from ablatable.runs.bundled import FOLDER, bundled_code, bundled_recipe, bundled_units, located
 from ablatable.runs.run import check_run
-
-SCRIPT = Path(__file__).parents[1] / "scripts" / "make_bundled.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("make_bundled", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_it_is_whole_and_small() -> None:
@@ -37,14 +25,23 @@ def test_it_is_whole_and_small() -> None:
     }
 
 
-def test_it_is_what_the_script_makes(script) -> None:
-    run, units = ab.bundled(), script.bundled_units()
+def test_it_is_what_training_it_would_make() -> None:
+    run, units = ab.bundled(), bundled_units()
     assert (run.unit_ids, run.digests) == (units.ids, units.digests)
     assert run.units().fingerprint() == units.fingerprint()
-    assert run.recipe.training.steps == script.STEPS and run.recipe.training.stored == "float16"
-    expected = ab.Code.balanced(units=12, components=script.COMPONENTS, weight=script.WEIGHT, seed=script.SEED)
-    assert np.array_equal(run.code.matrix, expected.matrix)
+    assert run.recipe == bundled_recipe() and run.recipe.training.stored == "float16"
+    assert np.array_equal(run.code.matrix, bundled_code().matrix)
+    assert run.design.design == "random"  # so that tests on its codewords are exact
     assert run.code.spare_capacity >= 50  # enough to test at 0.02
+
+
+def test_its_drawings_are_the_artists() -> None:
+    everything = ab.Units.openmoji(size=16)
+    units = ab.bundled().units()
+    for artist in units.ids:
+        theirs = {picture.tobytes() for picture in everything.of(artist)}
+        mine = [picture.tobytes() for picture in units.of(artist)]
+        assert len(set(mine)) == 4 and set(mine) <= theirs
 
 
 def test_it_draws_pictures() -> None:

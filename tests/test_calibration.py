@@ -115,6 +115,8 @@ def test_regressed_likeness_needs_no_spares(small_universe: Universe, tmp_path: 
     np.testing.assert_array_equal(found.p[:, [2]], calibrate(bare, statistic="regressed", samples=[2]).p)
     assert "unused codewords" in found.verdict(0, bare.unit_ids)
     assert calibrate(small_universe, statistic="regressed").p.shape == (12, 3)
+    for universe in (bare, small_universe):  # it is what is used unless another is asked for
+        assert calibrate(universe).statistic == "regressed"
 
 
 @pytest.mark.parametrize("spares", [2, 9])
@@ -218,7 +220,8 @@ def test_feature_space(small_universe: Universe) -> None:
     """Any function of pictures will do; one that sees nothing finds nothing."""
     shifted = calibrate(small_universe, features=lambda images: images.reshape(len(images), -1) / 7 + 3)
     np.testing.assert_allclose(shifted.p, calibrate(small_universe).p)
-    assert (calibrate(small_universe, features=lambda images: np.ones((len(images), 4))).p == 1).all()
+    blind = calibrate(small_universe, statistic="likeness", features=lambda images: np.ones((len(images), 4)))
+    assert (blind.p == 1).all()
 
 
 def test_mistakes(small_universe: Universe, tmp_path: Path) -> None:
@@ -226,7 +229,10 @@ def test_mistakes(small_universe: Universe, tmp_path: Path) -> None:
         calibrate(small_universe, statistic="best")
     bare = make(tmp_path, Units.digits(4, size=8), Code.balanced(units=4, components=4), samples=1, spares=0)
     with pytest.raises(SettingsError, match=r"no spare ablations.*spares=2"):
-        calibrate(bare)
+        calibrate(bare, statistic="likeness")
+    full = make(tmp_path / "full", Units.digits(6, size=8), Code.balanced(units=6, components=4), samples=1, spares=0)
+    with pytest.raises(SettingsError, match="no spare codewords"):  # nor are there codewords to compare with
+        calibrate(full)
 
 
 def test_a_unit_that_decides_the_picture_is_found(tmp_path: Path) -> None:

@@ -88,6 +88,10 @@ def test_the_whole_job(call: Call, tmp_path: Path) -> None:
 
 def test_influence_against_spares(call: Call, small_universe: Universe) -> None:
     code, text, _ = call("universe", "influence", small_universe.url, "--sample", "1", "--json")
+    ranks = [9 * row["p"] for row in json.loads(text)]  # among C(6, 3) - 12 = 8 unused codewords
+    assert code == 0 and len(ranks) == 12 and np.allclose(ranks, np.round(ranks)) and max(ranks) > 4 > min(ranks)
+    likeness = ("--statistic", "likeness")
+    code, text, _ = call("universe", "influence", small_universe.url, "--sample", "1", *likeness, "--json")
     table = json.loads(text)
     assert code == 0 and len(table) == 12 and all(row["p"] in {0.25, 0.5, 0.75, 1} for row in table)
     code, text, _ = call("universe", "influence", small_universe.url, "--statistic", "plain", "--native")
@@ -153,11 +157,13 @@ def test_choices_are_the_librarys() -> None:
     from ablatable.analysis.statistics import STATISTICS
     from ablatable.attribution import methods
     from ablatable.cli import choices
+    from ablatable.demo import DATA
     from ablatable.diffusion.recipe import PRESETS
     from ablatable.diffusion.sampling_settings import PRECISIONS, SAMPLERS
 
     assert get_args(choices.Sampler) == SAMPLERS and get_args(choices.Precision) == PRECISIONS
     assert get_args(choices.Preset) == tuple(PRESETS) and get_args(choices.Statistic) == STATISTICS
+    assert get_args(choices.DemoData) == DATA
     assert set(choices.Attributors) == set(methods.METHODS)
 
 
@@ -206,6 +212,31 @@ def test_a_stopped_command(number: str, workers: int, tmp_path: Path) -> None:
     assert len(lines) == 1 and "stopped at" in lines[0] and "give the same command again to resume" in lines[0], err
     _, alive = psutil.wait_procs(workforce, timeout=2 + BUSY)
     assert not alive, alive
+
+
+def test_stopped_while_images_are_read(tmp_path: Path) -> None:
+    """One line, which does not promise that something was kept."""
+    tile, place = picture(tmp_path / "data" / "0.png", side=4), tmp_path / "data"
+    for number in range(1, 600):
+        shutil.copyfile(tile, place / f"{number}.png")
+    program = (
+        "import sys, time\nfrom ablatable.data import loading\nfrom ablatable.cli import main\nread = loading._read\n"
+        "loading._read = lambda *given: time.sleep(0.02) or print('reading', flush=True) or read(*given)\n"
+        f"sys.argv = ['ablatable', 'train', {str(place)!r}, '--no-cache', '--out', {str(tmp_path / 'run')!r}]\nmain()"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", program], text=True, env=environment, stdout=pipe, stderr=pipe)
+    assert process.stdout is not None and process.stdout.readline() == "reading\n"
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - began < 2 + BUSY and process.returncode == 130
+    (line,) = [line for line in err.splitlines() if "stopped" in line or "% " not in line]
+    assert line.startswith("reading images: stopped at ") and line.endswith(
+        "nothing was written; give the command again"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_stopped_while_nothing_reacts() -> None:

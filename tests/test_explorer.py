@@ -76,7 +76,7 @@ def test_stored_pictures_distances_and_tests_are_the_universes(group_site: Explo
     assert np.array_equal(distances[stored["ablation"]], universe.distances())
     assert np.array_equal(distances[stored["spares"]], universe.spare_distances())
     p, q = unpacked(folder / stored["tests"], np.float32).reshape(2, len(universe.unit_ids), -1)
-    tested = calibrate(universe)
+    tested = calibrate(universe, statistic="likeness")
     assert np.array_equal(p, tested.p.astype(np.float32)) and np.array_equal(q, tested.q.astype(np.float32))
 
 

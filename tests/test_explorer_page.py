@@ -320,7 +320,7 @@ def test_answers_say_what_the_universe_says(group_site: Explored, visit: Callabl
     from ablatable.analysis.calibration import calibrate
 
     shown, universe = visit(group_site.path, hash="#seed=2").ready(), group_site.universe
-    tested = calibrate(universe)
+    tested = calibrate(universe, statistic="likeness")
     order = np.lexsort((-universe.distances()[:, 2], tested.p[:, 2].astype(np.float32)))
     shown.page.locator("#way-most").click()
     names = shown.page.locator(".entry strong").all_inner_texts()

@@ -14,7 +14,10 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
+import ablatable as ab
+from ablatable import Execution
 from ablatable._runtime.files import (
     canonical_json,
     file_hash,
@@ -106,6 +109,33 @@ def test_a_full_disk_says_how_much_is_missing(tmp_path: Path, monkeypatch: pytes
         raise full
     with pytest.raises(StoreError, match=r"disk is full: 3\.0 MiB are free; make room"), writing("s3://bucket/u.zarr"):
         raise RuntimeError("Generic error: No space left on device (os error 28)")
+
+
+def test_room_is_looked_at_before_long_work(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training and drawing stop before they begin if the disk is too small, and say how much is missing."""
+    quiet = Execution(workers=0, quiet=True)
+    weights = sum(
+        tensor.nbytes
+        for path in small.run.path.glob("components/*/*.safetensors")
+        for tensor in load_file(path).values()
+    )
+    least, usage = weights + 4 * weights // 6, shutil.disk_usage(tmp_path)  # and one checkpoint of four times a sixth
+    disk = {"free": least - 1}
+    monkeypatch.setattr("shutil.disk_usage", lambda place: usage._replace(free=disk["free"]))
+    missing = r"training 6 components takes .* MiB, and the disk has .* MiB free: 0\.0 MiB more are needed; make room"
+    with pytest.raises(StoreError, match=missing):
+        ab.train(small.units, small.code, small.recipe, out=tmp_path / "run", execution=quiet)
+    assert not list(tmp_path.glob("run/components/*"))
+    disk["free"] = least
+    ab.train(small.units, small.code, small.recipe, out=tmp_path / "run", execution=quiet)
+
+    disk["free"] = 13 * 2 * 64 // 4 - 1  # 13 pictures of two samples, at a quarter
+    with pytest.raises(StoreError, match=r"drawing 26 images.*more are needed"):
+        ab.enumerate_universe(
+            small.run, [0, 1], out=tmp_path / "u.zarr", sampling=ab.Sampling(steps=1), execution=quiet
+        )
+    disk["free"] += 1
+    ab.enumerate_universe(small.run, [0, 1], out=tmp_path / "u.zarr", sampling=ab.Sampling(steps=1), execution=quiet)
 
 
 def test_whoever_holds_a_folder_is_named(tmp_path: Path) -> None:

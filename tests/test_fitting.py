@@ -28,7 +28,7 @@ UNITS = Units.digits(10, size=8)
 
 def task(folder: Path, *, component: int = 2, seed: int = 7, checkpoint_seconds: float = 1e9, **training) -> TrainTask:
     recipe = Recipe(component=TINY, training=TrainingConfig(**{"steps": 12, "batch": 4, **training}))
-    return TrainTask(UNITS, recipe, component, seed, folder / "02", checkpoint_seconds=checkpoint_seconds)
+    return TrainTask(UNITS, recipe, component, seed, folder / "02", checkpoint_seconds=checkpoint_seconds, saving=0)
 
 
 def drawn(of: TrainTask, step: int, images: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
@@ -358,7 +358,13 @@ def test_a_checkpoint_of_something_else_is_not_used(tmp_path: Path, clock: None)
         "seed": task(tmp_path / "seed", seed=8, checkpoint_seconds=0.5),
         "settings": task(tmp_path / "settings", ema=0.5, checkpoint_seconds=0.5),
         "split": TrainTask(
-            UNITS.without([UNITS.ids[0]]), mine.recipe, 2, 7, tmp_path / "split" / "02", checkpoint_seconds=0.5
+            UNITS.without([UNITS.ids[0]]),
+            mine.recipe,
+            2,
+            7,
+            tmp_path / "split" / "02",
+            checkpoint_seconds=0.5,
+            saving=0,
         ),
     }
     place = mine.folder.with_name("02.partial") / "checkpoint"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -277,8 +278,11 @@ def test_head_numbers(reported: tuple[Made, Path]) -> None:
         "changed-spares": f"{100 * np.mean(under_spares):.0f} %",
         "changed-others": f"{100 * np.mean(others):.0f} %",
         "changed": f"{sum(changed)} of {samples}",
-        "marked": "0",
+        "undecidable": shown["undecidable"],
     }
+    # C(6, 3) = 20 words less those in use; 7 units take 69 for one of them to reach 0.1
+    assert f"cannot be judged with {20 - len(set(made.universe.settings.ablation))} unused" in shown["undecidable"]
+    assert "takes 69" in shown["undecidable"]
     assert f"beyond every spare distance in {(radius > spare_radius).sum()} of {samples} samples" in head.text
 
 
@@ -308,7 +312,8 @@ def test_card_numbers_and_pictures(reported: tuple[Made, Path]) -> None:
 
         tested = calibrate(made.universe, samples=[s])
         assert card.value("nearest-p") == f"{tested.p[nearest, 0]:.3f}"
-        assert "4 spares" in card.value("calibrated")  # which cannot mark any unit
+        assert card.value("nearest-score") == f"{tested.score[nearest, 0]:+.2f}"
+        assert not card.all(data_value="calibrated")  # no unit can be marked: said once, above
 
         (story,) = card.all("div", class_="story")
         expected = [factual, image, without, made.nearest_image(without, after), *made.spares[:3, s]]
@@ -322,6 +327,7 @@ def test_card_numbers_and_pictures(reported: tuple[Made, Path]) -> None:
             assert item.all("bdi")[0].text == made.universe.unit_ids[unit]
             assert item.value("top-distance") == f"{own[unit]:.1f}"
             assert item.value("top-p") == f"{tested.p[unit, 0]:.3f}"
+            assert item.value("top-score") == f"{tested.score[unit, 0]:+.2f}"
             assert f"{(spare_distances[:, s] >= own[unit]).sum()} of {len(made.spares)} spares as far" in item.text
             training, picture, _ = images_of(item)
             np.testing.assert_array_equal(training, made.nearest_image(factual, unit))
@@ -476,6 +482,21 @@ def test_without_spares(tmp_path: Path) -> None:
     assert data_of(root)["samples"][0]["spares"] == []
     assert next(csv.DictReader((tmp_path / "summary.csv").open()))["spare_radius"] == ""
     assert not [node for node in root.all("p") if "nan" in node.text.lower() or "None" in node.text]
+
+
+def test_images_that_stay_with_another_unit_are_admitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page does not say of a unit that it was never there if another one holds a copy of its image."""
+    made = make(list("abcd"), images=2)
+    (page,) = [write_report(made.universe, tmp_path / "none")]
+    assert not read(page).all(data_value="sharers")
+    training = made.training.copy()
+    training[3] = training[6]  # an image of b, and one of d
+    content_of = content.Content(made.universe)
+    content_of.universe = SimpleNamespace(training=Units(tuple("abcd"), training, made.owner))  # type: ignore[assignment]
+    assert content_of.sharers == ("b", "d")
+    monkeypatch.setattr(content.Content, "sharers", tuple("abcd"))
+    (said,) = read(write_report(made.universe, tmp_path / "four")).all(data_value="sharers")
+    assert "4 units" in said.text and "a, b, c" in said.text and "and 1 more" in said.text
 
 
 def test_one_unit_one_sample(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from ._runtime.execution import Execution as Execution
 from ._version import __version__ as __version__
 from .analysis.calibration import calibrate as calibrate
 from .analysis.calibration import influence as influence
+from .analysis.members import members as members
 from .analysis.radii import radius_table as radius_table
 from .analysis.retraining import control as control
 from .analysis.unattributable import unattributable as unattributable
@@ -12,6 +13,7 @@ from .attribution.methods import Attributor as Attributor
 from .attribution.methods import Method as Method
 from .attribution.scores import write_scores as write_scores
 from .codes.code import Code as Code
+from .codes.groupings import compare_groupings as compare_groupings
 from .codes.planning import plan as plan
 from .data.distance import euclidean as euclidean
 from .data.distance import geometric_mean as geometric_mean

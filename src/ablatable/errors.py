@@ -29,6 +29,7 @@ COMMANDS = {
     "universe import": "import_ctf",
     "run info": "Run",
     "run sample": "draw_samples",
+    "run members": "members",
     "run forget": "forget",
     "run repair": "repair",
     "run extend": "extend",

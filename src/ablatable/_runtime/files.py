@@ -62,12 +62,29 @@ def disk_is_full(place: Path | str, error: Exception, needs: int | None = None) 
     """How much room there is and how much is missing, if that is what an error is about; else None."""
     if getattr(error, "errno", None) != errno.ENOSPC and "no space left" not in str(error).lower():
         return None
+    free = shutil.disk_usage(_there(place)).free
+    missing = "" if needs is None or needs <= free else f", {_mebibytes(needs - free)} more are needed for this file"
+    return f"the disk is full: {_mebibytes(free)} are free{missing}; make room"
+
+
+def check_room(place: Path | str, needs: int, what: str) -> None:
+    """`StoreError` that says how much is missing, if `what` takes `needs` bytes and the disk has less; URLs pass."""
+    if "://" in str(place):
+        return
+    free = shutil.disk_usage(_there(place)).free
+    if free < needs:
+        raise StoreError(
+            f"{place}: {what} takes {_mebibytes(needs)}, and the disk has {_mebibytes(free)} free: "
+            f"{_mebibytes(needs - free)} more are needed; make room or choose another place"
+        )
+
+
+def _there(place: Path | str) -> Path:
+    """The nearest folder that is there."""
     folder = Path(place).absolute()
     while not folder.exists():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    missing = "" if needs is None or needs <= free else f", {_mebibytes(needs - free)} more are needed for this file"
-    return f"the disk is full: {_mebibytes(free)} are free{missing}; make room"
+    return folder
 
 
 _AGAIN = "What is finished is kept: do the same again to resume"

@@ -17,15 +17,18 @@ LOG_EVERY = 10.0  # seconds between lines where there is no terminal to draw on
 class Display:
     """A total bar, and a bar per running task. Without a terminal: a line now and then. Always on stderr."""
 
-    def __init__(self, title: str, total: float, *, done: float = 0, quiet: bool = False) -> None:
-        """`total`, `done`: amount of work over all tasks, in any unit; `done` was finished by an earlier call."""
+    def __init__(self, title: str, total: float, *, done: float = 0, quiet: bool = False, resumes: bool = True) -> None:
+        """`total`, `done`: amount of work over all tasks, in any unit; `done` was finished by an earlier call.
+
+        `resumes`: whether what is finished is kept when the work is stopped.
+        """
         self.title, self.total, self.done, self.at_start = title, total, done, done
         self.amounts: dict[int, float] = {}  # running task -> amount done
         self.rows: dict[int, TaskID] = {}
         self.clock = AwakeClock()
         self.began: tuple[float, float] | None = None  # when the first progress was reported, and the amount by then
         self.told = 0.0
-        self.quiet = quiet
+        self.quiet, self.resumes = quiet, resumes
         self.live = not quiet and sys.stderr.isatty()
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -52,7 +55,10 @@ class Display:
             self.progress.remove_task(row)
         self.progress.stop()
         if isinstance(value, KeyboardInterrupt):
-            text = f"stopped at {self._share():.0%}; what is finished is kept: {RESUME}"
+            kept = (
+                f"what is finished is kept: {RESUME}" if self.resumes else "nothing was written; give the command again"
+            )
+            text = f"stopped at {self._share():.0%}; {kept}"
             value.add_note(f"{self.title}: {text}")  # so that whoever catches it knows what was said
             self._log(text)
         elif kind is None and not self.quiet and not self.live:

@@ -29,6 +29,7 @@ from ..data.distance import native_to_scaled
 from ..errors import Message, SettingsError, command, option
 from ..universes.landscapes import Landscapes
 from ..universes.opening import open_landscapes
+from ..universes.screening.screen import Screen
 from .exchangeable import Reference, standardised
 from .features import Features
 from .statistics import SPARED, STATISTICS, Landscape, Statistic, regressed, scores
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
     from ..universes.settings import UniverseSettings
 
-DEFAULT: Statistic = "likeness"  # highest power up to a weight of n / 2: docs/results/statistics.md
+DEFAULT: Statistic = "regressed"  # by far the highest power, at right size: docs/results/statistics.md
+OF_SCREENS: Statistic = "likeness"  # their units were drawn for what others showed, so codewords are not exchangeable
 
 
 def p_values(units: np.ndarray, spares: np.ndarray) -> np.ndarray:
@@ -108,6 +110,22 @@ class Calibration(Tabular):
         """Units that stand out at this false discovery rate: bool (units, samples)."""
         return self.q <= level
 
+    def undecidable(self, level: float = LEVEL) -> Message | None:
+        """Why no single unit can stand out, whatever the samples show, and what to do; None if one can."""
+        units, needed = len(self.unit_ids), spares_to_mark_one(len(self.unit_ids), level)
+        if self.spares >= needed:
+            return None
+        what, how = "spares", option("spares", needed)
+        if self.statistic not in SPARED:
+            what = "unused codewords"
+        if needed > self.available or self.statistic not in SPARED:
+            taken = components_for(units + needed, self.weight)
+            how = f"{needed} {what}, and this code has {self.available}: {taken} components of weight {self.weight} do"
+        return Message(
+            f"whether a single unit stands out cannot be judged with {self.spares} {what}: to reach a false discovery "
+            f"rate of {level:g} among {units} units takes {how}"
+        )
+
     def verdict(self, sample: int, units: tuple[str, ...], level: float = LEVEL) -> Message:
         """One sample's outcome in words."""
         marked = np.flatnonzero(self.marked(level)[:, sample])
@@ -117,44 +135,33 @@ class Calibration(Tabular):
             return Message(
                 f"{len(marked)} of {len(units)} units stand out at a false discovery rate of {level:g}: {names}{more}"
             )
-        needed = spares_to_mark_one(len(units), level)
-        if self.spares >= needed:
-            return Message("no unit stands out from the shrinkage of the ensemble")
-        what = "spares" if self.statistic in SPARED else "unused codewords"
-        how = option("spares", needed)
-        if needed > self.available or self.statistic not in SPARED:
-            taken = components_for(len(units) + needed, self.weight)
-            how = f"{needed} {what}, and this code has {self.available}: {taken} components of weight {self.weight} do"
-        return Message(
-            f"whether a single unit stands out cannot be judged with {self.spares} {what}: to reach a false discovery "
-            f"rate of {level:g} among {len(units)} units takes {how}"
-        )
+        return self.undecidable(level) or Message("no unit stands out from the shrinkage of the ensemble")
 
 
 def calibrate(
     universe: Landscapes | str | Path,
     *,
-    statistic: str = DEFAULT,
+    statistic: str | None = None,
     features: Features | None = None,
     samples: Sequence[int] | None = None,
 ) -> Calibration:
     """Compare every unit's ablation with the spares'.
 
     Args:
-        universe: a universe with spares, or, for `regressed`, any that was drawn here; or its place. If it is a
-            screened one, units that were not drawn have p = 1, which keeps q on the safe side.
-        statistic: see `scores`.
+        universe: a universe that was drawn here, with spares for all statistics but `regressed`; or its place. If it is
+            a screened one, units that were not drawn have p = 1, which keeps q on the safe side.
+        statistic: see `scores` and `regressed`; None = `default_statistic`.
         features: the space in which the statistic measures; None = pixels.
         samples: which samples (indices); None = all.
 
     Raises:
-        SettingsError: the universe has no spares, or was imported, or there is no such statistic.
+        SettingsError: there is nothing to compare with (see `comparable`), or no such statistic.
     """
     universe = open_landscapes(universe)
-    settings = universe.settings
+    settings, statistic = universe.settings, statistic or default_statistic(universe)
     if statistic not in STATISTICS:
         raise SettingsError(f"no statistic '{statistic}'; there are {', '.join(STATISTICS)}")
-    if settings.imported or (statistic in SPARED and not settings.spares):
+    if not comparable(universe, statistic):
         raise SettingsError(without_spares(universe))
     words = settings.codewords
     ablation, spares = np.array(settings.ablation), np.array(settings.spares)
@@ -190,6 +197,21 @@ def calibrate(
     radius_p = radius_p_values(universe.distances()[:, columns], universe.spare_distances()[:, columns])
     about = universe.unit_ids, tuple(chosen), *spares_of(settings)
     return Calibration(statistic, score * scale, p, q_values(p), radius_p, compared, *about)
+
+
+def default_statistic(universe: Landscapes) -> Statistic:
+    """The statistic that is used for a universe unless another is asked for."""
+    return OF_SCREENS if isinstance(universe, Screen) else DEFAULT
+
+
+def comparable(universe: Landscapes, statistic: str | None = None) -> bool:
+    """Whether there is something to compare units with: spares, or for `regressed` codewords that no unit has."""
+    settings = universe.settings
+    if settings.imported:
+        return False
+    if (statistic or default_statistic(universe)) in SPARED:
+        return bool(settings.spares)
+    return spares_of(settings)[0] > 0 and len(settings.units) > 1
 
 
 def influence(

@@ -179,23 +179,32 @@ def witness(
     """
     from .._runtime.devices import computing
     from ..diffusion.sampling import parse_seeds
-    from ..universes.drawing import draw
-    from ..universes.enumeration import BATCH
 
     opened = run if isinstance(run, Run) else Run(run)
     chosen = parse_seeds(seeds if isinstance(seeds, str) else list(seeds))
-    sampling.check(opened.recipe.schedule)
+    pictures = draw_factual(opened, chosen, sampling, device)
+    with computing(device, sampling.precision):
+        return witness_pictures(opened, pictures, chosen, units=units, device=device)
+
+
+def draw_factual(run: Run, seeds: Sequence[int], sampling: Sampling, device: str) -> np.ndarray:
+    """Samples by all components that are present, uint8 (seeds, H, W, C): the bytes that a universe has for them."""
+    from .._runtime.devices import computing
+    from ..universes.drawing import draw
+    from ..universes.enumeration import BATCH
+
+    sampling.check(run.recipe.schedule)
     with computing(device, sampling.precision):
         drawn = draw(
-            opened.ensemble(batch=BATCH[sampling.precision], precision=sampling.precision, device=device),
-            np.zeros((1, opened.code.components), bool),
-            chosen,
-            shape=opened.shape,
-            schedule=opened.recipe.schedule,
+            run.ensemble(batch=BATCH[sampling.precision], precision=sampling.precision, device=device),
+            np.zeros((1, run.code.components), bool),
+            seeds,
+            shape=run.shape,
+            schedule=run.recipe.schedule,
             sampling=sampling,
             device=device,
         )[0]
-        return witness_pictures(opened, np.moveaxis(drawn, 1, -1), chosen, units=units, device=device)
+    return np.moveaxis(drawn, 1, -1)
 
 
 def witness_pictures(
@@ -224,7 +233,7 @@ def witness_pictures(
         score[:, sample] = standardised(words[:, list(run.present)], said)
         everywhere = np.zeros((run.design.components, len(rows)))
         everywhere[list(run.present)] = said  # components that are gone say nothing
-        p[:, sample] = reference.p_values(everywhere, rows, (run.digest, _name(pictures[sample])))
+        p[:, sample] = reference.p_values(everywhere, rows, (run.digest, picture_name(pictures[sample])))
     nearest = distance[rows].argmin(axis=0)
     return Witness(
         unit_ids=tuple(run.unit_ids[row] for row in rows),
@@ -240,13 +249,16 @@ def witness_pictures(
     )
 
 
-def unit_evidence(said: np.ndarray, training: Units, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def unit_evidence(
+    said: np.ndarray, training: Units, pictures: np.ndarray, mean: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """What each component says about each unit at each picture, and how far the unit is.
 
     Args:
         said: the components' predictions, see `denoised`.
         training: units whose images are asked for; those of the run, or any others.
         pictures: uint8 (samples, H, W, C).
+        mean: the mean image, of pixels from 0 to 255, float (H, W, C); None = that of `training`.
 
     Returns:
         v as in the module's docstring, with pixels in [-1, 1], of each unit's image nearest to the picture, float64
@@ -254,7 +266,7 @@ def unit_evidence(said: np.ndarray, training: Units, pictures: np.ndarray) -> tu
     """
     speaker, distance = _nearest_images(pictures, training)
     flat = training.images.reshape(len(training.images), -1)
-    mean = flat.mean(axis=0, dtype=np.float64)
+    mean = flat.mean(axis=0, dtype=np.float64) if mean is None else mean.reshape(-1)
     evidence = np.empty((len(said), len(training), len(pictures)))
     for sample in range(len(pictures)):
         for first in range(0, len(training), IMAGES):
@@ -318,9 +330,10 @@ def level(schedule: Schedule) -> tuple[int, float]:
 def _noises(pictures: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     """A picture's noises, float32 (DRAWS, C, H, W) each: a function of its pixels alone, whatever it comes with."""
     for picture in pictures:
-        name = _name(picture)
+        name = picture_name(picture)
         yield np.stack([generator("witness", name, k).standard_normal(shape, dtype=np.float32) for k in range(DRAWS)])
 
 
-def _name(picture: np.ndarray) -> str:
+def picture_name(picture: np.ndarray) -> str:
+    """What a picture's noises and ties are keyed by: the SHA-256 (hex) of its pixels."""
     return hashlib.sha256(picture.tobytes()).hexdigest()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
@@ -225,7 +225,8 @@ def as_method(name: str, given: object, universe: Universe) -> Method:
     if isinstance(given, Method):
         return given
     if callable(given):
-        return Method(lambda training, run: given)
+        attributor = cast("Attributor", given)
+        return Method(lambda training, run: attributor)
     expected = len(universe.seeds), len(universe.unit_ids)
     try:
         scores = np.asarray(given, dtype=np.float64)

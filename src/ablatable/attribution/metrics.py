@@ -87,7 +87,7 @@ class FalseAttribution:
         again, other, count = self.counts
         if count == 0 or other == 0:
             return Estimate(np.nan, np.nan, np.nan, 1.0, count)
-        random = generator("far", again, other, count)
+        random = generator("far", again, other if isinstance(other, int) else f"{other:.9g}", count)
         p, q = (random.beta(hits + 0.5, count - hits + 0.5, DRAWS) for hits in (again, other))
         low, high = np.quantile(np.minimum(1.0, p / q), [0.025, 0.975])
         value = min(1.0, again / other)

@@ -116,12 +116,12 @@ def _named_again(
     for others in (every, one) if ready.quick else (one,):
         try:
             itself = score(samples, named).argmax(axis=1) == named
-            shares = []
-            for sample, unit, gone in zip(samples, named, others, strict=True):
-                parts = [gone[first:last] for first, last in chunks(len(gone), PICTURES)]
-                said = np.concatenate([score([sample] * len(part), part).argmax(axis=1) for part in parts])
-                shares.append(float((said == unit).mean()))
-            return [itself.tolist(), shares]
+            place = np.repeat(np.arange(len(samples)), [len(gone) for gone in others])  # of each picture's sample
+            asked, gone = np.array(samples)[place].tolist(), [unit for units in others for unit in units]
+            parts = [slice(first, last) for first, last in chunks(len(gone), PICTURES)]
+            said = np.concatenate([score(asked[part], gone[part]).argmax(axis=1) for part in parts])
+            hits = np.bincount(place, weights=said == np.array(named)[place])
+            return [itself.tolist(), (hits / np.bincount(place)).tolist()]
         except NotScored:  # stored scores need not have counterfactuals, or not all of them
             continue
     return None

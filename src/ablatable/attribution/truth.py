@@ -41,7 +41,7 @@ def find_truth(universe: Universe, run: Run | None) -> tuple[Truth, dict[str, st
     settings, why = universe.settings, {}
     p = presence = spare_distance = set_presence = set_loss = None
     if settings.spares:
-        p = calibrate(universe).p.T
+        p = calibrate(universe, statistic="likeness").p.T  # of the unit's own removal, which is what methods predict
         words = settings.codewords
         trained = words[list(settings.ablation)]  # (units, components)
         presence = present(~words[list(settings.spares)], trained)

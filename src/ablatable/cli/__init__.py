@@ -7,6 +7,7 @@ from . import (  # noqa: F401  (their commands register themselves)
     common,
     doctor,
     exploring,
+    members,
     planning,
     results,
     run,

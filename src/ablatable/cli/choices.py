@@ -12,6 +12,7 @@ Sampler = Literal["ddpm", "ddim", "dpmsolver++"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Preset = Literal["tiny", "small", "colour", "paper", "ideal"]
 Statistic = Literal["plain", "directional", "likeness", "residual", "both", "regressed"]
+DemoData = Literal["artists", "digits"]
 Rule = Literal["max", "sum", "mean"]
 Orientation = Literal["quanda", "dattri"]
 Attributors = ("random", "euclidean", "euclidean-flips", "witness", "tracin", "grad-cos", "trak", "d-trak")

@@ -180,6 +180,14 @@ Weight = Annotated[
     int | None,
     typer.Option(help="Components that train on each unit.", show_default="half of them", rich_help_panel=_CODE),
 ]
+Even = Annotated[
+    bool,
+    typer.Option(
+        "--even",
+        help="Give components equal numbers of images, if units are very unequal; tests are then approximate.",
+        rich_help_panel=_CODE,
+    ),
+]
 Removals = Annotated[
     int | None,
     typer.Option(min=1, help="Choose a code that survives this many removals of random units.", rich_help_panel=_CODE),

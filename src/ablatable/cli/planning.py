@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +10,7 @@ import typer
 from ..errors import SettingsError, option
 from .common import Components, Json, Removals, Weight, app, example
 from .data_options import Loading
+from .groupings import spread_of, tell_groupings
 from .groups import grouped
 from .output import next_step, print_json, print_rows, quoted, say
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         "ablatable plan --units 48",
         "ablatable plan --units 256 --removals 10",
         "ablatable plan paintings/ --unit-column artist --size 32",
+        "ablatable plan openmoji:32 --unit-column artist --compare subgroup",
     )
 )
 @grouped
@@ -46,6 +48,10 @@ def plan(
         int | None,
         typer.Option(help="1 for grey, 3 for colour.", show_default="as DATA, else 3", rich_help_panel="Data"),
     ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(help="Compare with units by this column; repeat for more.", rich_help_panel="Data"),
+    ] = None,
     loading: Loading = Loading(),
     as_json: Json = False,
 ) -> None:
@@ -62,10 +68,19 @@ def plan(
         lenient = (
             loading if loading.merge_duplicates or loading.drop_duplicates else replace(loading, keep_duplicates=True)
         )
+        if compare:
+            columns = {str(column): replace(lenient, unit_column=column) for column in (loading.unit_column, *compare)}
+            by = {name: one.units(data, size, channels, quiet=as_json) for name, one in columns.items()}
+            tell_groupings(by, data, components, weight, removals, seed, as_json=as_json)
+            return
         loaded = lenient.units(data, size, channels, quiet=as_json)
         units, images = len(loaded), len(loaded.images)
     made = make_plan(units or 0, components, weight, seed=seed, bear=removals)
     each = None if images is None else max(1, round(images * made.weight / made.components))
+    spread = None
+    if loaded is not None:
+        spread = spread_of(loaded, components, weight, removals, seed)
+        each = spread.split_most
     height, width = parse_size(size) or (32, 32)
     shape = (3 if channels is None else channels, height, width) if loaded is None else loaded.shape
     training = None if each is None else needs(shape, each)
@@ -73,15 +88,21 @@ def plan(
     if as_json:
         told = {"training": training.as_dict()} if training else {}
         if loaded is not None:
-            told |= {"loaded": loaded.report and loaded.report.as_dict(), "near_duplicates": _rows(loaded, pairs)}
+            told |= {
+                "images": asdict(spread) if spread else None,
+                "loaded": loaded.report and loaded.report.as_dict(),
+                "near_duplicates": _rows(loaded, pairs),
+            }
         print_json({**made.as_dict(), **told})
         return
     if loaded is not None:
         _tell(loaded, pairs)
-    print_rows([], made.rows(), title=f"{made.units} units, {made.components} components, weight {made.weight}")
+    rows, advice = (spread.rows(), spread.sentences()) if spread else ([], [])
+    title = f"{made.units} units, {made.components} components, weight {made.weight}"
+    print_rows([], [*made.rows(), *rows], title=title)
     print_rows(["removed", "survivors, mean", "worst", "none left"], made.survivor_rows(), title="After removals")
-    for sentence in made.recommendation:
-        say(f"- {sentence}")
+    for sentence in [*made.recommendation, *advice]:
+        say(f"- {getattr(sentence, 'shell', sentence)}")
     for sentence in training.sentences() if training else []:
         say(f"- {sentence.shell}")
     code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
@@ -120,7 +141,9 @@ def _names(units: Units) -> list[str]:
 
 def _rows(units: Units, pairs: list[NearPair] | None) -> list[dict] | None:
     names = _names(units)
-    return pairs and [
+    if pairs is None:
+        return None
+    return [
         {
             "images": [names[pair.first], names[pair.second]],
             "units": [units.ids[units.owner[pair.first]], units.ids[units.owner[pair.second]]],

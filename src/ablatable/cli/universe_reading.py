@@ -55,8 +55,11 @@ def influence(
     sample_number: Annotated[int, typer.Option("--sample", min=0, help="Which sample, counted from 0.")] = 0,
     top: Annotated[int, typer.Option(min=1, help="How many units to print.")] = 20,
     statistic: Annotated[
-        choices.Statistic, typer.Option(help="What is compared; regressed needs no spares.")
-    ] = "likeness",
+        choices.Statistic | None,
+        typer.Option(
+            help="What is compared; regressed needs no spares.", show_default="regressed, of a screened one likeness"
+        ),
+    ] = None,
     features: Annotated[
         str | None,
         typer.Option(help="Compare in a feature space, for example efficientnet-lite0.", show_default="pixels"),
@@ -67,11 +70,12 @@ def influence(
     """Print the units that one sample depends on, tested against spare ablations."""
     from ..analysis import calibration
     from ..analysis.features import load_features
+    from ..analysis.statistics import SPARED
     from ..universes.opening import open_landscapes
     from ..universes.screening.screen import Screen
 
     opened, tested = open_landscapes(universe_url), None
-    if opened.settings.spares or (statistic == "regressed" and not opened.settings.imported):
+    if calibration.comparable(opened, statistic):
         compare = load_features(features) if features else None
         tested = calibration.calibrate(opened, samples=[sample_number], statistic=statistic, features=compare)
     table = calibration.influence(opened, sample_number, tested, scaled=not native).head(top)
@@ -87,7 +91,8 @@ def influence(
         _tell_screened(opened, sample_number, top)
     if tested:
         say(tested.verdict(0, opened.unit_ids))
-        against = "codewords that no unit has" if statistic == "regressed" else "spare ablations that remove no unit"
+        spared = tested.statistic in SPARED
+        against = "spare ablations that remove no unit" if spared else "codewords that no unit has"
         say(
             f"Units are in the order of p, then of the {tested.statistic} score, which p compares with that of "
             f"{tested.spares} {against}. By distance alone, the first is {_farthest(opened, sample_number)}."

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CodeError
+from .even_images import even_images
 from .words import even_splits, packed, rank, sealed, stream, unrank, validated, without_replacement
 
 RANDOM, GIVEN = "random", "given"  # designs: see `Code.design`
@@ -77,22 +78,36 @@ class Code:
         return f"Code(units={self.units}, components={self.components}, weight={weight})"
 
     @classmethod
-    def balanced(cls, units: int, components: int, seed: int = 0, *, weight: int | None = None) -> Code:
+    def balanced(
+        cls,
+        units: int,
+        components: int,
+        seed: int = 0,
+        *,
+        weight: int | None = None,
+        images: Sequence[int] | np.ndarray | None = None,
+    ) -> Code:
         """Distinct random codewords of one weight, whose split sizes differ by at most one.
+
+        With `images`, each unit's number of images, components' numbers of images are evened out too: they differ by at
+        most the images of the largest unit, and usually by far fewer, while the numbers of units still differ by at
+        most one (`even_images` shows that this always succeeds).
 
         `weight` None means components // 2. Words are drawn uniformly without replacement, then bits are
         moved from the fullest to the emptiest component until the splits are even (`even_splits` shows that
         this always succeeds). Chance alone would leave split sizes about sqrt(units) / 2 apart from their
         mean.
 
-        The result is a function of the four arguments alone: it rests on `random.Random.random`, whose
+        The result is a function of the arguments alone: it rests on `random.Random.random`, whose
         sequence Python guarantees, and on exact integers.
 
         Raises CodeError when units < 1, components < 2, seed < 0, weight is outside 1..components - 1, or
-        there are fewer words than units (the message gives the smallest workable number of components).
+        there are fewer words than units (the message gives the smallest workable number of components); or `images`
+        are not one positive number per unit.
         """
         words, rng = _drawn(units, components, seed, weight)
-        return cls(even_splits(words, rng))
+        words = even_splits(words, rng)
+        return cls(words if images is None else even_images(words, _counts(images, len(words))))
 
     @classmethod
     def random(cls, units: int, components: int, seed: int = 0, *, weight: int | None = None) -> Code:
@@ -288,6 +303,13 @@ def _drawn(units: int, components: int, seed: int, weight: int | None) -> tuple[
     rng = stream("codewords", seed)
     ranks = list(islice(without_replacement(rng, words), units))
     return unrank(ranks, components, weight), rng
+
+
+def _counts(images: Sequence[int] | np.ndarray, units: int) -> np.ndarray:
+    counts = np.asarray(images)
+    if counts.shape != (units,) or counts.dtype.kind not in "iu" or (counts < 1).any():
+        raise CodeError(f"images must be a positive whole number for each of {units} units, not {counts.tolist()}")
+    return counts
 
 
 def components_for(words: int, weight: int | None = None, *, at_least: int = 2) -> int:

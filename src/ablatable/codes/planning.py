@@ -12,7 +12,7 @@ from operator import index
 import numpy as np
 
 from .._runtime.stats import LEVEL, spares_to_mark_one
-from ..errors import CodeError, SettingsError
+from ..errors import CodeError, SettingsError, option
 from .arrangement import choose, removal_code, risk
 from .code import Code, components_for
 from .plan_table import Plan, amount_text, chance_text, count_text, number_text
@@ -37,6 +37,7 @@ def designed(
     *,
     seed: int = 0,
     bear: int | None = None,
+    images: np.ndarray | None = None,
     recorded: str | None = None,
 ) -> Code:
     """The code that is made for so many units.
@@ -45,15 +46,22 @@ def designed(
     that this leaves a component without units, `Code.balanced`. With `bear`, a number of random removals to survive,
     `removal_code` at what `choose` finds for it.
 
+    With `images`, each unit's number of images, `Code.balanced` evens out the images of components; that cannot be
+    combined with `bear`.
+
     `recorded`: the digest of a code on record, such as an unfinished run's. Versions up to 0.1 made `Code.balanced`; if
     that is what is on record, it is what is returned.
 
     Raises CodeError when there is no such code.
     """
     if bear is not None:
+        if images is not None:
+            raise SettingsError(f"{option('even', True)} and {option('removals', bear)} exclude each other")
         n, w = choose(units, bear, components, weight)
         return removal_code(units, n, seed, weight=w)
     n = recommended_components(units, weight) if components is None else index(components)
+    if images is not None:
+        return Code.balanced(units, n, seed, weight=weight, images=images)
     code = Code.random(units, n, seed, weight=weight)
     if code.split_sizes().all() and recorded in (None, code.digest()):
         return code

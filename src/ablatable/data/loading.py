@@ -224,7 +224,7 @@ def _decoding(
         apply: Apply = map
         if source.folder is not None and len(source.entries) > 1:
             apply = stack.enter_context(ThreadPoolExecutor(min(THREADS, default_workers()))).map
-        display = stack.enter_context(Display("reading images", len(source.entries))) if many else None
+        display = stack.enter_context(Display("reading images", len(source.entries), resumes=False)) if many else None
         yield apply, warned, lambda count: display.finish(0, count) if display else None
 
 

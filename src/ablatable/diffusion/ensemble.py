@@ -36,6 +36,7 @@ class Ensemble:
         if not self.alive.any(-1).all():
             raise ValueError("an ensemble without a surviving component predicts nothing")
         self.batch = batch
+        self._placed: tuple[tuple[int, torch.device], list[Tensor | None], Tensor] | None = None
 
     def ablate(self, alive: np.ndarray) -> Ensemble:
         """The same components with other survivors, bool (n,) or (rows, n)."""
@@ -56,14 +57,21 @@ class Ensemble:
 
     def _mean(self, x: Tensor, predict: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
         """Mean over survivors of `predict(component, indices of the rows it survives in)`, added in their order."""
-        alive = np.broadcast_to(self.alive, (len(x), len(self.components)))
+        rows, counts = self._survivors(len(x), x.device)
         total = torch.zeros_like(x)
-        for number, rows in enumerate(alive.T):
-            if rows.any():
-                index = torch.from_numpy(np.flatnonzero(rows)).to(x.device)
+        for number, index in enumerate(rows):
+            if index is not None:
                 total[index] += predict(self.components[number], index)  # not kept: it may be one of many too large
-        counts = torch.from_numpy(alive.sum(1)).to(x.device, x.dtype)
-        return total / counts[:, None, None, None]
+        return total / counts.to(x.dtype)[:, None, None, None]
+
+    def _survivors(self, rows: int, device: torch.device) -> tuple[list[Tensor | None], Tensor]:
+        """The rows that each component survives in, and how many survive in each row: copied to a device once."""
+        if self._placed is None or self._placed[0] != (rows, device):
+            alive = np.broadcast_to(self.alive, (rows, len(self.components)))
+            found = (torch.from_numpy(np.flatnonzero(column)) for column in alive.T)
+            indices = [index.to(device) if len(index) else None for index in found]
+            self._placed = (rows, device), indices, torch.from_numpy(alive.sum(1)).to(device)
+        return self._placed[1:]
 
     def _forward(self, component: nn.Module, x: Tensor, t: Tensor | int) -> Tensor:
         if self.batch is None:

@@ -87,7 +87,7 @@ class SharedTimestepUNet(nn.Module):
 
     def forward(self, x: Tensor, t: int) -> Tensor:
         """Predicted noise (B, C, H, W) at timestep `t` of every row of `x`."""
-        features = self.unet.time_proj(torch.tensor([t], device=x.device)).to(x.dtype)
+        features = self.unet.time_proj(torch.full((1,), t, device=x.device)).to(x.dtype)
         time = functional.silu(self.unet.time_embedding(features))  # (1, D)
         if self.compiled:
             return _compiled()(self, x.to(memory_format=torch.channels_last), time)

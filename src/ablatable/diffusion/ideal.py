@@ -41,7 +41,7 @@ class IdealDenoiser(nn.Module):
     def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
         """Predicted noise, same shape and dtype as `x` (B, C, H, W)."""
         data = self._flat(x.device)  # (M, D)
-        a = self.abar[torch.as_tensor(t, device=x.device)].to(self.dtype).reshape(-1, 1)  # (B, 1) or (1, 1)
+        a = self.abar[t].to(self.dtype).reshape(-1, 1)  # (B, 1) or (1, 1)
         flat = x.flatten(1).to(self.dtype)
         # |x - sqrt(a) d|^2 = |x|^2 - 2 sqrt(a) <x, d> + a |d|^2, of which |x|^2 does not depend on the datum
         logits = (a.sqrt() * (flat @ data.T) - a / 2 * data.square().sum(1)) / (1 - a)  # (B, M)

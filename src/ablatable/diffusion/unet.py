@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,9 @@ class UNetDenoiser(nn.Module):
         """What the network computed of `x` at `t`, as noise: linear in both, so directions become noise likewise."""
         if self.abar is None:
             return predicted
-        a = self.abar.to(x.device)[t].to(x.dtype).reshape(-1, 1, 1, 1)
+        if self.abar.device != x.device:
+            self.abar = self.abar.to(x.device)
+        a = self.abar[t].to(x.dtype).reshape(-1, 1, 1, 1)
         return a.sqrt() * predicted + (1 - a).sqrt() * x
 
 
@@ -134,11 +137,23 @@ def _save(denoiser: UNetDenoiser, folder: Path, stored: str) -> None:
 
 
 def _load(folder: Path, config: UNetConfig, schedule: Schedule) -> UNetDenoiser:
-    state, unet_class = load_file(folder / config.weights), _unet_class()
-    unet: Any = unet_class.from_config(unet_class.load_config(folder, local_files_only=True))
-    unet.load_state_dict(state)
+    unet_class = _unet_class()
+    architecture = unet_class.load_config(folder, local_files_only=True)
+    unet = _with_weights(lambda: unet_class.from_config(architecture), load_file(folder / config.weights))
     agrees(unet)  # here, on the CPU in fp32; the answer is kept for the architecture
     return UNetDenoiser(unet, config.multiple, _abar_of(config, schedule))
+
+
+def _with_weights(make: Callable[[], Any], state: dict[str, Tensor]) -> Any:
+    """A model with these weights, as float32. It isn't initialised first, unless it has more than the file holds."""
+    with torch.device("meta"):
+        model = make()
+    # copied: a kernel may choose its way by how memory is aligned, and in a file it is aligned otherwise
+    model.load_state_dict({name: weight.to(torch.float32, copy=True) for name, weight in state.items()}, assign=True)
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        model = make()
+        model.load_state_dict(state)
+    return model
 
 
 def _loss(config: UNetConfig, predicted: Tensor, noise: Tensor, abar: Tensor) -> Tensor:

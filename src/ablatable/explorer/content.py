@@ -136,7 +136,7 @@ def add_universe(content: Content, universe: Universe, room: int) -> None:
     Per sample one file, uint8 (ablations, C, H, W); for all of them float32 distances (ablations, samples), and p and q
     (units, samples) where there are spares.
     """
-    from ..analysis.calibration import DEFAULT, LEVEL, calibrate
+    from ..analysis.calibration import LEVEL, calibrate
 
     settings = universe.settings
     samples: list[str] = []
@@ -160,9 +160,9 @@ def add_universe(content: Content, universe: Universe, room: int) -> None:
     }
     if settings.spares:
         distances[list(settings.spares)] = universe.spare_distances()[:, kept]
-        tested = calibrate(universe, samples=kept)
+        tested = calibrate(universe, samples=kept, statistic="likeness")  # against the spares that the page shows
         stored |= {
-            "statistic": DEFAULT,
+            "statistic": tested.statistic,
             "level": LEVEL,
             "tests": "data/tests.bin.gz",
             "radius_p": [round(float(p), 6) for p in tested.radius_p],

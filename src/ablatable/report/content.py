@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from ..analysis.calibration import Calibration, calibrate
+from ..analysis.calibration import Calibration, calibrate, comparable
 from ..analysis.nearest import Nearest, nearest_units
 from ..analysis.unattributable import Unattributable, unattributable
 from ..analysis.witness import Witness, witness_pictures
@@ -39,8 +40,9 @@ class Sample:
         nearest, nearest_distance: the unit nearest to the sample (its row), and how far it is.
         without: the picture once that unit is removed, (H, W, C).
         after, after_image: the unit nearest to that picture, and which of its images.
-        p, q: of every unit, against the spares (see `calibration`), float64 (units,); None without spares.
-        verdict: what they say, in words; None without spares.
+        score, p, q: what is tested of every unit, and how it compares with codewords that no unit has (see
+            `calibration`), float64 (units,); None where there is nothing to compare with.
+        verdict: what they say of this sample, in words; None where they cannot say anything.
         changed: whether that is another unit.
         changed_spares, changed_others: under which share of the spare ablations, and of the other units', the nearest
             unit is another one; NaN where there are none.
@@ -62,6 +64,7 @@ class Sample:
     without: np.ndarray
     after: int
     after_image: int
+    score: np.ndarray | None
     p: np.ndarray | None
     q: np.ndarray | None
     verdict: str | None
@@ -124,8 +127,13 @@ class Content:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """Every unit against the spares, of the samples shown; None without spares."""
-        return calibrate(self.universe, samples=range(self.shown)) if self.universe.settings.spares else None
+        """Every unit's test, of the samples shown; None where there is nothing to compare with."""
+        return calibrate(self.universe, samples=range(self.shown)) if comparable(self.universe) else None
+
+    @cached_property
+    def undecidable(self) -> str | None:
+        """Why no single unit can be marked in any sample; it is said once, and so not of each sample."""
+        return None if self.calibration is None else self.calibration.undecidable()
 
     @cached_property
     def witness(self) -> Witness | None:
@@ -170,6 +178,16 @@ class Content:
         return np.bincount(self.universe.training.owner, minlength=len(self.unit_ids))
 
     @cached_property
+    def sharers(self) -> tuple[str, ...]:
+        """Units that have an image in common with another: when one of them is removed, that image stays."""
+        holders: dict[bytes, set[int]] = {}
+        training = self.universe.training
+        for image, owner in zip(training.images, training.owner.tolist(), strict=True):
+            holders.setdefault(hashlib.sha256(image.tobytes()).digest(), set()).add(owner)
+        shared = {owner for owners in holders.values() if len(owners) > 1 for owner in owners}
+        return tuple(self.unit_ids[owner] for owner in sorted(shared))
+
+    @cached_property
     def first_image(self) -> np.ndarray:
         """Where each unit's images begin in `training.images`, int (units,)."""
         return np.cumsum(self.images_of) - self.images_of
@@ -183,6 +201,12 @@ class Content:
         factual = self.universe.factual
         for index in range(self.shown):
             yield self._sample(index, factual[index])
+
+    def _verdict(self, index: int) -> str | None:
+        tested = self.calibration
+        if tested is None or (self.undecidable and not tested.marked()[:, index].any()):
+            return None
+        return tested.verdict(index, self.unit_ids)
 
     def _sample(self, index: int, factual: np.ndarray) -> Sample:
         settings, nearest, tested = self.universe.settings, self.nearest, self.calibration
@@ -212,9 +236,10 @@ class Content:
             without=without,
             after=after,
             after_image=int(start + euclidean(without[None], after_images).argmin()),
+            score=None if tested is None else tested.score[:, index],
             p=None if tested is None else tested.p[:, index],
             q=None if tested is None else tested.q[:, index],
-            verdict=None if tested is None else tested.verdict(index, self.unit_ids),
+            verdict=self._verdict(index),
             changed=bool(nearest.changed[index]),
             changed_spares=float(nearest.changed_spares[index]),
             changed_others=float(nearest.changed_others[index]),

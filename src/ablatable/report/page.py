@@ -17,7 +17,7 @@ from . import charts, pictures
 from .content import SHEET_SPARES, SHEET_UNITS, Content, Sample, mean_share
 from .facts import facts
 from .layout import TOP_UNITS, Caps, fit_page
-from .wording import between, distance, percent, probability, shorten
+from .wording import between, distance, percent, probability, score, shorten
 
 if TYPE_CHECKING:
     from ..runs.run import Run
@@ -81,7 +81,7 @@ class Page:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        environment.filters.update(distance=distance, percent=percent, probability=probability)
+        environment.filters.update(distance=distance, percent=percent, probability=probability, score=score)
         environment.tests["hash"] = lambda text: re.fullmatch("[0-9a-f]{64}", text) is not None
         return environment.get_template("page.html").render(
             style=texts["page.css"],
@@ -135,6 +135,7 @@ class Page:
                 "distance": sample.nearest_distance,
                 "moves": float(distances[sample.nearest]),
                 "rank": sample.rank(sample.nearest),
+                "score": None if sample.score is None else float(sample.score[sample.nearest]),
                 "p": None if sample.p is None else float(sample.p[sample.nearest]),
                 "without": pictures.data_uri(sample.without),
                 "after": self._unit(sample.after, sample.after_image),
@@ -150,6 +151,7 @@ class Page:
                     "difference": pictures.data_uri(pictures.difference(sample.factual, picture)),
                     "distance": float(distances[unit]),
                     "as_far": sample.spares_as_far(float(distances[unit])),
+                    "score": None if sample.score is None else float(sample.score[unit]),
                     "p": None if sample.p is None else float(sample.p[unit]),
                     "q": None if sample.q is None else float(sample.q[unit]),
                     "marked": sample.q is not None and bool(sample.q[unit] <= LEVEL),
@@ -216,6 +218,8 @@ class Page:
             "unattributable_share": same.share,
             "unattributable_interval": same.interval(),
             "marked": None if content.calibration is None else int(content.calibration.marked().any(axis=0).sum()),
+            "undecidable": content.undecidable,
+            "sharers": [shorten(unit) for unit in content.sharers],
             "level": LEVEL,
             "witness": None if content.witness is None else content.witness.headline(),
             "witness_exact": content.witness is not None and content.witness.exact,

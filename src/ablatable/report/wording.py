@@ -23,6 +23,11 @@ def probability(value: float) -> str:
     return f"{value:.3f}"
 
 
+def score(value: float) -> str:
+    """A test's score as it is shown: with its sign, in standard deviations."""
+    return f"{value:+.2f}"
+
+
 def shorten(text: str, limit: int = ID_CHARACTERS) -> str:
     """A long id, cut in the middle: its ends are what tells it from others."""
     return text if len(text) <= limit else f"{text[: limit - limit // 3 - 1]}…{text[-(limit // 3) :]}"

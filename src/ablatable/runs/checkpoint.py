@@ -31,7 +31,6 @@ class TrainingState:
         parameters: the weights that are trained.
         ema: their running average, which is what is kept in the end.
         optimizer: Adam or AdamW.
-        losses: float32 (steps,), of the steps done.
         marks: what the training had come to at some steps, see `Mark`.
     """
 
@@ -43,7 +42,8 @@ class TrainingState:
         self.optimizer = optimizer_class(
             parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self.losses = np.zeros(config.steps, dtype=np.float32)
+        self._losses = np.zeros(config.steps, dtype=np.float32)
+        self._late: dict[int, Tensor] = {}  # losses by step that are on the device still: reading one waits for it
         self.marks: list[Mark] = []
 
     def update(self, loss: Tensor, step: int, learning_rate: float) -> None:
@@ -57,9 +57,16 @@ class TrainingState:
         with torch.no_grad():
             # early on the average follows the weights, or it would remember their random start
             decay = min(self.config.ema, (1 + step) / (10 + step))
-            for average, parameter in zip(self.ema, self.parameters, strict=True):
-                average.lerp_(parameter, 1 - decay)
-        self.losses[step] = loss.item()
+            torch._foreach_lerp_(self.ema, self.parameters, 1 - decay)
+        self._late[step] = loss.detach()
+
+    @property
+    def losses(self) -> np.ndarray:
+        """float32 (steps,), of the steps done."""
+        if self._late:
+            self._losses[list(self._late)] = torch.stack(list(self._late.values())).cpu().numpy()
+            self._late.clear()
+        return self._losses
 
     def mark(self, step: int) -> None:
         """Record what the training has come to after `step` steps, for whoever repeats it."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -32,6 +34,7 @@ Report = Callable[[dict], None]
 """Receives {"step", "steps", "loss", "images"} now and then while a component trains."""
 
 REPORT_SECONDS = 0.5
+AHEAD = 2  # batches that are made while a GPU works
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class TrainTask:
     seed: int
     folder: Path  # the finished component's folder; work happens beside it
     device: str = "cpu"
-    checkpoint_seconds: float = 20.0
+    checkpoint_seconds: float = 20.0  # the least time between two checkpoints
+    saving: int = 50  # and that in units of what the last one took, which bounds their share of the time
 
 
 def training_loop(
@@ -62,20 +66,18 @@ def training_loop(
     """
     recipe, config, device = task.recipe, task.recipe.training, torch.device(task.device)
     kind = kind_named(recipe.component.kind)
-    images = to_model(split.images)  # (M, C, H, W)
-    abar = recipe.schedule.alphas_cumprod().float()  # (T,)
+    pictures = Pictures(split.images)
     model = build_component(recipe, split.images, torch_seed("weights", task.seed, task.component))
     model = model.to(device).train()
     state = TrainingState(kind.parameters(model), config, _fingerprint(task, split))
     start = state.load(checkpoint) if checkpoint else 0
-    marked, saved, told = marked_steps(config.steps), time.monotonic(), time.monotonic()
+    stop = config.steps if until is None else min(until, config.steps)
+    marked, saved, told, every = marked_steps(config.steps), time.monotonic(), time.monotonic(), task.checkpoint_seconds
 
-    for step in range(start, config.steps if until is None else min(until, config.steps)):
-        x0, t, noise = batch_at(task, step, images, recipe.schedule.train_steps)
-        x_t = add_noise(x0, noise, abar[t]).to(device)
+    for step, (x_t, t, noise, abar) in enumerate(_batches(task, pictures, range(start, stop)), start):
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            predicted = model(x_t, t.to(device))
-        loss = kind.loss(recipe.component, predicted.float(), noise.to(device), abar[t].to(device))
+            predicted = model(x_t, t)
+        loss = kind.loss(recipe.component, predicted.float(), noise, abar)
         state.update(loss, step, learning_rate(config, step))
         if step + 1 in marked:
             state.mark(step + 1)
@@ -83,14 +85,53 @@ def training_loop(
         now, last = time.monotonic(), step + 1 == config.steps
         if now - told > REPORT_SECONDS or last:
             recent = float(state.losses[max(start, step - 49) : step + 1].mean())
-            report({"step": step + 1, "steps": config.steps, "loss": recent, "images": (step + 1 - start) * len(x0)})
+            report({"step": step + 1, "steps": config.steps, "loss": recent, "images": (step + 1 - start) * len(x_t)})
             told = now
-        if checkpoint and now - saved > task.checkpoint_seconds and not last:
+        if checkpoint and now - saved > every and not last:
             state.save(checkpoint, step + 1)
             saved = time.monotonic()
+            every = max(task.checkpoint_seconds, task.saving * (saved - now))
 
     state.finish()
     return model.cpu().eval(), state
+
+
+class Pictures:
+    """The pictures of a split, as the model sees them: floats are made of those that are asked for, and no others."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        """`images`: uint8 (M, H, W, C)."""
+        self.images = images
+        self.shape = torch.Size((len(images), images.shape[3], *images.shape[1:3]))  # (M, C, H, W)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Float32 (rows, C, H, W) in [-1, 1]."""
+        return to_model(self.images[rows.numpy()])
+
+
+def _batches(task: TrainTask, pictures: Pictures, steps: range) -> Iterator[tuple[Tensor, ...]]:
+    """Every step's x_t, t, noise and abar_t on the task's device, to which they are sent while it works on others."""
+    device, schedule = torch.device(task.device), task.recipe.schedule
+    abar = schedule.alphas_cumprod().float()  # (T,)
+
+    def batch(step: int) -> tuple[Tensor, ...]:
+        x0, t, noise = batch_at(task, step, pictures, schedule.train_steps)
+        made = add_noise(x0, noise, abar[t]), t, noise, abar[t]
+        return tuple(tensor.pin_memory() for tensor in made) if device.type == "cuda" else made
+
+    if device.type == CPU:
+        yield from map(batch, steps)
+        return
+    with ThreadPoolExecutor(1) as beside:
+        coming = deque(beside.submit(batch, step) for step in steps[:AHEAD])
+        for step in steps:
+            ready = coming.popleft().result()
+            if step + AHEAD < steps.stop:
+                coming.append(beside.submit(batch, step + AHEAD))
+            yield tuple(tensor.to(device, non_blocking=True) for tensor in ready)
 
 
 def train_component(task: TrainTask, report: Report = lambda event: None) -> str:
@@ -146,14 +187,14 @@ def first_marks(task: TrainTask, steps: int, report: Report = lambda event: None
         return training_loop(task, split, report=report, until=steps)[1].marks
 
 
-def batch_at(task: TrainTask, step: int, images: Tensor, train_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+def batch_at(task: TrainTask, step: int, images: Tensor | Pictures, train_steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Step k's images, timesteps and noise, from nothing but the task and k.
 
     Images are taken in shuffled passes over the split. Timesteps are stratified, one draw in each of B equally likely
     parts of 0 .. T-1, which lowers the loss's variance and leaves its mean as it is.
 
     Args:
-        images: float32 (M, C, H, W), the split's images in [-1, 1].
+        images: float32 (M, C, H, W), the split's images in [-1, 1], or what gives them row by row.
 
     Returns:
         x_0 float32 (B, C, H, W), t int64 (B,), noise float32 (B, C, H, W), B = min(batch, M).

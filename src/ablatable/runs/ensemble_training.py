@@ -14,7 +14,7 @@ import numpy as np
 
 from .._runtime.devices import CPU
 from .._runtime.execution import Execution
-from .._runtime.files import file_hash, move_folder_into_place, read_json, write_atomic, write_json
+from .._runtime.files import check_room, file_hash, move_folder_into_place, read_json, write_atomic, write_json
 from .._runtime.outputs import check_clearable, output_folder
 from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings, environment
@@ -22,6 +22,7 @@ from ..codes.code import RANDOM, Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe, preset
 from ..errors import SettingsError, StoreError, command
+from .disk_room import training_bytes
 from .enough_units import refuse_too_few
 from .records import Manifest, RunSettings, Trained, UnitsLoaded, log, read_training
 from .run import RUN, Run, component_folder
@@ -121,6 +122,7 @@ def make_run(
                 _take_over(task, reuse)
         missing = [task for task in tasks if not task.folder.exists()]
         if missing:
+            check_room(path, training_bytes(missing, execution), f"training {len(missing)} components")
             _train_components(path, missing, len(tasks), execution)
         if not (path / "ensemble.json").exists():
             write_json(path / "ensemble.json", _manifest(path, settings).values())

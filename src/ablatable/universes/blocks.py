@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .._runtime.files import canonical_json, json_hash
 from .._runtime.workers import chunks
 from .settings import UniverseSettings
-from .store import object_hash, read
+from .store import concurrently, delete, object_hash, read
+
+INDEX = "done/index.json"
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,47 @@ def finished(store: Any, settings: UniverseSettings, block: Block, *, verify: bo
         sound = (store.head(key) if not verify else object_hash(store, key) == h for key, h in hashes.items())
         return part if all(sound) else None
     except FileNotFoundError:
+        return None
+
+
+def forget(store: Any, block: Block) -> None:
+    """Remove a block's marker, and the index: it counts as missing."""
+    for key in (_marker(block), INDEX):
+        delete(store, key)
+
+
+# --- all markers in one object ------------------------------------------------------------------------------------
+
+
+def write_index(store: Any, settings: UniverseSettings, digest: str) -> None:
+    """Write what all markers say into one object, so that opening a universe asks for that one alone.
+
+    Nothing is written while a block is missing, or if it is there.
+
+    Args:
+        settings: of the universe.
+        digest: of its description, which the index belongs to.
+    """
+    if index_of(store, digest) is not None:
+        return
+    objects: dict[str, str] = {}
+    said = concurrently(lambda block: marked(store, settings, block), blocks_of(settings))
+    for block, found in zip(blocks_of(settings), said, strict=True):
+        if found is None or found[0] != block:
+            return
+        objects |= found[1]
+    values = {"universe": digest, "objects": objects}
+    store.put(INDEX, canonical_json({**values, "sha256": json_hash(values)}))
+
+
+def index_of(store: Any, digest: str) -> dict[str, str] | None:
+    """The hash of each object of the universe of this description; None if there is no sound index of it."""
+    try:
+        index = json.loads(read(store, INDEX))
+        found = index.pop("sha256"), index["universe"], index["objects"]
+        sound = (json_hash(index), digest, dict(found[2])) == found
+        return found[2] if sound else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from ..errors import AblatableError, Message, SettingsError, StoreError, command, option
 from ..runs.run import Run, check_run
-from .blocks import blocks_of, finished
+from .blocks import INDEX, blocks_of, finished, forget, index_of
 from .description import damaged, read_description
 from .description import repair_metadata as _repair
 from .landscapes import place_of
 from .reader import Universe
 from .screening.screen import Screen
-from .store import open_store, reading, state_of
+from .store import exists, is_remote, open_store, reading, state_of
 
 
 def check(path: str | Path | Run | Universe | Screen, *, repair: bool = False) -> list[str]:
@@ -56,8 +56,9 @@ def kind_of(path: str | Path | Run | Universe | Screen) -> str:
 def repair_metadata(path: str | Path | Universe | Run | Screen) -> list[str]:
     """Write the metadata of a universe's arrays again, where it is damaged, from the universe's settings.
 
-    Nothing else follows from the settings: damaged samples are computed again by the command that made the universe,
-    and damaged components by the command that trained the run.
+    In an object store, blocks that are damaged are marked as missing. Nothing else follows from the settings: damaged
+    samples are computed again by the command that made the universe, and damaged components by the command that trained
+    the run.
 
     Returns:
         The objects that were repaired; always empty for runs and screened universes, which hold no such metadata.
@@ -66,7 +67,14 @@ def repair_metadata(path: str | Path | Universe | Run | Screen) -> list[str]:
         return []
     place = str(place_of(path))
     with reading(place):
-        return _repair(place, open_store(place, create=False))
+        store = open_store(place, create=False)
+        repaired = _repair(place, store)
+        if is_remote(place):  # elsewhere the command that draws compares by itself
+            settings = read_description(place, store).settings
+            for block in blocks_of(settings):
+                if finished(store, settings, block) != block:
+                    forget(store, block)
+        return repaired
 
 
 def check_universe(url: str | Path | Universe) -> list[str]:
@@ -82,6 +90,8 @@ def check_universe(url: str | Path | Universe) -> list[str]:
                     wrong.append(f"{url}: block {block.name} is missing or its marker is damaged")
                 elif finished(store, described.settings, block) != block:
                     wrong.append(f"{url}: block {block.name} does not have the hash it was written with")
+            if not wrong and exists(store, INDEX) and index_of(store, described.digest) is None:
+                wrong.append(f"{url}: {INDEX} is damaged; the command that made the universe writes it again")
             return wrong or _contradictions(Universe(url))
     except StoreError as error:
         return [error.message]

@@ -6,6 +6,7 @@ its seeds.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 from .._runtime.devices import CPU
 from .._runtime.execution import Execution
+from .._runtime.files import check_room
 from .._runtime.outputs import output_folder
 from .._runtime.progress import Display
 from ..codes.code import Code
@@ -32,6 +34,8 @@ from .writer import UniverseWriter
 
 BLOCK_SAMPLES = 16  # a block holds at most this many samples
 BLOCK_ROWS = (128, 1024)  # images per block: enough to fill batches, few enough to share out and to lose
+LEAST = 4  # images are compressed to some part of their size, rarely to less than a quarter
+BLOCK_BYTES = 32 * 2**20  # and no more than this of pixels: large pictures take long, and memory
 BLOCKS = 16  # about this many blocks, within those bounds
 
 
@@ -115,12 +119,22 @@ def enumerate_universe(
     )
     with output_folder(out, UNIVERSE):
         universe = UniverseWriter.begin(out, settings, opened.units, overwrite=overwrite)
-        todo = [block for block in universe.blocks() if not universe.has(block)]
+        todo = universe.missing()
         if todo:
             refuse_other_hardware(universe.settings.hardware, settings.hardware, out)
+            _check_room(out, universe.settings, todo)
             source = Source.of(opened, execution)
+            universe.changes()
             _compute(universe, [BlockTask(source, absolute(out), block) for block in todo], execution)
+        universe.finish()
     return Universe.open(out)
+
+
+def _check_room(out: str | Path, settings: UniverseSettings, todo: list[Block]) -> None:
+    """`StoreError` if the missing images surely do not fit; how well they compress is known only later."""
+    images = sum(block.rows for block in todo)
+    what = f"drawing {images:,} images, if they are compressed to 1/{LEAST},"
+    check_room(out, images * math.prod(settings.shape) // LEAST, what)
 
 
 def plan_universe(
@@ -160,7 +174,8 @@ def plan_universe(
     if spares:
         words = np.concatenate([words, run.code.spares(spares, seed=run.seed)])
     block_samples = min(BLOCK_SAMPLES, len(seeds))
-    images = int(np.clip(len(words) * len(seeds) // BLOCKS, *BLOCK_ROWS))
+    most = min(BLOCK_ROWS[1], max(BLOCK_SAMPLES, BLOCK_BYTES // int(np.prod(run.shape))))
+    images = min(most, int(np.clip(len(words) * len(seeds) // BLOCKS, *BLOCK_ROWS)))
     pieces = -(-len(words) // max(1, images // block_samples))
     return UniverseSettings(
         run_sha256=run.digest,

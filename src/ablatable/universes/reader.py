@@ -13,10 +13,10 @@ from ..data.distance import radius
 from ..data.units import Units
 from ..errors import DataError, StoreError
 from .arrays import Arrays, channels_last
-from .blocks import blocks_of, marked
+from .blocks import Block, blocks_of, index_of, marked
 from .description import damaged, grown, metadata_damaged, read_description
 from .landscapes import as_pandas, checked_sample, in_unit, place_of, ranked, table
-from .store import exists, open_store, reading
+from .store import concurrently, exists, open_store, reading
 
 if TYPE_CHECKING:
     import polars as pl
@@ -75,11 +75,16 @@ class Universe:
         return url if isinstance(url, cls) else cls(place_of(url))
 
     def _vouched(self) -> None:
-        """Learn from the markers which hash every object must have; `StoreError` if a block is missing."""
+        """Learn which hash every object must have, from the index or from every marker.
+
+        Raises `StoreError` if there is no index and a block is missing.
+        """
+        if (index := index_of(self.store, self.digest)) is not None:
+            self._arrays.hashes.update(index)
+            return
         blocks, missing = list(blocks_of(self.settings)), 0
-        for block in blocks:
-            found = marked(self.store, self.settings, block)
-            if found is None or found[0] != block or not all(exists(self.store, key) for key in found[1]):
+        for block, found in zip(blocks, concurrently(self._there, blocks), strict=True):
+            if found is None or found[0] != block:
                 missing += 1
             else:
                 self._arrays.hashes.update(found[1])
@@ -88,6 +93,10 @@ class Universe:
                 f"{self.url} is unfinished: {len(blocks) - missing} of {len(blocks)} blocks are there; "
                 "give the command that makes it again, and it computes what is missing"
             )
+
+    def _there(self, block: Block) -> tuple[Block, dict[str, str]] | None:
+        found = marked(self.store, self.settings, block)
+        return found if found is not None and all(exists(self.store, key) for key in found[1]) else None
 
     # --- images ---------------------------------------------------------------------------------------------------
 

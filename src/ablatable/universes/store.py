@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import zarr
 from zarr.storage import ObjectStore
@@ -19,6 +20,9 @@ from .._runtime.lock import LOCK_FILES
 from .._runtime.outputs import OutputKind, check_clearable, clear_folder
 from ..errors import AblatableError, StoreError, command, option
 
+T, R = TypeVar("T"), TypeVar("R")
+
+REQUESTS = 32  # at once, to one store
 SCREEN = "screen.json"  # describes a screened universe, which has no Zarr group
 
 UNIVERSE = OutputKind(
@@ -84,9 +88,10 @@ def state_of(url: str | Path) -> str:
     """What is at a place: `nothing`, a `universe`, one `begun` (not laid out yet), a `screen`, or `other` files."""
     store = open_store(url)
     with reading(url):
-        present = paths(store)
-    if not present or SCREEN in present:
-        return "screen" if present else "nothing"
+        if exists(store, SCREEN):
+            return "screen"
+        if not exists(store, "zarr.json") and not _any_path(store):
+            return "nothing"
     try:
         attributes = json.loads(read(store, "zarr.json"))["attributes"]
         return "begun" if attributes["ablatable"] is None else "universe"
@@ -114,6 +119,22 @@ def clear(url: str | Path) -> None:
 def paths(store: Any) -> list[str]:
     """Every object there is, except for the files of locks."""
     return [path for page in store.list() for item in page if (path := str(item["path"])) not in LOCK_FILES]
+
+
+def _any_path(store: Any) -> bool:
+    """Whether there is an object, except for the files of locks; only as many are listed as it takes to know."""
+    return any(str(item["path"]) not in LOCK_FILES for page in store.list() for item in page)
+
+
+def concurrently(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """The results for all items, in their order: requests to an object store wait for the network, so many at once."""
+    with ThreadPoolExecutor(REQUESTS) as threads:
+        return list(threads.map(function, items))
+
+
+def is_remote(url: str | Path) -> bool:
+    """Whether it is an object store: there objects are written whole, and comparing one means to download it."""
+    return "://" in str(url)
 
 
 def read(store: Any, path: str) -> bytes:

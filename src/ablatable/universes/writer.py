@@ -18,10 +18,10 @@ from .._runtime.provenance import environment
 from ..data.units import Units
 from ..errors import SettingsError, option
 from .arrays import Arrays, fill, lay_out_results, lay_out_training, writable
-from .blocks import Block, blocks_of, finished, mark
+from .blocks import INDEX, Block, blocks_of, finished, mark, write_index
 from .description import damaged, describe, read_description, repair_metadata
 from .settings import UniverseSettings, extension
-from .store import clear, delete, open_store, reading, state_of
+from .store import clear, concurrently, delete, is_remote, open_store, reading, state_of
 
 
 class UniverseWriter:
@@ -94,6 +94,25 @@ class UniverseWriter:
     def blocks(self) -> Iterator[Block]:
         """Every block, the factual ones first."""
         return blocks_of(self.settings)
+
+    def missing(self) -> list[Block]:
+        """The blocks that are to be drawn: those not finished, or damaged.
+
+        What an object store holds is not downloaded to compare it; `check` does that, and with `repair` it makes what
+        is damaged count as missing.
+        """
+        blocks, verify = list(self.blocks()), not is_remote(self.url)
+        there = concurrently(lambda block: self.has(block, verify=verify), blocks)
+        return [block for block, is_there in zip(blocks, there, strict=True) if not is_there]
+
+    def changes(self) -> None:
+        """From now on blocks are written, so the index of what was there is removed."""
+        delete(self.store, INDEX)
+
+    def finish(self) -> None:
+        """Write the index, once all blocks are finished."""
+        with writing(self.url):
+            write_index(self.store, self.settings, read_description(self.url, self.store).digest)
 
     def has(self, block: Block, *, verify: bool = True) -> bool:
         """Whether a block is finished; with `verify`, whether its bytes are still those that were written."""

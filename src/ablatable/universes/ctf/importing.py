@@ -49,7 +49,8 @@ def import_ctf(
         settings = settings_of(archive, most_gib)
         with output_folder(out, UNIVERSE):
             universe = UniverseWriter.begin(out, settings, lambda: archive.training, overwrite=overwrite)
-            todo = [block for block in universe.blocks() if not universe.has(block)]
+            if todo := universe.missing():
+                universe.changes()
             total, done = settings.ablations, settings.ablations - len(_rows_of(todo))
             with Display(f"importing {total} units", total, done=done, quiet=quiet) as display:
                 for block in (block for block in todo if block.ablations is None):
@@ -60,6 +61,7 @@ def import_ctf(
                     for block in (block for block in todo if block.ablations == rows):
                         universe.write(block, _channels_first(pictures[:, slice(*block.samples)]))
                     display.finish(rows[0], rows[1] - rows[0])
+            universe.finish()
     return Universe.open(out)
 
 

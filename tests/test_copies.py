@@ -1,0 +1,136 @@
+"""What passes between a device and the CPU while it works: real code and real arithmetic on a pretended device."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ablatable import Units
+from ablatable.diffusion.ensemble import Ensemble
+from ablatable.diffusion.fast_unet import agrees
+from ablatable.diffusion.ideal import IdealDenoiser
+from ablatable.diffusion.recipe import Recipe, TrainingConfig, UNetConfig
+from ablatable.diffusion.sampling_settings import Sampling
+from ablatable.diffusion.schedule import Schedule
+from ablatable.diffusion.unet import build
+from ablatable.runs import component_training
+from ablatable.runs.checkpoint import TrainingState
+from ablatable.runs.component_training import TrainTask, train_component, training_loop
+from ablatable.universes.drawing import draw
+from pretended import NAME, Pretended
+
+UNITS = Units.digits(6, size=8)
+SMALL = UNetConfig(channels=(8, 8), norm_groups=4)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretended]:
+    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # which tensors of our own do not know
+    with Pretended() as pretended:
+        yield pretended
+
+
+def components(prediction: Any) -> list[Any]:
+    if prediction == "ideal":
+        pixels = torch.from_numpy(np.moveaxis(UNITS.images, -1, 1).copy())
+        return [IdealDenoiser(pixels[k : k + 3], Schedule()).eval() for k in range(3)]
+    config = UNetConfig(channels=(8, 8), norm_groups=4, prediction=prediction)
+    made = [build(config, (1, 8, 8), k).eval() for k in range(3)]
+    assert agrees(made[0].unet)  # asked when a component is loaded, on the CPU
+    return made
+
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity", "ideal"])
+def test_drawing_copies_each_steps_noise_and_the_result(device: Pretended, prediction: str) -> None:
+    ablations = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 1]], bool)
+
+    def drawn(where: str, sampler: str, steps: int) -> tuple[np.ndarray, Counter[str]]:
+        ensemble = Ensemble([component.to(where) for component in components(prediction)], batch=4)
+        device.copies.clear()
+        images = draw(
+            ensemble,
+            ablations,
+            [3, 1],
+            shape=(1, 8, 8),
+            schedule=Schedule(),
+            sampling=Sampling(sampler, steps),
+            device=where,
+        )
+        return images, Counter(device.copies)
+
+    far, few = drawn(NAME, "ddim", 2)
+    assert np.array_equal(far, drawn("cpu", "ddim", 2)[0])
+    assert few["out"] == 1 and few["item"] == 0, "nothing waits for the device but the end"
+    assert drawn(NAME, "ddim", 6)[1] == few, "a step of ddim copies nothing, however many passes it makes"
+    assert drawn(NAME, "ddpm", 6)[1]["in"] - drawn(NAME, "ddpm", 2)[1]["in"] == 4, "one of ddpm copies its noise"
+
+
+def test_training_waits_for_nothing(device: Pretended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(component_training, "REPORT_SECONDS", 1e9)
+
+    def trained(where: str, steps: int) -> tuple[Any, Counter[str]]:
+        recipe = Recipe(component=SMALL, training=TrainingConfig(steps=64, batch=4))
+        device.copies.clear()
+        model, state = training_loop(TrainTask(UNITS, recipe, 0, 0, tmp_path / "00", where), UNITS, until=steps)
+        return (model.state_dict(), state.losses), Counter(device.copies)
+
+    (weights, losses), six = trained(NAME, 6)
+    near, near_losses = trained("cpu", 6)[0]
+    assert weights.keys() == near.keys() and np.allclose(losses, near_losses, rtol=1e-4)
+    seven = trained(NAME, 7)[1]
+    assert seven["item"] == six["item"] == 0 and seven["out"] == six["out"], "a step reads nothing back"
+    assert seven["in"] - six["in"] == 4, "its batch, which is made beforehand: x_t, t, noise and abar"
+
+
+def test_what_a_pass_on_the_device_launches_does_not_hide_copies(device: Pretended) -> None:
+    """The instrument sees a copy, an item and two places mixed."""
+    x = torch.ones(2).to(NAME)
+    _ = x[torch.tensor([0]).to(NAME)].cpu(), torch.tensor([1.0], device=NAME), float(x.sum())
+    assert Counter(device.copies) == {"in": 3, "out": 1, "item": 1}
+    with pytest.raises(RuntimeError, match="two places"):
+        x + torch.ones(2)
+
+
+def test_checkpoints_cost_a_fiftieth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes a second and a checkpoint two: the second comes a hundred steps after the first."""
+    clock, saved = [0.0], []
+    update = TrainingState.update
+
+    def step(self: TrainingState, *arguments: Any) -> None:
+        clock[0] += 1
+        update(self, *arguments)
+
+    def save(self: TrainingState, path: Path, step: int) -> None:
+        clock[0] += 2
+        saved.append(step)
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(TrainingState, "update", step)
+    monkeypatch.setattr(TrainingState, "save", save)
+    recipe = Recipe(component=UNetConfig(channels=(4,), norm_groups=2), training=TrainingConfig(steps=250, batch=1))
+    train_component(TrainTask(UNITS.select(UNITS.ids[:1]), recipe, 0, 0, tmp_path / "00"))
+    assert saved == [21, 122, 223], "the first after twenty seconds, then one after 50 times what the last one took"
+
+
+def test_loading_draws_no_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ablatable.diffusion.kinds import load_component, save_component
+
+    made = build(SMALL, (1, 8, 8), 5)
+    save_component(made, SMALL, tmp_path / "00")
+    before = torch.get_rng_state()
+    loaded = load_component(tmp_path / "00", SMALL, Schedule())
+    assert torch.equal(torch.get_rng_state(), before)
+    expected = made.state_dict()
+    found = loaded.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(weight.requires_grad and not weight.is_meta for weight in loaded.parameters())
+    halves = SMALL
+    save_component(made, halves, tmp_path / "01", "bfloat16")
+    assert {w.dtype for w in load_component(tmp_path / "01", halves, Schedule()).parameters()} == {torch.float32}
