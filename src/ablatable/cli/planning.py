@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,8 +15,11 @@ from .groups import grouped
 from .output import next_step, print_json, print_rows, quoted, say
 
 if TYPE_CHECKING:
+    from ..codes.groupings import Spread
+    from ..codes.plan_table import Plan
     from ..data.likeness import NearPair
     from ..data.units import Units
+    from ..diffusion.advice import Needs
 
 
 @app.command(
@@ -87,27 +90,32 @@ def plan(
     pairs = None if loaded is None else _near_duplicates(loaded)
     if as_json:
         told = {"training": training.as_dict()} if training else {}
-        if loaded is not None:
-            told |= {
-                "images": asdict(spread) if spread else None,
-                "loaded": loaded.report and loaded.report.as_dict(),
-                "near_duplicates": _rows(loaded, pairs),
-            }
-        print_json({**made.as_dict(), **told})
+        print_json({**made.as_dict(), **told, **(_found(loaded, spread, pairs) if loaded is not None else {})})
         return
     if loaded is not None:
         _tell(loaded, pairs)
+    _tell_plan(made, spread, training)
+    code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
+    what = ["DATA"] if data is None else [quoted(data), *_given(loading, size, channels)]
+    next_step(" ".join(["ablatable train", *what, code, "--out RUN"]))
+
+
+def _found(loaded: Units, spread: Spread | None, pairs: list[NearPair] | None) -> dict[str, Any]:
+    """What a plan says of the data, for programs."""
+    return {
+        "images": asdict(spread) if spread else None,
+        "loaded": loaded.report and loaded.report.as_dict(),
+        "near_duplicates": _rows(loaded, pairs),
+    }
+
+
+def _tell_plan(made: Plan, spread: Spread | None, training: Needs | None) -> None:
     rows, advice = (spread.rows(), spread.sentences()) if spread else ([], [])
     title = f"{made.units} units, {made.components} components, weight {made.weight}"
     print_rows([], [*made.rows(), *rows], title=title)
     print_rows(["removed", "survivors, mean", "worst", "none left"], made.survivor_rows(), title="After removals")
-    for sentence in [*made.recommendation, *advice]:
+    for sentence in [*made.recommendation, *advice, *(training.sentences() if training else [])]:
         say(f"- {getattr(sentence, 'shell', sentence)}")
-    for sentence in training.sentences() if training else []:
-        say(f"- {sentence.shell}")
-    code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
-    what = ["DATA"] if data is None else [quoted(data), *_given(loading, size, channels)]
-    next_step(" ".join(["ablatable train", *what, code, "--out RUN"]))
 
 
 def _given(loading: Loading, size: str | None, channels: int | None) -> list[str]:
