@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +74,67 @@ def test_tasks_events_and_errors(cluster: Any) -> None:
 
 def test_each_node_unpacks_a_run_once(small, tmp_path: Path, monkeypatch, fingerprints: Fingerprints) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    archive = _archive(small.run.path)
-    first = _unpacked(archive)
+    asked: list[Any] = []
+
+    def get(content: Any) -> Any:
+        asked.append(content)
+        return content.copy()
+
+    archive = _archive(small.run.path, lambda content: content)
+    assert len(archive.files) == len(fingerprints(small.run.path)) + 1, "an object per file, and the log"
+    first = _unpacked(archive, get)
     long_ago, recent = time.time() - 8 * 24 * 3600, time.time() - 6 * 24 * 3600
     for name, when in {"old": long_ago, ".old.123": long_ago, "recent": recent}.items():
         (first.parent / name).mkdir()
         os.utime(first.parent / name, (when, when))
     os.utime(first, (long_ago, long_ago))
     written = (first / "ensemble.json").stat().st_mtime_ns
-    again = _unpacked({name: content.copy() for name, content in archive.items()})
+    asked.clear()
+    again = _unpacked(archive, get)
+    assert not asked, "what a node has is not sent again"
     assert again == first and (first / "ensemble.json").stat().st_mtime_ns == written
     assert fingerprints(first) == fingerprints(small.run.path)
     assert {path.name for path in first.parent.iterdir() if path.is_dir()} == {first.name, "recent"}
+
+
+class Lazy(Sequence[Any]):
+    """Tasks that are made when they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.made = count, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: Any) -> Any:
+        self.made += 1
+        return worker_tasks.Square(number)
+
+
+def test_tasks_are_submitted_a_window_at_a_time(cluster: Any) -> None:
+    with RayPool(worker_tasks.seen, cluster.address, device="cpu") as workforce:
+        tasks, most = Lazy(60), 0
+        results = workforce.run(tasks)
+        for done, (number, result) in enumerate(results, start=1):
+            assert result[0] == number
+            most = max(most, tasks.made - done)
+    assert tasks.made == 60 and most <= 16 + 2 * 2
+
+
+@pytest.mark.slow
+def test_each_task_has_a_gpu_of_its_own() -> None:
+    """Ray believes that there are two; nothing is computed on them."""
+    script = (
+        "import ray, sys, worker_tasks\n"
+        "from ablatable._runtime.cluster import RayPool\n"
+        "ray.init(address='local', num_cpus=4, num_gpus=2, include_dashboard=False, _node_ip_address='127.0.0.1')\n"
+        "with RayPool(worker_tasks.seen, 'local') as pool:\n"
+        "    results = [result for _, result in pool.run([worker_tasks.Square(k) for k in range(12)])]\n"
+        "assert {device for _, device, _ in results} == {'cuda'}, results\n"
+        "assert {gpu for _, _, gpu in results} == {'0', '1'}, results\n"
+    )
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), *sys.path]))
+    subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}, check=True, timeout=240)
 
 
 def test_no_cluster_there(tmp_path: Path) -> None:

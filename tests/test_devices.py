@@ -11,8 +11,10 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,9 @@ from ablatable._runtime.devices import computing, hardware
 from ablatable.diffusion.places import refuse_unless_places_agree
 from ablatable.errors import SettingsError, WorkerError
 from ablatable.runs.run import Run
+from ablatable.universes import precision
+from ablatable.universes.batches import batch_of
+from ablatable.universes.enumeration import plan_universe
 from conftest import Small
 
 
@@ -280,3 +285,47 @@ def test_a_run_stays_on_its_hardware(small: Small, tmp_path: Path, monkeypatch: 
     (out / "ensemble.json").unlink()
     with pytest.raises(SettingsError, match=r"hardware: NVIDIA A100.* there, NVIDIA H100"):
         make()
+
+
+# --- batches and the check of precision -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "gib", "rows", "expected"),
+    [
+        ((3, 32, 32), 80, 1024, 256),  # enough of everything
+        ((3, 32, 32), 80, 200, 64),  # a component survives in half of the rows, 100
+        ((3, 256, 256), 80, 1024, 16),  # 20 GiB for rows of 1.3 GB each
+        ((3, 256, 256), 8, 1024, 1),
+        ((3, 32, 32), 8, 1024, 64),  # 2 GiB for rows of 21 MB each
+    ],
+)
+def test_the_batch_follows_rows_and_memory(shape: Any, gib: int, rows: int, expected: int) -> None:
+    component = SimpleNamespace(channels=(128, 256))
+    run: Any = SimpleNamespace(
+        shape=shape, recipe=SimpleNamespace(component=component), code=SimpleNamespace(matrix=np.eye(2))
+    )
+    assert batch_of(run, "fp32", "NVIDIA A100", gib * 2**30, rows) == expected
+    assert batch_of(run, "fp32", "cpu", None, rows) == 8 and batch_of(run, "bf16", "cpu", None, rows) == 16
+
+
+def test_the_batch_is_recorded(small: Small, gpus: Any) -> None:
+    settings = plan_universe(small.run, list(range(64)), sampling=QUICK, hardware="A GPU", memory=2**34)
+    assert settings.block == (6, 16) and settings.batch == 32, "of the 48 rows that a component has"
+    assert plan_universe(small.run, [0], sampling=QUICK).batch == 8
+
+
+def test_the_check_of_precision_is_bounded(
+    small: Small, small_universe: Universe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many images as a number of passes allows: at the paper's size, 50 steps and 11 of 22 components, 16."""
+    words = np.tile(np.arange(22) % 2 == 0, (8192, 1))
+    samples, ablations = precision.subset(words, 100, 50)
+    assert (samples, ablations) == (1, 16) and 50 * (22 + 16 * 11) <= 10_000 < 50 * (22 + 17 * 11)
+    assert precision.subset(words, 100, 2) == (2, 24)
+    assert precision.subset(words, 100, 1000) == (1, 1)
+    where = []
+    draw = precision.draw
+    monkeypatch.setattr(precision, "draw", lambda *a, device, **k: where.append(device) or draw(*a, device=device, **k))
+    precision.precision_error(small_universe, small.run, device="cpu")
+    assert where == ["cpu"]

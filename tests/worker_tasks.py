@@ -76,3 +76,9 @@ def fill_memory(task: int, report: Callable[[dict], None]) -> None:
 
     with computing("cpu"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def seen(task: Square, report: Callable[[dict], None]) -> tuple[int, str, str]:
+    """The task, its device, and the GPUs that its worker may see."""
+    time.sleep(0.05)
+    return task.value, task.device, os.environ.get("CUDA_VISIBLE_DEVICES", "")

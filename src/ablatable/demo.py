@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 DemoData = Literal["artists", "digits"]
 DATA: tuple[DemoData, ...] = ("artists", "digits")
-SAMPLES, SPARES = 12, 48
+SAMPLES, SPARES = 12, 24
 # Few units and many passes over each: the regime in which single units matter (docs/demo.md says what was tried).
 DIGITS, SIDE, COMPONENTS, RECIPE = 48, 14, 8, preset("tiny")
 SAMPLING = Sampling()

@@ -7,7 +7,6 @@ Results go from the workers straight to the store, so a run's folder or a univer
 from __future__ import annotations
 
 import getpass
-import hashlib
 import os
 import shutil
 import socket
@@ -16,7 +15,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ import numpy as np
 
 from ..errors import AblatableError, SettingsError, WorkerError, option
 from .devices import CPU, full_memory, kind_of
-from .files import json_hash
+from .files import file_hash, json_hash
 from .workers import ATTEMPTS, THREADS, OnEvent
 
 KEPT_SECONDS = 7 * 24 * 3600  # how long a node keeps its copy of a run after the last task on it
+WINDOW = 16  # tasks that are submitted beyond what the cluster has room for
 POLL_SECONDS = 0.5  # how often the driver looks for what is finished, and for events
 
 
@@ -81,7 +82,7 @@ class RayPool:
         )  # Ray shows a task its GPU alone
         needs = {"num_gpus": 1} if self.device == "cuda" else {"num_cpus": 1}
         self.do = self.ray.remote(_do).options(max_retries=ATTEMPTS - 1, **needs)
-        self.archive = self.ray.put(_archive(run)) if run else None
+        self.archive = _archive(run, self.ray.put) if run else None
         self.events = self.ray.remote(_Events).options(num_cpus=0, max_restarts=-1).remote()
         self.waiting: dict[Any, int] = {}
 
@@ -98,11 +99,13 @@ class RayPool:
 
     def run(self, tasks: Sequence[Any], on_event: OnEvent = lambda number, event: None) -> Iterator[tuple[int, Any]]:
         """Do every task and yield `(task number, result)` as each finishes, as `workers.Pool.run`."""
-        self.waiting = {
-            self.do.remote(self.function, number, _placed(task, device=self.device), self.events, self.archive): number
-            for number, task in enumerate(tasks)
-        }
-        while self.waiting:
+        coming, self.waiting = iter(range(len(tasks))), {}
+        while True:
+            for number in islice(coming, max(0, self._window() - len(self.waiting))):
+                task = _placed(tasks[number], device=self.device)
+                self.waiting[self.do.remote(self.function, number, task, self.events, self.archive)] = number
+            if not self.waiting:
+                return
             finished, _ = self.ray.wait(list(self.waiting), num_returns=1, timeout=POLL_SECONDS)
             with suppress(self.ray.exceptions.RayError):  # the events' keeper died with its node; it is restarted
                 for number, event in self.ray.get(self.events.take.remote(), timeout=POLL_SECONDS).items():
@@ -119,6 +122,11 @@ class RayPool:
                 if kind == "error":
                     raise value
                 yield number, value
+
+    def _window(self) -> int:
+        """How many tasks are given to Ray at once: enough for all of the cluster, and for nodes that may join it."""
+        resource = "GPU" if self.device == "cuda" else "CPU"
+        return WINDOW + 2 * int(self.ray.cluster_resources().get(resource, 0))
 
 
 class _Events:
@@ -141,11 +149,11 @@ def _placed(task: Any, **changes: Any) -> Any:
     return replace(task, **changes) if source is None else replace(task, source=replace(source, **changes))
 
 
-def _do(function: Callable, number: int, task: Any, events: Any, archive: dict[str, Any] | None) -> tuple[str, Any]:
+def _do(function: Callable, number: int, task: Any, events: Any, archive: Archive | None) -> tuple[str, Any]:
     """One task, on whichever node Ray chose."""
     try:
         if archive is not None:
-            task = _placed(task, run=str(_unpacked(archive)))
+            task = _placed(task, run=str(_unpacked(archive, _import_ray().get)))
         return "result", function(task, lambda event: events.put.remote(number, event))
     except AblatableError as error:
         return "error", error
@@ -153,29 +161,35 @@ def _do(function: Callable, number: int, task: Any, events: Any, archive: dict[s
         return "error", full_memory(error) or WorkerError("a task failed unexpectedly:\n" + traceback.format_exc())
 
 
-def _archive(run: Path) -> dict[str, Any]:
-    """A run's files by name, as arrays of bytes, which Ray's workers on a node share without copying."""
-    return {
-        path.relative_to(run).as_posix(): np.fromfile(path, np.uint8)
-        for path in sorted(run.rglob("*"))
-        if path.is_file() and not path.name.startswith(".")
-    }
+@dataclass(frozen=True)
+class Archive:
+    """A run that nodes copy: one object of Ray's per file, so that none is as large as all of them, and its hash."""
+
+    digest: str
+    files: dict[str, Any]  # references to arrays of bytes, by the file's name
 
 
-def _unpacked(archive: dict[str, Any]) -> Path:
-    """The run's folder on this node, written by the first worker that comes; others wait for it."""
+def _archive(run: Path, put: Callable[[Any], Any]) -> Archive:
+    """Hash a run's files and hand them to Ray, once, one after another."""
+    paths = [p for p in sorted(run.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    names = [path.relative_to(run).as_posix() for path in paths]
+    digest = json_hash({name: file_hash(path) for name, path in zip(names, paths, strict=True)})
+    return Archive(digest, {name: put(np.fromfile(path, np.uint8)) for name, path in zip(names, paths, strict=True)})
+
+
+def _unpacked(archive: Archive, get: Callable[[Any], Any]) -> Path:
+    """The run's folder on this node, written by the first worker that comes; others wait, and ask for nothing."""
     from filelock import FileLock
 
-    name = json_hash({name: hashlib.sha256(memoryview(content)).hexdigest() for name, content in archive.items()})
-    folder = Path(tempfile.gettempdir()) / f"ablatable-runs-{getpass.getuser()}" / name[:32]
+    folder = Path(tempfile.gettempdir()) / f"ablatable-runs-{getpass.getuser()}" / archive.digest[:32]
     folder.parent.mkdir(mode=0o700, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-            for name, content in archive.items():
+            for name, content in archive.files.items():
                 path = aside / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                content.tofile(path)
+                get(content).tofile(path)
             aside.rename(folder)
         os.utime(folder)
     for other in folder.parent.iterdir():  # copies that no task asks for any more, and torn ones

@@ -64,6 +64,13 @@ def hardware(device: str) -> str:
     return f"{name}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
 
 
+def memory(device: str) -> int | None:
+    """Bytes of a GPU's memory; None where nobody says."""
+    import torch
+
+    return torch.cuda.get_device_properties(torch.device(device)).total_memory if kind_of(device) == "cuda" else None
+
+
 def visible_gpus() -> list[str]:
     """What `CUDA_VISIBLE_DEVICES` must be for a process to see only one of the GPUs that this one sees, GPU by GPU."""
     import torch

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SettingsError
-from .devices import CPU, check_precision, hardware, kind_of, resolve_device, visible_gpus
+from .devices import CPU, check_precision, hardware, kind_of, memory, resolve_device, visible_gpus
 from .workers import Pool, default_workers
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ class Execution:
         with self.pool(_hardware_of) as pool:
             (_, there), *_ = pool.run([Place(self.device)])
         return there
+
+    def memory(self) -> int | None:
+        """Bytes of a GPU's memory; None without a GPU, or on a cluster."""
+        return None if self.ray is not None else memory(self.device)
 
     def pool(self, function: Callable, *, run: Path | None = None) -> Pool | RayPool:
         """Workers for one function, on devices as `resolved` gave them; a cluster copies `run` to each node, once."""

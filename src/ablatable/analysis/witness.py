@@ -190,8 +190,8 @@ def witness(
 def draw_factual(run: Run, seeds: Sequence[int], sampling: Sampling, device: str) -> np.ndarray:
     """Samples by all components that are present, uint8 (seeds, H, W, C): the bytes that a universe has for them."""
     from .._runtime.devices import computing
+    from ..runs.samples import BATCH
     from ..universes.drawing import draw
-    from ..universes.enumeration import BATCH
 
     sampling.check(run.recipe.schedule)
     with computing(device, sampling.precision):

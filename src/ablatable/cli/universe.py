@@ -57,7 +57,8 @@ def create(
     if drawing.precision != "fp32":
         from ..universes.precision import precision_error
 
-        error = precision_error(made, run, max_resident=working.max_resident)
+        device = "auto" if working.ray else working.device  # a cluster's GPUs are not this machine's
+        error = precision_error(made, run, max_resident=working.max_resident, device=device)
         told["error"] = asdict(error)
     if as_json:
         print_json(told)

@@ -115,8 +115,8 @@ def add_factual(content: Content, run: Run, drawing: Drawing, universe: Universe
         rows = [universe.seeds.index(seed) for seed in drawing.seeds]
         pictures = np.moveaxis(universe.factual[rows], -1, 1)
     else:
+        from ..runs.samples import BATCH
         from ..universes.drawing import draw
-        from ..universes.enumeration import BATCH
 
         pictures = draw(
             run.ensemble(batch=BATCH["fp32"]),

@@ -24,7 +24,7 @@ from ..data.images import delivered
 from ..diffusion.sampling_settings import Sampling
 from ..errors import CodeError, SettingsError, command, option
 from ..runs.run import Run, as_run
-from ..runs.samples import BATCH
+from .batches import batch_of
 from .blocks import Block
 from .drawing import Source, has_compiler
 from .reader import Universe
@@ -116,6 +116,7 @@ def enumerate_universe(
         sampling=sampling,
         spares=spares,
         hardware=execution.hardware(sampling.precision),
+        memory=execution.memory(),
     )
     with output_folder(out, UNIVERSE):
         universe = UniverseWriter.begin(out, settings, opened.units, overwrite=overwrite)
@@ -145,8 +146,12 @@ def plan_universe(
     sampling: Sampling,
     spares: int = 0,
     hardware: str = CPU,
+    memory: int | None = None,
 ) -> UniverseSettings:
-    """The settings of a universe that is to be drawn from a run, on some hardware (see `devices.hardware`)."""
+    """The settings of a universe that is to be drawn from a run, on some hardware (see `devices.hardware`).
+
+    `memory`: of a GPU, in bytes.
+    """
     from ..diffusion.kinds import kind_named
 
     sampling.check(run.recipe.schedule)
@@ -187,7 +192,7 @@ def plan_universe(
         precision=sampling.precision,
         compiled=sampling.compiled,
         clip=sampling.clip,
-        batch=BATCH[sampling.precision],
+        batch=batch_of(run, sampling.precision, hardware, memory, -(-len(words) // pieces) * block_samples),
         block=(-(-len(words) // pieces), block_samples),  # even pieces, so that workers finish together
         seeds=tuple(seeds),
         units=tuple(run.unit_ids[row] for row in rows),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .._runtime.devices import CPU, computing
+from .._runtime.devices import computing, resolve_device
 from ..data.distance import euclidean
 from ..data.images import delivered
 from ..runs.run import Run, as_run
@@ -15,6 +15,7 @@ from .drawing import draw
 from .reader import Universe
 
 SAMPLES, ABLATIONS = 2, 24  # of a universe, at most: its first ones
+PASSES = 10_000  # rows that components process, at most
 
 
 @dataclass(frozen=True)
@@ -46,31 +47,53 @@ class PrecisionError:
 
 
 def precision_error(
-    universe: str | Path | Universe, run: str | Path | Run, *, max_resident: int | None = None
+    universe: str | Path | Universe, run: str | Path | Run, *, max_resident: int | None = None, device: str = "auto"
 ) -> PrecisionError:
     """Draw a universe's first images in float32, in this process, and compare them with those that are stored.
+
+    Args:
+        universe: the universe, or its place.
+        run: the run that it was drawn from, or its folder.
+        max_resident: how many components are kept in memory at once; None = all.
+        device: where to draw; take the universe's, or other hardware's rounding is compared as well.
 
     Raises:
         StoreError: `run` is no run, or `universe` cannot be read.
     """
     universe = Universe.open(universe)
     settings, opened = universe.settings, as_run(run)
-    samples, ablations = min(SAMPLES, len(universe.seeds)), min(ABLATIONS, settings.ablations)
+    device = resolve_device(device)
+    samples, ablations = subset(settings.codewords, len(universe.seeds), settings.sampling.steps)
     words = settings.codewords[:ablations]
     removed = np.concatenate([np.zeros((1, words.shape[1]), bool), words])
-    with computing(CPU):
+    with computing(device):
         exact = draw(
-            opened.ensemble(batch=settings.batch, max_resident=max_resident),
+            opened.ensemble(batch=settings.batch, device=device, max_resident=max_resident),
             removed,
             universe.seeds[:samples],
             shape=settings.shape,
             schedule=opened.recipe.schedule,
             sampling=settings.sampling,
+            device=device,
         )
     exact = delivered(exact, settings.threshold)
     stored = np.stack([universe.landscape(s)[:ablations] for s in range(samples)], axis=1)
     stored = np.concatenate([universe.factual[None, :samples], stored])
     return compare(np.moveaxis(stored, -1, -3), exact)
+
+
+def subset(codewords: np.ndarray, samples: int, steps: int) -> tuple[int, int]:
+    """How many of the first samples and ablations are compared: as many as PASSES allow, and one of each at least."""
+    samples, ablations = min(SAMPLES, samples), min(ABLATIONS, len(codewords))
+    survivors = (~codewords[:ablations]).sum(axis=1)
+    while samples > 1 or ablations > 1:
+        if samples * steps * (codewords.shape[1] + survivors[:ablations].sum()) <= PASSES:
+            break
+        if samples > 1:
+            samples -= 1
+        else:
+            ablations -= 1
+    return samples, ablations
 
 
 def compare(pictures: np.ndarray, exact: np.ndarray) -> PrecisionError:

@@ -115,6 +115,7 @@ def screen_universe(
         sampling=sampling,
         spares=spares,
         hardware=execution.hardware(sampling.precision),
+        memory=execution.memory(),
     )
     most_drawn(share, len(np.unique(universe.ablation)), spares, opened.code.components)
     settings = ScreenSettings(universe=universe, share=share, top=top, sure=sure)
