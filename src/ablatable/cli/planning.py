@@ -67,10 +67,7 @@ def plan(
         raise SettingsError(f"give either DATA, or how many units there are with {option('units')}")
     loaded = None
     if data is not None:
-        # what train would refuse is said, so that a plan tells all there is to decide
-        lenient = (
-            loading if loading.merge_duplicates or loading.drop_duplicates else replace(loading, keep_duplicates=True)
-        )
+        lenient = _lenient(loading)
         if compare:
             columns = {str(column): replace(lenient, unit_column=column) for column in (loading.unit_column, *compare)}
             by = {name: one.units(data, size, channels, quiet=as_json) for name, one in columns.items()}
@@ -84,9 +81,8 @@ def plan(
     if loaded is not None:
         spread = spread_of(loaded, components, weight, removals, seed)
         each = spread.split_most
-    height, width = parse_size(size) or (32, 32)
-    shape = (3 if channels is None else channels, height, width) if loaded is None else loaded.shape
-    training = None if each is None else needs(shape, each)
+    shape = (3 if channels is None else channels, *(parse_size(size) or (32, 32)))
+    training = None if each is None else needs(shape if loaded is None else loaded.shape, each)
     pairs = None if loaded is None else _near_duplicates(loaded)
     if as_json:
         told = {"training": training.as_dict()} if training else {}
@@ -98,6 +94,12 @@ def plan(
     code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
     what = ["DATA"] if data is None else [quoted(data), *_given(loading, size, channels)]
     next_step(" ".join(["ablatable train", *what, code, "--out RUN"]))
+
+
+def _lenient(loading: Loading) -> Loading:
+    """What train would refuse is said, so that a plan tells all there is to decide."""
+    decided = loading.merge_duplicates or loading.drop_duplicates
+    return loading if decided else replace(loading, keep_duplicates=True)
 
 
 def _found(loaded: Units, spread: Spread | None, pairs: list[NearPair] | None) -> dict[str, Any]:
