@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from ..diffusion.advice import Needs
 
 
+Images = Annotated[
+    int | None, typer.Option(min=1, help="How many images the units have in all; advises on training too.")
+]
+
+
 @app.command(
     epilog=example(
         "ablatable plan --units 48",
@@ -40,9 +45,7 @@ def plan(
     weight: Weight = None,
     removals: Removals = None,
     seed: Annotated[int, typer.Option(help="The code's seed.", rich_help_panel="Code")] = 0,
-    images: Annotated[
-        int | None, typer.Option(min=1, help="How many images the units have in all; advises on training too.")
-    ] = None,
+    images: Images = None,
     size: Annotated[
         str | None,
         typer.Option(help="The images' size: 28, or 28x32.", show_default="as DATA, else 32", rich_help_panel="Data"),
