@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._runtime.execution import Execution
+from .._runtime.text import counted
 from ..errors import SettingsError
 from .common import Json, Overwrite, RunPath, Seeds, Source, UnitColumn, example, runs
 from .data_options import Loading
@@ -114,7 +115,6 @@ def forget(
 ) -> None:
     """Make a new run from the components that never saw some units, with a certificate; nothing is trained."""
     from .._runtime.outputs import check_folder
-    from ..codes.removal_budget import counted
     from ..runs.run import RUN, Run
     from ..unlearning.forgetting import forget as forget_units
     from ..unlearning.forgetting import plan_removal

@@ -231,7 +231,7 @@ def _train_components(path: Path, recipe: Recipe, tasks: Tasks, of: int, executi
                 display.finish(number, steps)
     seconds = time.monotonic() - began
     done = Trained(
-        components=list(tasks.numbers),
+        components=tasks.numbers,
         seconds=round(seconds, 1),
         images_per_second=round(sum(images.values()) / seconds, 1),
         workers=execution.workers or 0 if execution.ray is None else f"ray:{execution.ray}",

@@ -22,7 +22,6 @@ from ..errors import SettingsError, StoreError, command, option
 from ..runs.run import Run, check_run
 
 NAME = "certificate.json"  # in the run it is about
-_HEX = {"unsigned": ("sha256", "signature"), "signed": ("signature",)}
 
 
 class _Strict(BaseModel):
