@@ -84,7 +84,8 @@ def plan(
     if loaded is not None:
         spread = spread_of(loaded, components, weight, removals, seed)
         each = spread.split_most
-    shape = (3 if channels is None else channels, *(parse_size(size) or (32, 32)))
+    height, width = parse_size(size) or (32, 32)
+    shape = (3 if channels is None else channels, height, width)
     training = None if each is None else needs(shape if loaded is None else loaded.shape, each)
     pairs = None if loaded is None else _near_duplicates(loaded)
     if as_json:
