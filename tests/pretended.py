@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "pretended"
 
@@ -47,7 +47,7 @@ class Far(Tensor):
     def __init__(self, near: Tensor) -> None:
         self.near = near
 
-    def __repr__(self) -> str:
+    def __repr__(self, **options: Any) -> str:
         return f"Far({self.near})"
 
     @classmethod
@@ -79,7 +79,7 @@ class Pretended(TorchDispatchMode):
         return self.run(func, args, kwargs or {})
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        tensors = [leaf for leaf in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         far = any(isinstance(t, Far) for t in tensors)
         wanted = kwargs.get("device")
         if wanted is not None:

@@ -35,7 +35,7 @@ def cluster() -> Iterator[Any]:
     monkey = pytest.MonkeyPatch()
     monkey.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(Path(__file__).parent), *sys.path])))
     here = {"node_ip_address": "127.0.0.1", "object_store_memory": 100 << 20}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **here})
+    made: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **here})
     made.here = here
     made.workers = [made.add_node(num_cpus=1, **here) for _ in range(2)]
     yield made
@@ -101,10 +101,10 @@ class Lazy(Sequence[Any]):
     """Tasks that are made when they are asked for."""
 
     def __init__(self, count: int) -> None:
-        self.count, self.made = count, 0
+        self.length, self.made = count, 0
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, number: Any) -> Any:
         self.made += 1

@@ -95,7 +95,7 @@ def test_what_a_pass_on_the_device_launches_does_not_hide_copies(device: Pretend
     _ = x[torch.tensor([0]).to(NAME)].cpu(), torch.tensor([1.0], device=NAME), float(x.sum())
     assert Counter(device.copies) == {"in": 3, "out": 1, "item": 1}
     with pytest.raises(RuntimeError, match="two places"):
-        x + torch.ones(2)
+        _ = x + torch.ones(2)
 
 
 def test_checkpoints_cost_a_fiftieth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ def test_damage_in_a_store_is_drawn_again(many_blocks: Any) -> None:
     sound = store.read(there, key)
     there.put(key, sound[:-1] + bytes([sound[-1] ^ 1]))
     with pytest.raises(StoreError, match="cannot be read"):
-        Universe(url).landscape(0), Universe(url).landscape(1)
+        _ = Universe(url).landscape(0), Universe(url).landscape(1)
     assert check(url)
     assert check(url, repair=True)
     many_blocks(2, url)

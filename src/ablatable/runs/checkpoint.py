@@ -59,7 +59,7 @@ class TrainingState:
         with torch.no_grad():
             # early on the average follows the weights, or it would remember their random start
             decay = min(self.config.ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self.ema, self.parameters, 1 - decay)
+            torch._foreach_lerp_(self.ema, list[Tensor](self.parameters), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         self._late[step] = loss.detach()
 
     @property

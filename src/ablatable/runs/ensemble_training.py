@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,14 +128,14 @@ def make_run(
             log(path, event=EVENT, **units.report.as_dict())
         if not (path / "ensemble.json").exists():
             _remove_damaged(path, recipe)
-        tasks = [task_of(units, code, recipe, seed, number, path, execution.device) for number in present]
+        tasks = Tasks(present, lambda number: task_of(units, code, recipe, seed, number, path, execution.device))
         if reuse is not None:
             for task in tasks:
                 _take_over(task, reuse)
-        missing = [task for task in tasks if not task.folder.exists()]
+        missing = tasks.only([n for n in present if not component_folder(path.resolve(), n).exists()])
         if missing:
             check_room(path, training_bytes(missing, execution), f"training {len(missing)} components")
-            _train_components(path, missing, len(tasks), execution)
+            _train_components(path, recipe, missing, len(tasks), execution)
         if not (path / "ensemble.json").exists():
             write_json(path / "ensemble.json", _manifest(path, settings, recipe))
     return Run(path)
@@ -198,11 +198,28 @@ def _remove_damaged(path: Path, recipe: Recipe) -> None:
             shutil.rmtree(folder)
 
 
-def _train_components(path: Path, tasks: list[TrainTask], of: int, execution: Execution) -> None:
+class Tasks(Sequence["TrainTask"]):
+    """The training of some components, each made when it is asked for: a task holds a copy of its whole split."""
+
+    def __init__(self, numbers: Sequence[int], make: Callable[[int], TrainTask]) -> None:
+        """`make(number)` gives a component's task."""
+        self.numbers, self.make = list(numbers), make
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: int) -> TrainTask:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.make(self.numbers[place])
+
+    def only(self, numbers: Sequence[int]) -> Tasks:
+        """The tasks of these components alone."""
+        return Tasks(numbers, self.make)
+
+
+def _train_components(path: Path, recipe: Recipe, tasks: Tasks, of: int, execution: Execution) -> None:
     """Train what is missing of a run of `of` components."""
     from .component_training import train_component
 
-    recipe = tasks[0].recipe
     steps = recipe.training_steps or 1
     with Display(
         f"training {of} components", of * steps, done=(of - len(tasks)) * steps, quiet=execution.quiet
@@ -215,7 +232,7 @@ def _train_components(path: Path, tasks: list[TrainTask], of: int, execution: Ex
             display.note(f"{speed:.0f} images/s")
             display.update(
                 number,
-                f"component {tasks[number].component:02d}",
+                f"component {tasks.numbers[number]:02d}",
                 event["step"],
                 steps,
                 f"step {event['step']}/{steps} loss {event['loss']:.4f}",
@@ -228,7 +245,7 @@ def _train_components(path: Path, tasks: list[TrainTask], of: int, execution: Ex
     log(
         path,
         event="trained",
-        components=[task.component for task in tasks],
+        components=tasks.numbers,
         seconds=round(seconds, 1),
         images_per_second=round(sum(images.values()) / seconds, 1),
         workers=execution.workers if execution.ray is None else f"ray:{execution.ray}",

@@ -20,7 +20,8 @@ from .._runtime.lock import LOCK_FILES
 from .._runtime.outputs import OutputKind, check_clearable, clear_folder
 from ..errors import AblatableError, StoreError, command, option
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 REQUESTS = 32  # at once, to one store
 SCREEN = "screen.json"  # describes a screened universe, which has no Zarr group
