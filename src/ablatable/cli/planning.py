@@ -80,11 +80,10 @@ def plan(
         units, images = len(loaded), len(loaded.images)
     made = make_plan(units or 0, components, weight, seed=seed, bear=removals)
     each = None if images is None else max(1, round(images * made.weight / made.components))
-    spread = None
-    if loaded is not None:
-        spread = spread_of(loaded, components, weight, removals, seed)
-        each = spread.split_most
-    shape = (3 if channels is None else channels, *(parse_size(size) or (32, 32)))
+    spread = None if loaded is None else spread_of(loaded, components, weight, removals, seed)
+    each = each if spread is None else spread.split_most
+    height, width = parse_size(size) or (32, 32)
+    shape = (3 if channels is None else channels, height, width)
     training = None if each is None else needs(shape if loaded is None else loaded.shape, each)
     pairs = None if loaded is None else _near_duplicates(loaded)
     if as_json:
