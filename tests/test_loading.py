@@ -625,7 +625,7 @@ def test_a_run_records_what_was_loaded(tmp_path):
     assert run.digest == same.digest and recorded(same.path) is None
     said = recorded(run.path)
     assert said is not None and units.report is not None
-    assert json.loads(json.dumps(units.report.as_dict())).items() <= said.items()
+    assert json.loads(json.dumps(units.report.as_dict())).items() <= said.model_dump(mode="json").items()
     assert background_of(run.path) == (0, 0, 0) and options_of(same.path)["duplicates"] == "keep"
 
 

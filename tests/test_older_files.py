@@ -17,6 +17,7 @@ import pytest
 import ablatable as ab
 from ablatable import Execution, Sampling
 from ablatable._runtime.provenance import environment
+from ablatable.runs.records import Manifest, RunSettings, TrainingRecord
 from ablatable.runs.run import Run, check_run
 from ablatable.universes.checking import check_screen, check_universe
 from ablatable.universes.reader import Universe
@@ -49,6 +50,17 @@ def test_a_changed_byte_is_noticed(before: Path) -> None:
     assert check_run(before / "run") != []
 
 
+@pytest.mark.parametrize("run", ["run", "forgotten"])
+def test_records_are_written_as_they_were_read(before: Path, run: str) -> None:
+    files = [(RunSettings, "settings.json"), (Manifest, "ensemble.json")]
+    folders = sorted((before / run / "components").iterdir())
+    files += [(TrainingRecord, f"components/{folder.name}/training.json") for folder in folders]
+    for record, name in files:
+        content = (before / run / name).read_text()
+        again = record.model_validate_json(content).model_dump(mode="json")
+        assert json.dumps(again, sort_keys=True, indent=1, ensure_ascii=False) + "\n" == content, name
+
+
 def test_the_certificate_still_fits(before: Path, call) -> None:
     result = call("audit", "certificate", "check", before / "forgotten" / "certificate.json", before / "forgotten")
     assert result[0] == 0, result
@@ -65,7 +77,7 @@ def test_drawn_the_same(before: Path, tmp_path: Path) -> None:
         execution=Execution(workers=0),
     )
     assert new.settings == old.settings
-    exact = same_machine(Run(before / "run").manifest["environment"])
+    exact = same_machine(Run(before / "run").manifest.environment)
     for unit in old.unit_ids:
         difference = np.abs(new.counterfactual(unit).astype(int) - old.counterfactual(unit).astype(int)).max()
         assert difference == 0 if exact else difference <= 1
@@ -82,5 +94,5 @@ def test_trained_the_same(before: Path, tmp_path: Path) -> None:
         execution=Execution(workers=0, quiet=True),
     )
     assert json.loads((new.path / "settings.json").read_text()) == json.loads((old.path / "settings.json").read_text())
-    if same_machine(old.manifest["environment"]):
-        assert new.manifest["weights_sha256"] == old.manifest["weights_sha256"]
+    if same_machine(old.manifest.environment):
+        assert new.manifest.weights_sha256 == old.manifest.weights_sha256

@@ -34,8 +34,9 @@ def words_of(count: int, components: int, seed: int = 0) -> np.ndarray:
 
 
 def kernel_by_hand(words: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """K between all pairs of ablations, one by one."""
-    change = weight_change(words)
+    """K between all pairs of ablations, one by one; a survivor's weight in the mean goes from 1/n to 1/m."""
+    n = words.shape[1]
+    change = np.array([[(0 if gone else 1 / (n - sum(word))) - 1 / n for gone in word] for word in words.tolist()])
     change = change / np.sqrt((change**2).sum() / len(change))
     table = np.zeros((len(words), len(words)))
     for i, a in enumerate(change):

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .._runtime.files import read_json, write_atomic
+from .._runtime.files import write_atomic
 from .._runtime.plotting import contact_sheet, figure_png, png
 from ..diffusion.sampling_settings import Sampling
+from ..runs.records import read_training
 from ..runs.run import Run
 from .sample_quality import SampleQuality, judge
 
@@ -77,15 +78,15 @@ def first_look(
     quality = judge(images, training)
     sheet = opened.path / LOOK
     write_atomic(sheet, png(contact_sheet(images, training[quality.nearest])))
-    curves = [read_json(opened.component_folder(i) / "training.json")["loss"] for i in range(opened.code.components)]
+    curves = [read_training(opened.component_folder(i)).loss for i in range(opened.code.components)]
     loss = opened.path / LOSS if any(curves) else None
     if loss is not None:
         write_atomic(loss, loss_figure(curves))
     return FirstLook(sheet, loss, quality)
 
 
-def loss_figure(curves: list[list[list[float]]]) -> bytes:
-    """Every component's loss history, [step, mean loss] pairs, as a PNG file."""
+def loss_figure(curves: list[list[tuple[int, float]]]) -> bytes:
+    """Every component's loss history, (step, mean loss) pairs, as a PNG file."""
 
     def draw(axes: Any) -> None:
         for number, curve in enumerate(curves):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._runtime.execution import Execution
+from .._runtime.text import counted
 from ..errors import SettingsError
 from .common import Device, Json, RunPath, Source, UnitColumn, Workers, audits, example, located_run
 from .output import next_step, print_json, quoted, say
@@ -159,7 +160,6 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Compare every hash and checksum of a run or universe with what is on disk; exit code 1 if anything is wrong."""
-    from ..codes.removal_budget import counted
     from ..universes import checking
 
     kind = checking.kind_of(path)
@@ -198,7 +198,6 @@ def check_certificate(
     as_json: Json = False,
 ) -> None:
     """Check a certificate, offline, against the run it is about; exit code 1 if anything is wrong."""
-    from ..codes.removal_budget import counted
     from ..unlearning.certificate import check_certificate as check
     from ..unlearning.certificate import read_certificate
 

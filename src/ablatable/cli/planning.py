@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,8 +15,16 @@ from .groups import grouped
 from .output import next_step, print_json, print_rows, quoted, say
 
 if TYPE_CHECKING:
+    from ..codes.groupings import Spread
+    from ..codes.plan_table import Plan
     from ..data.likeness import NearPair
     from ..data.units import Units
+    from ..diffusion.advice import Needs
+
+
+Images = Annotated[
+    int | None, typer.Option(min=1, help="How many images the units have in all; advises on training too.")
+]
 
 
 @app.command(
@@ -37,9 +45,7 @@ def plan(
     weight: Weight = None,
     removals: Removals = None,
     seed: Annotated[int, typer.Option(help="The code's seed.", rich_help_panel="Code")] = 0,
-    images: Annotated[
-        int | None, typer.Option(min=1, help="How many images the units have in all; advises on training too.")
-    ] = None,
+    images: Images = None,
     size: Annotated[
         str | None,
         typer.Option(help="The images' size: 28, or 28x32.", show_default="as DATA, else 32", rich_help_panel="Data"),
@@ -64,10 +70,7 @@ def plan(
         raise SettingsError(f"give either DATA, or how many units there are with {option('units')}")
     loaded = None
     if data is not None:
-        # what train would refuse is said, so that a plan tells all there is to decide
-        lenient = (
-            loading if loading.merge_duplicates or loading.drop_duplicates else replace(loading, keep_duplicates=True)
-        )
+        lenient = _lenient(loading)
         if compare:
             columns = {str(column): replace(lenient, unit_column=column) for column in (loading.unit_column, *compare)}
             by = {name: one.units(data, size, channels, quiet=as_json) for name, one in columns.items()}
@@ -77,37 +80,46 @@ def plan(
         units, images = len(loaded), len(loaded.images)
     made = make_plan(units or 0, components, weight, seed=seed, bear=removals)
     each = None if images is None else max(1, round(images * made.weight / made.components))
-    spread = None
-    if loaded is not None:
-        spread = spread_of(loaded, components, weight, removals, seed)
-        each = spread.split_most
+    spread = None if loaded is None else spread_of(loaded, components, weight, removals, seed)
+    each = each if spread is None else spread.split_most
     height, width = parse_size(size) or (32, 32)
-    shape = (3 if channels is None else channels, height, width) if loaded is None else loaded.shape
-    training = None if each is None else needs(shape, each)
+    shape = (3 if channels is None else channels, height, width)
+    training = None if each is None else needs(shape if loaded is None else loaded.shape, each)
     pairs = None if loaded is None else _near_duplicates(loaded)
     if as_json:
         told = {"training": training.as_dict()} if training else {}
-        if loaded is not None:
-            told |= {
-                "images": asdict(spread) if spread else None,
-                "loaded": loaded.report and loaded.report.as_dict(),
-                "near_duplicates": _rows(loaded, pairs),
-            }
-        print_json({**made.as_dict(), **told})
+        print_json({**made.as_dict(), **told, **(_found(loaded, spread, pairs) if loaded is not None else {})})
         return
     if loaded is not None:
         _tell(loaded, pairs)
+    _tell_plan(made, spread, training)
+    code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
+    what = ["DATA"] if data is None else [quoted(data), *_given(loading, size, channels)]
+    next_step(" ".join(["ablatable train", *what, code, "--out RUN"]))
+
+
+def _lenient(loading: Loading) -> Loading:
+    """What train would refuse is said, so that a plan tells all there is to decide."""
+    decided = loading.merge_duplicates or loading.drop_duplicates
+    return loading if decided else replace(loading, keep_duplicates=True)
+
+
+def _found(loaded: Units, spread: Spread | None, pairs: list[NearPair] | None) -> dict[str, Any]:
+    """What a plan says of the data, for programs."""
+    return {
+        "images": asdict(spread) if spread else None,
+        "loaded": loaded.report and loaded.report.as_dict(),
+        "near_duplicates": _rows(loaded, pairs),
+    }
+
+
+def _tell_plan(made: Plan, spread: Spread | None, training: Needs | None) -> None:
     rows, advice = (spread.rows(), spread.sentences()) if spread else ([], [])
     title = f"{made.units} units, {made.components} components, weight {made.weight}"
     print_rows([], [*made.rows(), *rows], title=title)
     print_rows(["removed", "survivors, mean", "worst", "none left"], made.survivor_rows(), title="After removals")
-    for sentence in [*made.recommendation, *advice]:
+    for sentence in [*made.recommendation, *advice, *(training.sentences() if training else [])]:
         say(f"- {getattr(sentence, 'shell', sentence)}")
-    for sentence in training.sentences() if training else []:
-        say(f"- {sentence.shell}")
-    code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
-    what = ["DATA"] if data is None else [quoted(data), *_given(loading, size, channels)]
-    next_step(" ".join(["ablatable train", *what, code, "--out RUN"]))
 
 
 def _given(loading: Loading, size: str | None, channels: int | None) -> list[str]:

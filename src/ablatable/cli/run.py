@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._runtime.execution import Execution
+from .._runtime.text import counted
 from ..errors import SettingsError
 from .common import Json, Overwrite, RunPath, Seeds, Source, UnitColumn, example, runs
 from .data_options import Loading
@@ -29,7 +30,6 @@ def info(run: RunPath, as_json: Json = False) -> None:
 
     opened = Run(run)
     channels, height, width = opened.shape
-    settings = opened.manifest["settings"]
     files = [path for path in opened.path.rglob("*") if path.is_file()]
     told = {
         "run": str(run),
@@ -41,10 +41,10 @@ def info(run: RunPath, as_json: Json = False) -> None:
         "spare_codewords": opened.code.spare_capacity,
         "component": opened.recipe.component.kind,
         "training_steps": opened.recipe.training_steps,
-        "seed": settings["seed"],
+        "seed": opened.seed,
         "digest": opened.digest,
         "mebibytes": round(sum(path.stat().st_size for path in files) / 2**20, 1),
-        "made_with": ", ".join(f"{name} {value}" for name, value in sorted(opened.manifest["environment"].items())),
+        "made_with": ", ".join(f"{name} {value}" for name, value in sorted(opened.manifest.environment.items())),
     }
     if as_json:
         print_json(told)
@@ -115,7 +115,6 @@ def forget(
 ) -> None:
     """Make a new run from the components that never saw some units, with a certificate; nothing is trained."""
     from .._runtime.outputs import check_folder
-    from ..codes.removal_budget import counted
     from ..runs.run import RUN, Run
     from ..unlearning.forgetting import forget as forget_units
     from ..unlearning.forgetting import plan_removal

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
+from .._runtime.text import counted
 from .survival import RISK, Survival
 
 SURVIVOR_HEADER = ("removed", "mean survivors", "worst case", "chance of none")
@@ -98,19 +99,19 @@ class Plan:
 
     def _split_text(self) -> str:
         if self.split_min == self.split_max:
-            return number_text(self.split_min, "unit")
+            return counted(self.split_min, "unit")
         return f"{self.split_min:,} to {self.split_max:,} units, mean {amount_text(self.split_mean)}"
 
     def _budget_text(self) -> str:
         if self.budget == self.units:
             return "all units: some components train on none of them"
-        return f"any {number_text(self.budget, 'unit')}{' at most (greedy)' if self.budget_is == 'greedy' else ''}"
+        return f"any {counted(self.budget, 'unit')}{' at most (greedy)' if self.budget_is == 'greedy' else ''}"
 
     def _risk_text(self) -> str:
         if self.risky_removals is None:
             return f"never above {RISK:.0%}"
         about = "about " if self.risky_is == "monte carlo" else ""
-        return f"above {RISK:.0%} from {about}{number_text(self.risky_removals, 'random removal')} on"
+        return f"above {RISK:.0%} from {about}{counted(self.risky_removals, 'random removal')} on"
 
 
 def count_text(value: int) -> str:
@@ -123,11 +124,6 @@ def amount_text(value: float) -> str:
     if value == int(value) or value >= 1000:
         return count_text(round(value))
     return f"{value:.3g}"
-
-
-def number_text(value: int, noun: str) -> str:
-    """A count with its noun, such as `1 unit` or `2 units`."""
-    return f"{value:,} {noun}{'' if value == 1 else 's'}"
 
 
 def chance_text(row: Survival) -> str:

@@ -12,10 +12,11 @@ from operator import index
 import numpy as np
 
 from .._runtime.stats import LEVEL, spares_to_mark_one
+from .._runtime.text import counted
 from ..errors import CodeError, SettingsError, option
 from .arrangement import choose, removal_code, risk
 from .code import Code, components_for
-from .plan_table import Plan, amount_text, chance_text, count_text, number_text
+from .plan_table import Plan, amount_text, chance_text, count_text
 from .survival import RISK, Survival, expected, survivors_of
 
 _FEWEST_UNITS = 8  # a split below this is called small
@@ -89,14 +90,7 @@ def plan(
     steps without batch or batch without steps.
     """
     units, removals = index(units), index(removals)
-    if removals < 1:
-        raise SettingsError(f"removals must be 1 or more, not {removals}")
-    if (steps is None) != (batch is None):
-        raise SettingsError(f"how often a unit is seen takes both steps and batch: got {steps} and {batch}")
-    if steps is not None and batch is not None and min(steps, batch) < 1:
-        raise SettingsError(f"steps and batch must be 1 or more, not {steps} and {batch}")
-    if units < 1:
-        raise CodeError(f"a plan needs at least 1 unit, not {units}")
+    _check(units, removals, steps, batch)
     chosen, half = components is None, weight is None
     code = designed(units, components, weight, seed=seed, bear=bear)
     n, w = code.components, int(code.matrix[0].sum())
@@ -146,6 +140,17 @@ def plan(
     return replace(made, recommendation=tuple(sentences))
 
 
+def _check(units: int, removals: int, steps: int | None, batch: int | None) -> None:
+    if removals < 1:
+        raise SettingsError(f"removals must be 1 or more, not {removals}")
+    if (steps is None) != (batch is None):
+        raise SettingsError(f"how often a unit is seen takes both steps and batch: got {steps} and {batch}")
+    if steps is not None and batch is not None and min(steps, batch) < 1:
+        raise SettingsError(f"steps and batch must be 1 or more, not {steps} and {batch}")
+    if units < 1:
+        raise CodeError(f"a plan needs at least 1 unit, not {units}")
+
+
 # --- sentences ---------------------------------------------------------------------------------------------
 
 
@@ -156,7 +161,7 @@ def _on_components(made: Plan, *, chosen: bool, half: bool) -> list[str]:
     if fewest == n:
         sentences.append(
             f"{n} components are the fewest, from 8 up, with a spare codeword for every unit: "
-            f"{count_text(made.capacity)} codewords of weight {w} for {number_text(units, 'unit')}."
+            f"{count_text(made.capacity)} codewords of weight {w} for {counted(units, 'unit')}."
         )
     elif fewest < n:
         at = fewest // 2 if half else w
@@ -177,7 +182,7 @@ def _on_bearing(made: Plan, bear: int) -> list[str]:
     half = made.components // 2
     return [
         f"Weight {made.weight} of {made.components} is the heaviest at which some component survives "
-        f"{number_text(bear, 'random removal')} with a probability of {1 - RISK:.0%}; at weight {half}, it would be "
+        f"{counted(bear, 'random removal')} with a probability of {1 - RISK:.0%}; at weight {half}, it would be "
         f"{1 - risk(made.components, half, bear):.2g}."
     ]
 
@@ -188,7 +193,7 @@ def _on_spares(made: Plan, *, half: bool) -> list[str]:
     more = recommended_components(made.units, None if half else made.weight)
     at = more // 2 if half else made.weight
     return [
-        f"Calibration is weak: {number_text(made.units, 'unit')} leave {number_text(made.spares, 'spare codeword')}, "
+        f"Calibration is weak: {counted(made.units, 'unit')} leave {counted(made.spares, 'spare codeword')}, "
         "and these are the null distribution that tells a unit's influence from that of a smaller ensemble; "
         f"{more} components at weight {at} would leave {count_text(comb(more, at) - made.units)}."
     ]
@@ -203,8 +208,8 @@ def on_marking(code: Code, *, half: bool) -> list[str]:
     more = components_for(units + needed, None if half else weight)
     at = more // 2 if half else weight
     return [
-        f"No single unit can be marked: among {number_text(units, 'unit')}, a false discovery rate of {LEVEL:g} takes "
-        f"{number_text(needed, 'spare codeword')}, and this code has {count_text(code.spare_capacity)}; {more} "
+        f"No single unit can be marked: among {counted(units, 'unit')}, a false discovery rate of {LEVEL:g} takes "
+        f"{counted(needed, 'spare codeword')}, and this code has {count_text(code.spare_capacity)}; {more} "
         f"components at weight {at} have them, at {more / n:.0%} of the training cost."
     ]
 
@@ -215,9 +220,9 @@ def _on_splits(made: Plan, empty: int) -> list[str]:
         return []
     enough = ceil(_FEWEST_UNITS * n / w)
     what = (
-        f"{number_text(empty, 'component')} would have nothing to train on"
+        f"{counted(empty, 'component')} would have nothing to train on"
         if empty
-        else f"the smallest holds {number_text(made.split_min, 'unit')}"
+        else f"the smallest holds {counted(made.split_min, 'unit')}"
     )
     return [f"Splits are small: {what}; at weight {w} of {n}, {enough:,} units would give each {_FEWEST_UNITS}."]
 
@@ -250,7 +255,7 @@ def _on_weight(made: Plan) -> list[str]:
     if words < units:
         more = components_for(units, light)
         return [
-            f"Weight {light} has only {count_text(words)} codewords for {number_text(units, 'unit')}; with {more} "
+            f"Weight {light} has only {count_text(words)} codewords for {counted(units, 'unit')}; with {more} "
             f"components it has {count_text(comb(more, light))} and would keep "
             f"{expected(_even(units, more, light), units, 2):.1f} components on average after two removals, "
             f"instead of {keeps:.1f}."

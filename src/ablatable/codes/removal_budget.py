@@ -8,6 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from .._runtime.tables import Tabular
+from .._runtime.text import counted
 from .code import Code
 from .survival import RISK, Survival, survivors_of
 
@@ -90,11 +91,6 @@ class Budget(Tabular):
                 "more removal; repair the run."
             )
         return said
-
-
-def counted(count: int, what: str) -> str:
-    """`1 unit`, `2 units`."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _sure(guaranteed: int) -> str:

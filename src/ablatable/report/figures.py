@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._runtime.text import counted
 from . import charts
 from .content import SPARE_EXAMPLES, Content, Sample
 from .pictures import enlarge
@@ -89,11 +90,11 @@ def contact_sheet(content: Content, sample: Sample) -> bytes:
     ]
     some = "" if len(units) == len(content.unit_ids) else f" (the {len(units)} of largest distance)"
     sections = [("drawn by all components", [_Tile(first, "factual", f"seed {sample.seed}")])]
-    sections.append((f"without each of {_count(len(content.unit_ids), 'unit')}{some}, farthest first", units))
+    sections.append((f"without each of {counted(len(content.unit_ids), 'unit')}{some}, farthest first", units))
     if spares:
         total = len(content.spare_distances)
         some = "" if len(spares) == total else f" (the {len(spares)} of largest distance)"
-        sections.append((f"under {_count(total, 'spare ablation')}{some}, which remove no unit", spares))
+        sections.append((f"under {counted(total, 'spare ablation')}{some}, which remove no unit", spares))
     columns = min(columns, max(len(tiles) for _, tiles in sections))
     columns = max(columns, min(10, (SHEET_WIDTH - 2 * margin) // (width + gap)))
     rows = [-(-len(tiles) // columns) for _, tiles in sections]
@@ -239,10 +240,6 @@ def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _png(sheet: Image.Image, *, grey: bool) -> bytes:

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from .._runtime.files import write_atomic
 from ..diffusion.recipe import TrainingConfig
-
-Mark = list
-"""[step, SHA-256 (hex) of the weights and their average after so many steps, that step's loss]."""
+from .records import Mark
 
 LOSS_POINTS = 200  # length of the loss history kept with a component
 
@@ -75,7 +73,7 @@ class TrainingState:
         digest = hashlib.sha256()
         for tensor in (*self.parameters, *self.ema):
             digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
-        self.marks.append([step, digest.hexdigest(), round(float(self.losses[step - 1]), 6)])
+        self.marks.append((step, digest.hexdigest(), round(float(self.losses[step - 1]), 6)))
 
     def save(self, path: Path, step: int) -> None:
         """Write the state after `step` steps; the file ends with its own SHA-256."""
@@ -101,7 +99,7 @@ class TrainingState:
         if header.get("fingerprint") != self.fingerprint:
             return 0
         tensors, step = load_bytes(payload), int(header["step"])
-        self.marks = json.loads(header["marks"])
+        self.marks = [(step, digest, loss) for step, digest, loss in json.loads(header["marks"])]
         self.losses[:] = tensors["loss"].numpy()
         with torch.no_grad():
             for k, (parameter, average) in enumerate(zip(self.parameters, self.ema, strict=True)):
@@ -120,11 +118,11 @@ class TrainingState:
             for parameter, average in zip(self.parameters, self.ema, strict=True):
                 parameter.copy_(average)
 
-    def history(self) -> list[list[float]]:
-        """Losses, thinned to at most LOSS_POINTS means over equal stretches: [last step of the stretch, mean]."""
+    def history(self) -> list[tuple[int, float]]:
+        """Losses, thinned to at most LOSS_POINTS means over equal stretches: (last step of the stretch, mean)."""
         stretches = np.array_split(self.losses.astype(np.float64), min(LOSS_POINTS, len(self.losses)))
         ends = np.cumsum([len(stretch) for stretch in stretches])
-        return [[int(end), round(float(stretch.mean()), 6)] for end, stretch in zip(ends, stretches, strict=True)]
+        return [(int(end), round(float(stretch.mean()), 6)) for end, stretch in zip(ends, stretches, strict=True)]
 
 
 def _safetensors_metadata(payload: bytes) -> dict[str, str]:

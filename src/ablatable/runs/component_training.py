@@ -27,7 +27,8 @@ from ..data.units import Units, to_model
 from ..diffusion.kinds import build_component, kind_named, save_component
 from ..diffusion.recipe import Recipe, TrainingConfig
 from ..diffusion.schedule import add_noise
-from .checkpoint import Mark, TrainingState, marked_steps
+from .checkpoint import TrainingState, marked_steps
+from .records import TRAINING, Mark, TrainingRecord
 
 Report = Callable[[dict], None]
 """Receives {"step", "steps", "loss", "images"} now and then while a component trains."""
@@ -151,7 +152,7 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
     sweep(partial)
     # rows in an order that only the split decides, whatever order the source had
     split = split.select(sorted(split.ids))
-    losses: list[list[float]] = []
+    losses: list[tuple[int, float]] = []
     marks: list[Mark] = []
     if recipe.component.trained:
         with computing(task.device, task.recipe.training.precision):
@@ -160,22 +161,20 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
     else:
         denoiser = build_component(recipe, split.images, torch_seed("weights", task.seed, task.component))
     save_component(denoiser, recipe.component, partial, recipe.training.stored)
-    write_json(
-        partial / "training.json",
-        {
-            "component": task.component,
-            "seed": task.seed,
-            "units": dict(zip(split.ids, split.digests, strict=True)),
-            "images": len(split.images),
-            "recipe": recipe.model_dump(mode="json"),
-            "split_commitment": commit(split.digests),
-            "device": torch.device(task.device).type,
-            **_hardware(task),
-            "loss": losses,
-            "marks": marks,
-            "weights_sha256": file_hash(partial / weights.name),
-        },
+    record = TrainingRecord(
+        component=task.component,
+        seed=task.seed,
+        units=dict(zip(split.ids, split.digests, strict=True)),
+        images=len(split.images),
+        recipe=recipe,
+        split_commitment=commit(split.digests),
+        device=torch.device(task.device).type,
+        hardware=_hardware(task),
+        loss=losses,
+        marks=marks,
+        weights_sha256=file_hash(partial / weights.name),
     )
+    write_json(partial / TRAINING, record.values())
     (partial / "checkpoint").unlink(missing_ok=True)
     move_folder_into_place(partial, task.folder)
     return file_hash(weights)
@@ -245,9 +244,10 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 def _fingerprint(task: TrainTask, split: Units) -> str:
     """What a checkpoint must have been made from to be resumed."""
     made_of = [task.recipe.model_dump(mode="json"), task.component, task.seed, split.fingerprint(), torch.__version__]
-    return json_hash([*made_of, *_hardware(task).values()])
+    where = _hardware(task)
+    return json_hash(made_of if where is None else [*made_of, where])
 
 
-def _hardware(task: TrainTask) -> dict[str, str]:
-    """The GPU that trains, for the record; nothing on a CPU, whose kind is in the run's `environment`."""
-    return {} if kind_of(task.device) == CPU else {"hardware": hardware(task.device)}
+def _hardware(task: TrainTask) -> str | None:
+    """The GPU that trains, for the record; None on a CPU, whose kind is in the run's `environment`."""
+    return None if kind_of(task.device) == CPU else hardware(task.device)

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._runtime.devices import CPU
 from .._runtime.execution import Execution
-from .._runtime.files import (
-    check_room,
-    file_hash,
-    json_hash,
-    move_folder_into_place,
-    read_json,
-    write_atomic,
-    write_json,
-)
+from .._runtime.files import check_room, file_hash, move_folder_into_place, read_json, write_atomic, write_json
 from .._runtime.outputs import check_clearable, output_folder
 from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings, environment
@@ -33,8 +24,8 @@ from ..diffusion.recipe import Recipe, preset
 from ..errors import SettingsError, StoreError, command
 from .disk_room import training_bytes
 from .enough_units import refuse_too_few
-from .loading_record import EVENT
-from .run import FORMAT, RUN, Run, component_folder
+from .records import Manifest, RunSettings, Trained, UnitsLoaded, log, read_training
+from .run import RUN, Run, component_folder
 
 if TYPE_CHECKING:
     from .component_training import TrainTask
@@ -105,28 +96,25 @@ def make_run(
         raise SettingsError(
             f"{len(units)} units but {code.units} codewords; make the code for as many units as there are"
         )
-    settings = {
-        "format": FORMAT,
-        "kind": "ablatable run",
-        "shape": list(units.shape),
-        "components": code.components,
-        "present": list(present),
-        "units": len(units),
-        "seed": seed,
-        "recipe": recipe.model_dump(mode="json"),
-        "code_sha256": code.digest(),
-        "units_sha256": units.fingerprint(),
-        "torch": version("torch"),
-    }
-    if code.design == RANDOM:  # runs of other codes, and older ones, have no such key
-        settings["code_design"] = RANDOM
     trains = recipe.component.trained and reuse is None
-    if (where := execution.hardware(recipe.training.precision if trains else "fp32")) != CPU:  # likewise
-        settings["hardware"] = where
+    where = execution.hardware(recipe.training.precision if trains else "fp32")
+    settings = RunSettings(
+        shape=units.shape,
+        components=code.components,
+        present=tuple(present),
+        units=len(units),
+        seed=seed,
+        recipe=recipe,
+        code_sha256=code.digest(),
+        units_sha256=units.fingerprint(),
+        torch=version("torch"),
+        code_design=RANDOM if code.design == RANDOM else None,
+        hardware=None if where == CPU else where,
+    )
     with output_folder(path, RUN, overwrite=overwrite):
         _open_for_training(path, settings, units, code)
         if units.report is not None:
-            log(path, event=EVENT, **units.report.as_dict())
+            log(path, UnitsLoaded(**units.report.as_dict()))
         if not (path / "ensemble.json").exists():
             _remove_damaged(path, recipe)
         tasks = Tasks(present, lambda number: task_of(units, code, recipe, seed, number, path, execution.device))
@@ -138,7 +126,7 @@ def make_run(
             check_room(path, training_bytes(missing, execution), f"training {len(missing)} components")
             _train_components(path, recipe, missing, len(tasks), execution)
         if not (path / "ensemble.json").exists():
-            write_json(path / "ensemble.json", _manifest(path, settings, recipe))
+            write_json(path / "ensemble.json", _manifest(path, settings).values())
     return Run(path)
 
 
@@ -162,11 +150,11 @@ def reusable(run: Run, task: TrainTask) -> bool:
     """Whether `run` has a component that was made from exactly what the task would make one from."""
     if task.component not in run.present:
         return False
-    record = read_json(component_folder(run.path, task.component) / "training.json")
+    record = read_training(component_folder(run.path, task.component))
     return (
-        record["units"] == dict(zip(task.split.ids, task.split.digests, strict=True))
-        and record["recipe"] == task.recipe.model_dump(mode="json")
-        and (record["component"], record["seed"]) == (task.component, task.seed)
+        record.units == dict(zip(task.split.ids, task.split.digests, strict=True))
+        and record.recipe == task.recipe
+        and (record.component, record.seed) == (task.component, task.seed)
     )
 
 
@@ -178,7 +166,7 @@ def _take_over(task: TrainTask, reuse: Run) -> None:
     partial = task.folder.with_name(task.folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name, digest in reuse.manifest["files_sha256"].items():
+    for name, digest in reuse.manifest.files_sha256.items():
         file = reuse.path / name
         if file.parent == source:
             shutil.copyfile(file, partial / file.name)
@@ -192,8 +180,8 @@ def _remove_damaged(path: Path, recipe: Recipe) -> None:
     for folder in (path / "components").glob("[0-9]*[0-9]"):
         try:
             weights = file_hash(folder / recipe.component.weights)
-            sound = read_json(folder / "training.json")["weights_sha256"] == weights
-        except (StoreError, OSError, KeyError, TypeError):
+            sound = read_training(folder).weights_sha256 == weights
+        except (StoreError, OSError):
             sound = False
         if not sound:
             check_clearable(path, RUN)
@@ -244,50 +232,47 @@ def _train_components(path: Path, recipe: Recipe, tasks: Tasks, of: int, executi
             for number, _ in workforce.run(tasks, on_event):
                 display.finish(number, steps)
     seconds = time.monotonic() - began
-    log(
-        path,
-        event="trained",
+    done = Trained(
         components=tasks.numbers,
         seconds=round(seconds, 1),
         images_per_second=round(sum(images.values()) / seconds, 1),
-        workers=execution.workers if execution.ray is None else f"ray:{execution.ray}",
+        workers=execution.workers or 0 if execution.ray is None else f"ray:{execution.ray}",
         device=execution.device,
     )
+    log(path, done)
 
 
-def _open_for_training(path: Path, settings: dict, units: Units, code: Code) -> None:
+def _open_for_training(path: Path, settings: RunSettings, units: Units, code: Code) -> None:
     """Make `path`, which is empty or a run, a run with these settings: a new one, or the one that is there."""
     known = path / "settings.json"
     if known.exists():
-        there = {"hardware": CPU, **read_json(known)}
-        now = {"hardware": CPU, **settings}
+        there, now = {"hardware": CPU, **read_json(known)}, {"hardware": CPU, **settings.values()}
         if (path / "ensemble.json").exists():  # nothing is left to do, and other hardware does no harm
             now["hardware"] = there["hardware"]
         compare_settings(there, now, path)
     else:
-        write_json(known, settings)  # first: it makes the folder a run, whatever happens next
+        write_json(known, settings.values())  # first: it makes the folder a run, whatever happens next
     for name, write in {"units.parquet": _write_units_table, "images.safetensors": _write_images}.items():
         if not (path / name).exists():
             write(path, units, code)
 
 
-def _manifest(path: Path, settings: dict, recipe: Recipe) -> dict:
-    folders = [component_folder(path, number) for number in settings["present"]]
-    manifest = {
-        "settings": settings,
-        "settings_sha256": file_hash(path / "settings.json"),
-        "units_table_sha256": file_hash(path / "units.parquet"),
-        "images_sha256": file_hash(path / "images.safetensors"),
-        "weights_sha256": [file_hash(folder / recipe.component.weights) for folder in folders],
-        "split_commitments": [read_json(folder / "training.json")["split_commitment"] for folder in folders],
-        "files_sha256": {
+def _manifest(path: Path, settings: RunSettings) -> Manifest:
+    folders = [component_folder(path, number) for number in settings.present]
+    return Manifest(
+        settings=settings,
+        settings_sha256=file_hash(path / "settings.json"),
+        units_table_sha256=file_hash(path / "units.parquet"),
+        images_sha256=file_hash(path / "images.safetensors"),
+        weights_sha256=[file_hash(folder / settings.recipe.component.weights) for folder in folders],
+        split_commitments=[read_training(folder).split_commitment for folder in folders],
+        files_sha256={
             file.relative_to(path).as_posix(): file_hash(file)
             for folder in folders
             for file in sorted(folder.iterdir())
         },
-        "environment": environment(),
-    }
-    return {**manifest, "sha256": json_hash(manifest)}
+        environment=environment(),
+    ).sealed()
 
 
 def _write_units_table(path: Path, units: Units, code: Code) -> None:
@@ -310,9 +295,3 @@ def _write_images(path: Path, units: Units, code: Code) -> None:
     from safetensors.numpy import save
 
     write_atomic(path / "images.safetensors", save({"images": units.images, "owner": units.owner}))
-
-
-def log(path: Path, **event: Any) -> None:
-    """Append one line to the run's log."""
-    with (path / "log.jsonl").open("a") as file:
-        file.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **event}) + "\n")

@@ -5,29 +5,28 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from ..data.images import Colour, parse_background
 from ..data.loading import LoadOptions
+from .records import LOG, UnitsLoaded
 
-EVENT = "loaded"
 
-
-def recorded(run: Path) -> dict[str, Any] | None:
-    """What `LoadReport.as_dict` said when the run was trained; None if no source of units was recorded."""
+def recorded(run: Path) -> UnitsLoaded | None:
+    """How the run's units were loaded when it was trained; None if no source of units was recorded."""
     found = None
     with suppress(OSError):
-        for line in (run / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in (run / LOG).read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError, AttributeError):  # a line that was cut short
                 entry = json.loads(line)
-                if entry.get("event") == EVENT:
-                    found = entry
+                if entry.get("event") == UnitsLoaded.name:
+                    found = UnitsLoaded.model_validate(entry)
     return found
 
 
 def background_of(run: Path) -> Colour:
     """What the run's transparent pictures were put on; white if it does not say."""
-    return parse_background((recorded(run) or {}).get("background", "white"))
+    said = recorded(run)
+    return parse_background("white" if said is None else said.background)
 
 
 def options_of(run: Path) -> LoadOptions:
@@ -35,9 +34,9 @@ def options_of(run: Path) -> LoadOptions:
 
     A run that does not say was loaded before equal pictures were looked for, so they are kept.
     """
-    said = recorded(run) or {}
+    said = recorded(run)
     return {
         "background": background_of(run),
-        "skip_broken": bool(said.get("skip_broken", False)),
-        "duplicates": said.get("duplicates", "keep"),
+        "skip_broken": said is not None and said.skip_broken,
+        "duplicates": "keep" if said is None else said.duplicates,
     }

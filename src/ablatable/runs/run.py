@@ -18,25 +18,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._runtime.files import canonical_json, file_hash, json_hash, read_json
+from .._runtime.files import file_hash, read_json
 from .._runtime.merkle import commit
 from .._runtime.outputs import OutputKind
 from ..codes.code import RANDOM, Code
 from ..data.units import Units
-from ..diffusion.recipe import Recipe, recipe_from
 from ..errors import AblatableError, CodeError, DataError, SettingsError, StoreError, command, option
+from .records import read_manifest, read_training
 
 if TYPE_CHECKING:
     import polars as pl
     from torch import nn
 
     from ..diffusion.ensemble import Ensemble
-
-FORMAT = 2
 
 RUN = OutputKind(
     what="run",
@@ -58,7 +56,7 @@ class Run:
 
     Attributes:
         path: its folder.
-        manifest: `ensemble.json` as plain values.
+        manifest: `ensemble.json`.
         recipe: the components' recipe.
         design: codewords over all components that the run was designed with, one row per unit.
         present: the numbers of the components that there are, ascending; all of them unless units were forgotten.
@@ -102,25 +100,19 @@ class Run:
         if not (self.path / "ensemble.json").exists():
             raise StoreError(_why_not_a_run(self.path))
         self.manifest = read_manifest(self.path)
-        settings = self.manifest["settings"]
-        if settings.get("format") != FORMAT:
-            raise StoreError(
-                f"{self.path} has run format {settings.get('format')}, this version reads {FORMAT}; "
-                "use the version that wrote it"
-            )
-        self.recipe: Recipe = recipe_from(settings["recipe"])
-        self.shape: tuple[int, int, int] = tuple(settings["shape"])
+        settings = self.manifest.settings
+        self.recipe, self.shape = settings.recipe, settings.shape
         place = self.path / "units.parquet"
-        if not place.is_file() or file_hash(place) != self.manifest["units_table_sha256"]:
+        if not place.is_file() or file_hash(place) != self.manifest.units_table_sha256:
             raise StoreError(f"{place} is missing or damaged (its hash does not match); restore it from a copy")
         table = read_units_table(self.path)
         self.unit_ids: tuple[str, ...] = tuple(table["unit"])
         self.digests: tuple[str, ...] = tuple(table["sha256"])
         design = Code.from_words(table["codeword"].to_list(), allow_dummy=True)
-        self.design = design.as_random() if settings.get("code_design") == RANDOM else design
-        self.present: tuple[int, ...] = tuple(settings["present"])
+        self.design = design.as_random() if settings.code_design == RANDOM else design
+        self.present = settings.present
         self.code = self.design.columns(self.present)
-        if self.design.digest() != settings["code_sha256"]:
+        if self.design.digest() != settings.code_sha256:
             raise StoreError(
                 f"{self.path / 'units.parquet'} does not hold the code that the run was trained with; "
                 f"see {command('audit check', self.path)}"
@@ -129,12 +121,12 @@ class Run:
     @property
     def digest(self) -> str:
         """SHA-256 of the manifest: it names the run, weights and all."""
-        return self.manifest["sha256"]
+        return self.manifest.sha256
 
     @property
     def seed(self) -> int:
         """The ensemble seed."""
-        return int(self.manifest["settings"]["seed"])
+        return self.manifest.settings.seed
 
     def units(self) -> Units:
         """The training data the run was given, read from the run; `StoreError` if it is damaged."""
@@ -155,7 +147,7 @@ class Run:
         from ..diffusion.kinds import load_component
 
         folder = self.component_folder(index)
-        for name, digest in self.manifest["files_sha256"].items() if verify else ():
+        for name, digest in self.manifest.files_sha256.items() if verify else ():
             path = self.path / name
             if path.parent == folder and (not path.exists() or file_hash(path) != digest):
                 raise StoreError(
@@ -254,14 +246,14 @@ def check_run(path: str | Path) -> list[str]:
     try:
         manifest = read_manifest(path)
         expected = {
-            "settings.json": manifest["settings_sha256"],
-            "units.parquet": manifest["units_table_sha256"],
-            "images.safetensors": manifest["images_sha256"],
-            **manifest["files_sha256"],
+            "settings.json": manifest.settings_sha256,
+            "units.parquet": manifest.units_table_sha256,
+            "images.safetensors": manifest.images_sha256,
+            **manifest.files_sha256,
         }
-        settings = manifest["settings"]
-    except (StoreError, KeyError, TypeError) as error:
-        return [error.message if isinstance(error, StoreError) else str(error)]
+        settings = manifest.settings
+    except AblatableError as error:
+        return [error.message]
     wrong = [
         f"{path / name}: {'missing' if not (path / name).exists() else 'does not have the hash in ensemble.json'}"
         for name, digest in expected.items()
@@ -270,39 +262,26 @@ def check_run(path: str | Path) -> list[str]:
     if not wrong:
         try:
             run = Run(path)
-            if read_json(path / "settings.json") != settings:
+            if read_json(path / "settings.json") != settings.values():
                 wrong.append(f"{path / 'ensemble.json'}: its settings are not those of settings.json")
             units = run.units()
             if (
-                units.fingerprint() != settings["units_sha256"]
+                units.fingerprint() != settings.units_sha256
                 or list(units.digests) != read_units_table(path)["sha256"].to_list()
             ):
                 wrong.append(f"{path / 'images.safetensors'}: not the units of units.parquet")
             for i, number in enumerate(run.present):
-                record = read_json(run.component_folder(i) / "training.json")
+                record = read_training(run.component_folder(i))
                 split = {run.unit_ids[row]: units.digests[row] for row in run.code.split(i)}
-                if record["units"] != split:
+                if record.units != split:
                     wrong.append(f"component {number:02d}: its training record lists other units than its split")
-                if not record["split_commitment"] == manifest["split_commitments"][i] == commit(split.values()):
+                if not record.split_commitment == manifest.split_commitments[i] == commit(split.values()):
                     wrong.append(f"component {number:02d}: what is committed to is not its split")
-                if record["weights_sha256"] != manifest["weights_sha256"][i]:
+                if record.weights_sha256 != manifest.weights_sha256[i]:
                     wrong.append(f"component {number:02d}: its training record names other weights than ensemble.json")
-        except (StoreError, SettingsError, DataError, KeyError) as error:
-            wrong.append(error.message if isinstance(error, AblatableError) else str(error))
+        except AblatableError as error:
+            wrong.append(error.message)
     return wrong
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """`ensemble.json`; `StoreError` unless its bytes are those that were written, to the last one."""
-    manifest = read_json(path / "ensemble.json")
-    if isinstance(manifest, dict) and canonical_json(manifest) == (path / "ensemble.json").read_bytes():
-        rest = {key: value for key, value in manifest.items() if key != "sha256"}
-        if json_hash(rest) == manifest.get("sha256"):
-            return manifest
-    raise StoreError(
-        f"{path / 'ensemble.json'} is damaged (its hash does not match); delete it, then repeat "
-        f"{command('train')}: nothing that is intact is trained again"
-    )
 
 
 def read_units_table(path: Path) -> pl.DataFrame:

@@ -27,6 +27,7 @@ from .._runtime.execution import Execution
 from .._runtime.files import writing
 from .._runtime.lock import exclusive
 from .._runtime.progress import Display
+from .._runtime.stats import rank_correlation
 from .._runtime.tables import Tabular
 from .._runtime.workers import chunks
 from ..codes.code import weight_change
@@ -247,12 +248,9 @@ class Differential(Tabular):
 
 def agreement(exact: np.ndarray, estimate: np.ndarray) -> dict[str, float | bool]:
     """How well estimated distances (units,) rank units: rank_correlation, top_found, top_tenth, see `compare`."""
-    import polars as pl
-
     place = int((estimate > estimate[exact.argmax()]).sum())  # units said to be farther than the farthest
-    columns = pl.DataFrame({"exact": exact.astype(np.float64), "estimate": estimate.astype(np.float64)})
     return {
-        "rank_correlation": float(columns.select(pl.corr("exact", "estimate", method="spearman")).item()),
+        "rank_correlation": float(rank_correlation(exact, estimate)),
         "top_found": place == 0,
         "top_tenth": place < max(1, len(exact) // 10),
     }

@@ -22,7 +22,6 @@ from ..errors import SettingsError, StoreError, command, option
 from ..runs.run import Run, check_run
 
 NAME = "certificate.json"  # in the run it is about
-_HEX = {"unsigned": ("sha256", "signature"), "signed": ("signature",)}
 
 
 class _Strict(BaseModel):
@@ -109,7 +108,7 @@ def issue(
             ]
             for column, number in enumerate(after.present)
         },
-        "environment": after.manifest["environment"],
+        "environment": after.manifest.environment,
     }
     unsigned = Certificate.model_validate({**values, "sha256": ""})
     certificate = unsigned.model_copy(update={"sha256": _content_hash(unsigned)})
@@ -191,7 +190,7 @@ def _wrong_components(certificate: Certificate, run: Run) -> list[str]:
         len(unit.codeword) != run.design.components or set(unit.codeword) - {"0", "1"} for unit in certificate.units
     ):
         wrong.append(f"a codeword is not {run.design.components} bits long, as the run's are")
-    if certificate.environment != run.manifest["environment"]:
+    if certificate.environment != run.manifest.environment:
         wrong.append("the versions and machine are not those that the run names")
     return wrong
 
@@ -226,7 +225,7 @@ def _wrong_units(certificate: Certificate, run: Run) -> list[str]:
 def _unaccounted(run: Run) -> list[str]:
     """Files of a run's folder that its manifest does not vouch for, nor are ours by name."""
     own = {"settings.json", "units.parquet", "images.safetensors", "ensemble.json", "log.jsonl", NAME} | LOCK_FILES
-    named = own | set(run.manifest["files_sha256"])
+    named = own | set(run.manifest.files_sha256)
     files = (path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if not path.is_dir())
     return sorted(set(files) - named)
 
@@ -235,8 +234,8 @@ def _side(run: Run) -> dict:
     numbers = [f"{number:02d}" for number in run.present]
     return {
         "run_sha256": run.digest,
-        "weights_sha256": dict(zip(numbers, run.manifest["weights_sha256"], strict=True)),
-        "split_commitments": dict(zip(numbers, run.manifest["split_commitments"], strict=True)),
+        "weights_sha256": dict(zip(numbers, run.manifest.weights_sha256, strict=True)),
+        "split_commitments": dict(zip(numbers, run.manifest.split_commitments, strict=True)),
     }
 
 

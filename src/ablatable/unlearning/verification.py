@@ -18,7 +18,6 @@ import numpy as np
 from .._runtime import merkle
 from .._runtime.devices import hardware
 from .._runtime.execution import Execution
-from .._runtime.files import read_json
 from .._runtime.provenance import environment
 from .._runtime.rng import generator
 from ..data.images import fit, read_picture, recolour
@@ -28,6 +27,7 @@ from ..errors import SettingsError, option
 from ..runs.component_training import TrainTask, first_marks, train_component
 from ..runs.ensemble_training import task_of
 from ..runs.loading_record import background_of
+from ..runs.records import Mark, TrainingRecord, read_training
 from ..runs.run import Run, as_run, check_run, component_folder
 
 ALIKE = 0.02
@@ -112,7 +112,7 @@ def _audit(run: Run, subject: str, digest: str, pictures: np.ndarray, wrong: lis
     proofs = {}
     for column, number in enumerate(run.present):
         members = [run.digests[row] for row in run.code.split(column)]
-        commitment, proof = run.manifest["split_commitments"][column], merkle.prove(members, digest)
+        commitment, proof = run.manifest.split_commitments[column], merkle.prove(members, digest)
         proofs[number] = {"commitment": commitment, "proof": proof}
         verdict = merkle.check(commitment, digest, proof)
         if verdict is None or (verdict and clean[column]):
@@ -238,28 +238,28 @@ def repeat(
         ]
         with execution.pool(_again) as pool:
             results = dict(pool.run(jobs, report))
-    records = {number: read_json(component_folder(run.path, number) / "training.json") for number in components}
+    records = {number: read_training(component_folder(run.path, number)) for number in components}
     repeated = [
         _compared(records[number], results[place], number, variant) for place, (number, variant) in enumerate(what)
     ]
     return Repetition(tuple(repeated), tuple(_elsewhere(run, records, execution.device)))
 
 
-def _again(job: tuple[TrainTask, int | None], report: Callable[[dict], None]) -> tuple[str | None, list]:
+def _again(job: tuple[TrainTask, int | None], report: Callable[[dict], None]) -> tuple[str | None, list[Mark]]:
     """Weights' hash (if trained to the end) and marks of one training."""
     task, steps = job
     if steps is not None and steps < task.recipe.training.steps:
         return None, first_marks(task, steps, report)
     weights = train_component(task, report)
-    return weights, read_json(task.folder / "training.json")["marks"]
+    return weights, read_training(task.folder).marks
 
 
-def _compared(record: dict, result: tuple[str | None, list], number: int, variant: str) -> Repeated:
+def _compared(record: TrainingRecord, result: tuple[str | None, list[Mark]], number: int, variant: str) -> Repeated:
     weights, marks = result
-    recorded = record["marks"][: len(marks)]
+    recorded = record.marks[: len(marks)]
     exact = [mark[:2] for mark in recorded] == [mark[:2] for mark in marks] and weights in (
         None,
-        record["weights_sha256"],
+        record.weights_sha256,
     )
     losses = [(was, now) for (_, _, was), (_, _, now) in zip(recorded, marks, strict=False)]
     difference = max((abs(now - was) / max(abs(was), 1e-6) for was, now in losses), default=None)
@@ -275,11 +275,11 @@ def _noised(units: Units, ids: set[str]) -> Units:
     return Units(units.ids, images, units.owner)
 
 
-def _elsewhere(run: Run, records: dict[int, dict], device: str) -> list[str]:
-    was, now = run.manifest["environment"], environment()
+def _elsewhere(run: Run, records: dict[int, TrainingRecord], device: str) -> list[str]:
+    was, now = run.manifest.environment, environment()
     different = [
         f"{key}: {was.get(key)} then, {now.get(key)} now" for key in sorted(was) if was.get(key) != now.get(key)
     ]
     here = hardware(device)
-    others = {record.get("hardware", record["device"]) for record in records.values()} - {here}
+    others = {record.hardware or record.device for record in records.values()} - {here}
     return different + [f"device: {other} then, {here} now" for other in sorted(others)]
