@@ -786,6 +786,48 @@ def test_page_is_quiet_and_complete(opened: Page, network_requests: list[str]) -
     assert opened.trouble == []  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_printing_fills_every_card(page: Page, colour: tuple[Made, Path]) -> None:
+    """At once when printing begins, however far below the screen a card is; nothing waits for a picture then."""
+    page.add_init_script("window.requestIdleCallback = () => 0")  # nothing is filled meanwhile
+    page.set_viewport_size({"width": 400, "height": 300})
+    open_page(page, colour[1])
+    count = "document.querySelectorAll('.landscape.built .tile canvas').length"
+    cards = page.locator(".landscape").count()
+    before = page.locator(".landscape.built").count()
+    built = page.evaluate(
+        f"(dispatchEvent(new Event('beforeprint')), [document.querySelectorAll('.landscape.built').length, {count}])"
+    )
+    assert built[0] == cards and built[1] >= cards * len(colour[0].universe.unit_ids)
+    assert before <= cards
+
+
+def test_idle_time_fills_every_card(page: Page, colour: tuple[Made, Path]) -> None:
+    """So a screenshot of the whole page has no blank boxes."""
+    page.set_viewport_size({"width": 400, "height": 300})
+    open_page(page, colour[1])
+    page.wait_for_function("document.querySelectorAll('.landscape:not(.built)').length === 0")
+
+
+def test_a_link_to_the_explorer_and_a_notebook(tmp_path: Path, page: Page, colour: tuple[Made, Path]) -> None:
+    """The link leads to the explorer's page from where the report is; the notebook's output is the page."""
+    (tmp_path / "a site").mkdir()
+    (tmp_path / "a site" / "index.html").write_text("<title>Explorer</title>")
+    universe = colour[0].universe
+    made = write_report(universe, tmp_path / "deep" / "report", explorer=tmp_path / "a site", notebook=True)
+    page.goto(made.as_uri())
+    page.get_by_role("link", name="Open the explorer").click()
+    assert page.title() == "Explorer"
+    notebook = json.loads((made.parent / "report.ipynb").read_text())
+    (tmp_path / "frame.html").write_text(notebook["cells"][0]["outputs"][0]["data"]["text/html"])
+    page.goto((tmp_path / "frame.html").as_uri())
+    page.frame_locator("iframe").locator(".landscape.built").first.wait_for()
+    write_report(universe, tmp_path / "deep" / "report", overwrite=True)
+    assert not (made.parent / "report.ipynb").exists() and "Open the explorer" not in made.read_text()
+    with pytest.raises(SettingsError, match="is no explorer"):
+        write_report(universe, tmp_path / "other", explorer=tmp_path)
+    assert not (tmp_path / "other").exists()
+
+
 def test_sorting(opened: Page, colour: tuple[Made, Path]) -> None:
     made = colour[0]
     found = landscape(opened, 1)

@@ -120,11 +120,12 @@ class Witness:
     def headline(self) -> str:
         """All samples' outcome in one sentence."""
         hits = int((self.nearest_p <= ALPHA).sum())
-        any_marked = int(self.marked().any(axis=0).sum())
+        some = self.marked().any(axis=0)
+        none = int(((self.nearest_p > ALPHA) & ~some).sum())
         return (
             f"The components recognise the nearest training unit in {hits} of {len(self.seeds)} samples "
             f"(p <= {ALPHA:g}, one test per sample; {ALPHA:.0%} would by chance), and some unit at a false discovery "
-            f"rate of {LEVEL:g} in {any_marked}."
+            f"rate of {LEVEL:g} in {int(some.sum())}. In {none} they recognise no unit."
         )
 
     def verdict(self, sample: int) -> str:

@@ -72,6 +72,10 @@ def report(
         Path | None,
         typer.Option(help="The run of the universe, to show how its components were trained.", callback=located_run),
     ] = None,
+    explorer: Annotated[
+        str | None, typer.Option(help="Link to this explorer: the folder that 'ablatable explore' wrote, or a URL.")
+    ] = None,
+    notebook: Annotated[bool, typer.Option("--notebook", help="Write report.ipynb too, for Jupyter.")] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -79,7 +83,9 @@ def report(
     from ..report import write_report
     from ..universes.reader import Universe
 
-    page = write_report(Universe.open(universe_url), out, run=run, overwrite=overwrite)
+    page = write_report(
+        Universe.open(universe_url), out, run=run, explorer=explorer, notebook=notebook, overwrite=overwrite
+    )
     if as_json:
         print_json({"report": str(page)})
         return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from .._runtime.outputs import OutputKind, check_folder, clear_folder
 from ..errors import SettingsError, option
@@ -12,20 +14,26 @@ if TYPE_CHECKING:
     from ..runs.run import Run
     from ..universes.reader import Universe
 
-PAGE = "report.html"
+PAGE, NOTEBOOK = "report.html", "report.ipynb"
 
 REPORT = OutputKind(
     what="report",
     marker="report.json",
     recognises=lambda value: value["kind"] == "ablatable report",
-    files=(r"report\.(json|html)|landscape-\d+\.png|(radii|story)\.png|summary\.csv",),
+    files=(r"report\.(json|html|ipynb)|landscape-\d+\.png|(radii|story)\.png|summary\.csv",),
     finished=PAGE,
 )
 """What a report's folder holds."""
 
 
 def write_report(
-    universe: Universe | str | Path, out: str | Path, *, run: str | Path | Run | None = None, overwrite: bool = False
+    universe: Universe | str | Path,
+    out: str | Path,
+    *,
+    run: str | Path | Run | None = None,
+    explorer: str | Path | None = None,
+    notebook: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Write a report on a finished universe.
 
@@ -35,6 +43,7 @@ def write_report(
     - `landscape-<sample>.png`: a captioned contact sheet of each sample's counterfactuals, farthest first;
     - `radii.png`: the histogram of radii; `story.png`: samples, nearest units, and what becomes of the samples;
     - `summary.csv`: one row per sample, see `nearest.summary`;
+    - `report.ipynb`: with `notebook`, the page as the output of a notebook's cell;
     - `report.json`: marks the folder as a report's.
 
     Large universes are shown in part, and the page says so (see the constants in `content` and `page`); the numbers
@@ -43,15 +52,18 @@ def write_report(
     Args:
         universe: what to report on, or its place; its samples are taken to be pictures.
         out: a folder, made if it is not there.
-        run: the run that the universe is of, if the page is to tell how its components were made.
+        run: the run that the universe is of, if the page is to tell how its components were made, and to lead with the
+            witness test.
+        explorer: the folder of an explorer that `write_explorer` made, or its address, to which the page links.
+        notebook: write a notebook too.
         overwrite: replace a report that is there.
 
     Returns:
         The path of `report.html`.
 
     Raises:
-        SettingsError: `out` holds a report and `overwrite` is not given, holds anything else, or cannot be written; or
-            `run` is not the universe's run.
+        SettingsError: there is no page in `explorer`; `out` holds a report and `overwrite` is not given, holds anything
+            else, or cannot be written; or `run` is not the universe's run.
         StoreError: the universe or the run cannot be read, or `out` cannot be written.
     """
     from .._runtime.files import write_atomic, write_json
@@ -64,6 +76,7 @@ def write_report(
     folder, universe = Path(out), Universe.open(universe)
     page_path = folder / PAGE
     opened = _opened(run, universe)
+    link = None if explorer is None else _link(explorer, folder)
     check_folder(folder, REPORT)
     if page_path.exists() and not overwrite:
         raise SettingsError(
@@ -81,8 +94,23 @@ def write_report(
     write_atomic(folder / "radii.png", radii_plot(content))
     write_atomic(folder / "story.png", story.png())
     write_atomic(folder / "summary.csv", summary(universe, content.nearest).write_csv().encode())
-    write_atomic(page_path, page.html().encode())
+    html = page.html(link)
+    if notebook:
+        from .notebook import as_notebook
+
+        write_atomic(folder / NOTEBOOK, as_notebook(html, universe.url).encode())
+    write_atomic(page_path, html.encode())
     return page_path
+
+
+def _link(explorer: str | Path, folder: Path) -> str:
+    """The address of an explorer's page, as seen from a report's folder."""
+    if str(explorer).startswith(("http://", "https://")):
+        return str(explorer)
+    page = Path(explorer) / "index.html"
+    if not page.is_file():
+        raise SettingsError(f"{explorer} is no explorer: there is no index.html in it; give the folder of one")
+    return quote(os.path.relpath(page.resolve(), folder.resolve()))
 
 
 def _opened(run: str | Path | Run | None, universe: Universe) -> Run | None:

@@ -1,6 +1,7 @@
 "use strict";
 // Turns each sample's sprite into a contact sheet of tiles that can be sorted, walked through and looked into.
-// A tile is a button with a canvas; they are made when a card comes near the screen, and never before.
+// A tile is a button with a canvas; they are made when a card comes near the screen, then for the other cards while the
+// page is idle, and at once for all of them before printing.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const [height, width] = data.shape;
@@ -168,11 +169,16 @@
     }
   }
 
+  const waiting = new Set(document.querySelectorAll("[data-landscape]"));
+
+  // Waits for the pictures only if it must: before printing there is no time to wait.
   async function build(landscape) {
+    if (!waiting.delete(landscape)) return;
+    watcher.unobserve(landscape);
     const sample = [...document.querySelectorAll("[data-landscape]")].indexOf(landscape);
     const sprite = landscape.querySelector("img.sprite");
     const sheet = landscape.querySelector(".sheet");
-    await Promise.all([sprite.decode(), training.decode()]);
+    if (!(sprite.complete && training.complete)) await Promise.all([sprite.decode(), training.decode()]);
     const [units, spares] = tilesOf(data.samples[sample]);
     const columns = Math.ceil(Math.sqrt(1 + units.length + spares.length)); // as `sprite_columns`
     const details = new Details(sprite, columns);
@@ -205,10 +211,18 @@
   document.documentElement.classList.add("scripted");
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      watcher.unobserve(entry.target);
-      build(entry.target);
+      if (entry.isIntersecting) build(entry.target);
     }
   }, { rootMargin: "1500px 0px" });
-  for (const landscape of document.querySelectorAll("[data-landscape]")) watcher.observe(landscape);
+  for (const landscape of waiting) watcher.observe(landscape);
+
+  const idly = window.requestIdleCallback || ((task) => setTimeout(task, 200));
+  async function fill() {
+    const [next] = waiting;
+    if (!next) return;
+    await build(next);
+    idly(fill);
+  }
+  addEventListener("load", () => idly(fill));
+  addEventListener("beforeprint", () => { for (const landscape of [...waiting]) build(landscape); });
 })();

@@ -68,8 +68,8 @@ class Page:
         )
         self.cards.append(self._card(sample, tiles))
 
-    def html(self) -> str:
-        """The page, after the last sample."""
+    def html(self, explorer: str | None = None) -> str:
+        """The page, after the last sample, with a link to an explorer's page if there is one."""
         from jinja2 import Environment, FunctionLoader, StrictUndefined
 
         texts = {name: (files(__package__ or "") / name).read_text("utf-8") for name in ("page.html", "page.css")}
@@ -85,6 +85,7 @@ class Page:
         environment.tests["hash"] = lambda text: re.fullmatch("[0-9a-f]{64}", text) is not None
         return environment.get_template("page.html").render(
             style=texts["page.css"],
+            explorer=explorer,
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
             cards=self.cards,
