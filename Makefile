@@ -31,9 +31,9 @@ venv: $(DEV)  ## make .venv with everything the other targets need
 demo: $(READY)  ## draw with the bundled ensemble, remove every artist, write a report to demo/; ARGS=--train trains
 	$(BIN)/ablatable demo --out demo $(ARGS)
 
-explore: $(DEV)  ## the explorer of the demo's pictures, in demo/explorer; serve it with ARGS=--serve
+explore: $(DEV)  ## build the explorer of the bundled run in demo/explorer and open it; ARGS=--no-browser only serves
 	$(BIN)/ablatable demo --out demo
-	$(BIN)/ablatable explore bundled --universe demo/universe.zarr --out demo/explorer $(ARGS)
+	$(BIN)/ablatable explore bundled --universe demo/universe.zarr --out demo/explorer --serve $(ARGS)
 
 web:  ## check the explorer's page: types, vendored files, unit tests; needs node 20 and npm
 	npm ci --prefix web

@@ -419,5 +419,6 @@ def test_damage(call: Call, small, small_universe, tmp_path: Path) -> None:
     block.write_bytes(block.read_bytes()[:-5])
     code, text, _ = call("audit", "check", universe)
     assert code == 1 and "block" in text
-    (universe / "done" / "factual.0000000.json").unlink()
+    for name in ("index", "factual.0000000"):
+        (universe / "done" / f"{name}.json").unlink()
     one_line(call("universe", "radius", universe), 1, "unfinished")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ablatable import Units
+from ablatable.analysis.features import CLIP, Network
 from ablatable.diffusion.ensemble import Ensemble
 from ablatable.diffusion.fast_unet import agrees
 from ablatable.diffusion.ideal import IdealDenoiser
@@ -134,3 +135,15 @@ def test_loading_draws_no_random_weights(tmp_path: Path, monkeypatch: pytest.Mon
     halves = SMALL
     save_component(made, halves, tmp_path / "01", "bfloat16")
     assert {w.dtype for w in load_component(tmp_path / "01", halves, Schedule()).parameters()} == {torch.float32}
+
+
+def test_features_are_computed_on_the_device(device: Pretended) -> None:
+    """One copy there and one back per batch of pictures, and the CPU's numbers."""
+    net = torch.nn.Linear(3, 5)
+    here = Network(lambda x: net(x.mean((2, 3))), 8, *CLIP, net)
+    pictures = np.random.default_rng(0).integers(0, 256, (130, 8, 8, 3), dtype=np.uint8)
+    expected = here(pictures)
+    there = here.on(NAME)
+    device.copies.clear()
+    assert np.allclose(there(pictures), expected, atol=1e-6)
+    assert Counter(device.copies) == {"in": 3 + 2, "out": 3}, "three batches, and what they are normalised by"

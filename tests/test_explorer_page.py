@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -316,29 +317,59 @@ def test_groups_fold_out_and_names_can_be_found(group_site: Explored, visit: Cal
     assert shown.page.locator(".tile >> visible=true").count() == 1
 
 
-def test_answers_say_what_the_universe_says(group_site: Explored, visit: Callable[..., Visit]) -> None:
+def test_answers_say_what_the_tests_say(group_site: Explored, visit: Callable[..., Visit]) -> None:
     from ablatable.analysis.calibration import calibrate
+    from ablatable.analysis.witness import witness_pictures
 
     shown, universe = visit(group_site.path, hash="#seed=2").ready(), group_site.universe
     tested = calibrate(universe, statistic="likeness")
-    order = np.lexsort((-universe.distances()[:, 2], tested.p[:, 2].astype(np.float32)))
+    told = witness_pictures(group_site.run, universe.factual, universe.seeds)
+    order = np.lexsort((-universe.distances()[:, 2], told.p[:, 2].astype(np.float32)))
     shown.page.locator("#way-most").click()
     names = shown.page.locator(".entry strong").all_inner_texts()
     assert names == [universe.unit_ids[k] for k in order[:6]]
     text = shown.page.locator("#answer").inner_text()
-    assert "None of 34 units stands out" in text and "it takes 339" in text  # 20 nulls cannot mark one of 34
+    count = int((told.q[:, 2] <= 0.1).sum())
+    assert (f"{count} of 34 units" if count else "recognise nobody here beyond chance") in text
     shown.page.locator("#way-nobody").click()
-    best = max(range(5), key=lambda sample: (round(tested.radius_p[sample], 6), tested.q[:, sample].min()))
+    free = [sample for sample in range(5) if min(tested.q[:, sample].min(), told.q[:, sample].min()) > 0.1]
+    best = max(
+        free or range(5),
+        key=lambda s: (round(tested.radius_p[s], 6), tested.q[:, s].min(), np.float32(told.q[:, s].min())),
+    )
     assert f"seed={best}" in shown.page.url
-    assert "no proof that nobody mattered" in shown.page.locator("#answer").inner_text()
+    text = shown.page.locator("#answer").inner_text()
+    assert "no proof that nobody mattered" in text and "it takes 339" in text  # 20 nulls cannot mark one of 34
+    assert ("There is none" in text) == (not free)
 
 
-def test_without_a_universe_every_removal_is_drawn_to_answer(
+def test_a_removal_is_shown_with_both_tests(network_site: Explored, visit: Callable[..., Visit]) -> None:
+    from ablatable.analysis.calibration import calibrate
+    from ablatable.analysis.witness import witness_pictures
+
+    run, universe = network_site.run, network_site.universe
+    told = witness_pictures(run, universe.factual, universe.seeds)
+    tested = calibrate(universe, statistic="likeness")
+    unit = int(told.p[:, 1].argmin())
+    shown = visit(network_site.path, hash=f"#seed={universe.seeds[1]}&without={run.unit_ids[unit]}").ready().finished()
+    text = shown.page.locator("#findings").inner_text()
+    for p, q in ((told.p[unit, 1], told.q[unit, 1]), (tested.p[unit, 1], tested.q[unit, 1])):
+        assert re.search(rf"p = {rounded(p)}, q = {rounded(q)}\b", text), (p, q, text)
+    assert ("no more than chance" in text) == (told.p[unit, 1] > 0.05)
+
+
+def rounded(value: float) -> str:
+    """As the page writes a rate; the tests of ten nulls give no halves to round."""
+    return f"{value:.3f}" if value < 0.01 else f"{value:.2f}"
+
+
+def test_of_new_noise_every_removal_is_drawn_to_answer(
     group_site: Explored, visit: Callable[..., Visit], tmp_path: Path
 ) -> None:
     made = ab.write_explorer(group_site.run, out=tmp_path / "site", seeds=[0], sampling=ab.Sampling(steps=4))
     shown = visit(made.path).ready()
     assert shown.page.locator("#way-nobody").count() == 0
+    shown.page.get_by_role("button", name="New noise").click()
     shown.page.locator("#way-most").click()
     shown.page.wait_for_selector(".ranking", timeout=PATIENCE)
     text = shown.page.locator("#answer").inner_text()

@@ -34,7 +34,7 @@ import ablatable as ab
 from ablatable.runs import ensemble_training as training
 from ablatable.diffusion.recipe import recipe_from
 
-training.CHECKPOINT_SECONDS = 0.0  # one a step: there is always something to tear
+training.CHECKPOINT_SECONDS, training.SAVING = 0.0, 0  # one a step: there is always something to tear
 recipe = recipe_from({recipe})
 ab.train(ab.Units.digits(12, size=8), ab.Code.balanced(units=12, components=6, seed=0), recipe,
          out=sys.argv[1], execution=ab.Execution(workers=2, quiet=True))
@@ -149,6 +149,7 @@ def test_a_killed_worker_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training, "SAVING", 0)
     out, before, killed = tmp_path / "run", set(psutil.Process().children()), []
 
     def kill() -> None:

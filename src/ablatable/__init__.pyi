@@ -8,6 +8,7 @@ from .analysis.retraining import control as control
 from .analysis.unattributable import unattributable as unattributable
 from .analysis.witness import Witness as Witness
 from .analysis.witness import witness as witness
+from .attribution.bundle import export_benchmark as export_benchmark
 from .attribution.evaluation import evaluate as evaluate
 from .attribution.methods import Attributor as Attributor
 from .attribution.methods import Method as Method
@@ -30,6 +31,8 @@ from .report import write_report as write_report
 from .runs.bundled import bundled as bundled
 from .runs.ensemble_training import train as train
 from .runs.pipeline import AblatablePipeline as AblatablePipeline
+from .runs.publishing import fetch_run as fetch_run
+from .runs.publishing import push_run as push_run
 from .runs.run import Run as Run
 from .runs.samples import draw_samples as draw_samples
 from .studies.differential import study_differential as study_differential

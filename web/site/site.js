@@ -9,6 +9,7 @@ import { fetchBytes } from "./engine/fetching.js";
  * @typedef {{id: string, images: number, word: string}} Unit
  * @typedef {{words: string[], ablation: number[], spares: number[], samples: string[], of: number, distances: string,
  *            statistic?: string, level?: number, tests?: string, radius_p?: number[]}} Stored
+ * @typedef {{tests: string, alpha: number, level: number, exact: boolean, least_q: number}} Witness
  */
 
 export class Site {
@@ -23,12 +24,13 @@ export class Site {
       file(factual),
       file(manifest.stored?.distances),
       file(manifest.stored?.tests),
+      file(manifest.witness?.tests),
     ]);
     return new Site(base, manifest, parts);
   }
 
   /** @param {string} base @param {any} manifest @param {(Uint8Array | null)[]} parts */
-  constructor(base, manifest, [images, factual, distances, tests]) {
+  constructor(base, manifest, [images, factual, distances, tests, witness]) {
     this.base = base;
     this.manifest = manifest;
     /** @type {[number, number, number]} */
@@ -44,6 +46,9 @@ export class Site {
     this.exactFactual = /** @type {Uint8Array} */ (factual);
     this.distances = distances && new Float32Array(distances.buffer);
     this.tests = tests && new Float32Array(tests.buffer);
+    /** @type {Witness | null} */
+    this.witness = manifest.witness ?? null;
+    this.witnessTests = witness && new Float32Array(witness.buffer);
     const spares = this.stored ? this.stored.spares.map((row) => /** @type {Stored} */ (this.stored).words[row]) : [];
     this.code = new Code(
       this.units.map((unit) => unit.word),
@@ -116,6 +121,17 @@ export class Site {
       distance,
       p: this.tests[unit * samples + sample],
       q: this.tests[(count + unit) * samples + sample],
+    };
+  }
+
+  /** p and q of the witness test; null for noise that is not on the strip. @param {number} seed @param {number} unit */
+  recognised(seed, unit) {
+    const at = this.seeds.indexOf(seed),
+      samples = this.seeds.length;
+    if (at < 0 || !this.witnessTests) return null;
+    return {
+      p: this.witnessTests[unit * samples + at],
+      q: this.witnessTests[(this.units.length + unit) * samples + at],
     };
   }
 

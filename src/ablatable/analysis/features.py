@@ -7,12 +7,13 @@ networks' own training data is outside every guarantee: features measure picture
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._runtime.devices import CPU, resolve_device
 from .._runtime.workers import chunks
 from ..errors import SettingsError
 
@@ -37,21 +38,29 @@ class Network:
     side: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    net: Any = None  # the module that `embed` calls, if it has weights
+    device: str = CPU
+
+    def on(self, device: str) -> Network:
+        """The same on a device, as resolved."""
+        if self.net is not None:
+            self.net.to(device)
+        return replace(self, device=device)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Float32 (B, D) of uint8 (B, H, W, C), C = 1 or 3."""
         import torch
         from torch.nn import functional
 
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1).to(self.device) for values in (self.mean, self.std))
         out = []
         with torch.inference_mode():
             for first, last in chunks(len(images), ROWS):
-                x = torch.tensor(images[first:last]).movedim(-1, 1).float() / 255
+                x = torch.tensor(images[first:last]).to(self.device).movedim(-1, 1).float() / 255
                 x = functional.interpolate(
                     x.expand(-1, 3, -1, -1), (self.side, self.side), mode="bilinear", antialias=True
                 )
-                out.append(self.embed((x - mean) / std).flatten(1).numpy())
+                out.append(self.embed((x - mean) / std).flatten(1).cpu().numpy())
         return np.concatenate(out)
 
 
@@ -65,8 +74,8 @@ def feature_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squares, 0))
 
 
-def load_features(name: str) -> Features:
-    """A feature extractor by name; MODEL is a local folder or a model hub's id.
+def load_features(name: str, device: str = CPU) -> Features:
+    """A feature extractor by name, on a device; MODEL is a local folder or a model hub's id.
 
     - `efficientnet-lite0`: 1280 features, ImageNet weights that come with the extra `features`, so offline.
     - `clip`, `dinov2`: the image embedding of a transformers model (extra `transformers`).
@@ -74,8 +83,9 @@ def load_features(name: str) -> Features:
     - `lpips`, `lpips:NET`: vectors whose squared Euclidean distance is LPIPS (extra `lpips`); NET: alex, vgg, squeeze.
 
     Raises:
-        SettingsError: there is no such extractor, its extra is not installed, or its weights cannot be had.
+        SettingsError: there is no such extractor or device, its extra is not installed, or its weights cannot be had.
     """
+    device = resolve_device(device)
     kind, _, model = name.partition(":")
     loaders: dict[str, Callable[[str], Network]] = {
         "efficientnet-lite0": _efficientnet,
@@ -87,7 +97,7 @@ def load_features(name: str) -> Features:
     if kind not in loaders or (kind == "timm" and not model) or (kind == "efficientnet-lite0" and model):
         raise SettingsError(f"no features '{name}'; there are {NAMES}")
     try:
-        return loaders[kind](model)
+        return loaders[kind](model).on(device)
     except OSError as error:
         raise SettingsError(
             f"cannot load the weights of '{name}' ({str(error).splitlines()[0]}); name a folder that holds them"
@@ -111,7 +121,7 @@ def _efficientnet(model: str) -> Network:
     net.load_state_dict(torch.load(files.get_model_file_path(), weights_only=True))
     net.eval()
     half = (0.5, 0.5, 0.5)  # the family's own normalisation: about [-1, 1]
-    return Network(lambda x: net.extract_features(x).mean((2, 3)), 64, half, half)
+    return Network(lambda x: net.extract_features(x).mean((2, 3)), 64, half, half, net)
 
 
 def _transformers_clip(model: str) -> Network:
@@ -119,7 +129,7 @@ def _transformers_clip(model: str) -> Network:
         model or DEFAULT_MODELS["clip"], use_safetensors=True
     )
     net.eval()
-    return Network(lambda x: net(pixel_values=x).image_embeds, net.config.image_size, *CLIP)
+    return Network(lambda x: net(pixel_values=x).image_embeds, net.config.image_size, *CLIP, net)
 
 
 def _transformers_dinov2(model: str) -> Network:
@@ -128,14 +138,14 @@ def _transformers_dinov2(model: str) -> Network:
     )
     net.eval()
     patch = net.config.patch_size
-    return Network(lambda x: net(pixel_values=x).pooler_output, 224 // patch * patch, *IMAGENET)
+    return Network(lambda x: net(pixel_values=x).pooler_output, 224 // patch * patch, *IMAGENET, net)
 
 
 def _timm(model: str) -> Network:
     net = _extra("timm", "timm").create_model(model, pretrained=True, num_classes=0)
     net.eval()
     config = net.pretrained_cfg
-    return Network(net, config["input_size"][-1], tuple(config["mean"]), tuple(config["std"]))
+    return Network(net, config["input_size"][-1], tuple(config["mean"]), tuple(config["std"]), net)
 
 
 def _lpips(model: str) -> Network:
@@ -158,4 +168,4 @@ def _lpips(model: str) -> Network:
         return torch.cat(parts, 1)
 
     half = (0.5, 0.5, 0.5)
-    return Network(embed, 64, half, half)
+    return Network(embed, 64, half, half, net)

@@ -4,8 +4,9 @@ Three measures of a sample, each compared with what the training images themselv
 
 - *noise*: the standard deviation of additive noise, estimated from second differences (Immerkaer 1996), here from the
   calmest quarter of an image, as small drawings are full of lines that would pass for noise;
-- *distance* to the nearest training image, in units of how far training images are from their nearest neighbour: a
-  copy has about 0, a training image 1 by definition (at the median), an image of another kind more;
+- *distance* to the nearest training image, in units of what a held-out image has: each training image is held out in
+  turn and its nearest other is looked for. A copy has about 0, a held-out image 1 by definition (at the median), an
+  image of another kind more;
 - *spread* of levels: an image of one colour has none.
 
 A sample is *broken* when it is noisier, much farther, or flatter than training images are. docs/colour.md has the
@@ -62,8 +63,12 @@ class SampleQuality:
         """The verdict, and what to do about it."""
         count, broken = len(self.noise), int(self.broken.sum())
         if self.sound:
-            kind = "copies or near-copies" if float(np.median(self.distance)) < 0.5 else "images of the same kind"
-            return [f"samples: {count - broken} of {count} look like the training images ({kind})"]
+            median = float(np.median(self.distance))
+            kind = "copies or near-copies" if median < 0.5 else "images of the same kind"
+            return [
+                f"samples: {count - broken} of {count} look like the training images ({kind}; their nearest training "
+                f"image is {median:.1f} times as far as a held-out image's is)"
+            ]
         found = [
             f"{int(which.sum())} {what}"
             for which, what in (

@@ -11,6 +11,7 @@ from . import (  # noqa: F401  (their commands register themselves)
     planning,
     results,
     run,
+    sharing,
     start,
     study,
     universe,

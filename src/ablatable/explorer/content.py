@@ -110,7 +110,7 @@ def add_components(content: Content, run: Run) -> None:
 
 
 def add_factual(content: Content, run: Run, drawing: Drawing, universe: Universe | None) -> None:
-    """The exact factual pictures of the page's seeds: the universe's, or drawn now."""
+    """The exact factual pictures of the page's seeds, the universe's or drawn now, and the witness test of them."""
     if universe is not None:
         rows = [universe.seeds.index(seed) for seed in drawing.seeds]
         pictures = np.moveaxis(universe.factual[rows], -1, 1)
@@ -128,6 +128,27 @@ def add_factual(content: Content, run: Run, drawing: Drawing, universe: Universe
         )[0]
     content.manifest["files"]["factual"] = "data/factual.bin.gz"
     content.files["data/factual.bin.gz"] = packed(pictures)
+    _add_witness(content, run, np.moveaxis(pictures, 1, -1), drawing.seeds)
+
+
+def _add_witness(content: Content, run: Run, pictures: np.ndarray, seeds: tuple[int, ...]) -> None:
+    """What the components say about the exact factual pictures: p and q, float32 (2, units, samples).
+
+    A run of a single component has none, as the test compares components with one another.
+    """
+    from ..analysis.witness import ALPHA, LEVEL, witness_pictures
+
+    if len(run.present) < 2:
+        return
+    told = witness_pictures(run, pictures, seeds)
+    content.manifest["witness"] = {
+        "tests": "data/witness.bin.gz",
+        "alpha": ALPHA,
+        "level": LEVEL,
+        "exact": told.exact,
+        "least_q": told.least_q(),
+    }
+    content.files["data/witness.bin.gz"] = packed(np.stack([told.p, told.q]).astype(np.float32))
 
 
 def add_universe(content: Content, universe: Universe, room: int) -> None:

@@ -30,6 +30,7 @@ from .run import RUN, Run, component_folder
 if TYPE_CHECKING:
     from .component_training import TrainTask
 
+SAVING = 50  # a checkpoint is written after so many times what the last one took, at the earliest
 CHECKPOINT_SECONDS = 20.0  # at most so much of a component's training is lost when it is killed
 
 
@@ -141,6 +142,7 @@ def task_of(units: Units, code: Code, recipe: Recipe, seed: int, number: int, ru
         folder=component_folder(run.resolve(), number),
         device=device,
         checkpoint_seconds=CHECKPOINT_SECONDS,
+        saving=SAVING,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor, nn
 
+from .._runtime.hub import is_hub_name
 from ..codes.code import Code
 from ..data.units import to_images
 from ..diffusion.ensemble import Ensemble
@@ -18,6 +19,7 @@ from ..diffusion.sampling import Trajectories, sample
 from ..diffusion.sampling_settings import CLIP, Sampling
 from ..errors import SettingsError
 from .bundled import located
+from .publishing import fetch_run, push_run
 from .run import Run
 
 
@@ -34,27 +36,62 @@ class AblatablePipeline(DiffusionPipeline):
         run: the run it was read from.
         code: the run's code.
         unit_ids: the names of the run's units.
-        denoisers: the denoisers of the components that are present, in the order of the code's columns.
+        removed: units whose components were not even loaded.
+        denoisers: the denoisers of the components that are loaded, in the order of the code's columns.
     """
 
-    def __init__(self, run: Run) -> None:
-        """Load all components of an open run."""
+    def __init__(self, run: Run, *, without: Sequence[str] | None = None) -> None:
+        """Load the components of an open run, or those that survive `without` some units, which stay removed."""
         super().__init__()
         self.run = run
-        self._ensemble = run.ensemble()
+        self.removed = _names(without)
+        self._loaded = np.flatnonzero(run.survivors(self.removed))
+        self._ensemble = Ensemble([run.load_component(int(index)) for index in self._loaded])
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> AblatablePipeline:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Open a run by its folder, or `bundled`; `StoreError` if it is not complete, or its weights are damaged."""
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        without: Sequence[str] | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> AblatablePipeline:
+        """Open a run by its folder, by `user/name` on the Hugging Face Hub, or as `bundled`.
+
+        Args:
+            pretrained_model_name_or_path: where the run is.
+            without: units to remove for good: components that saw one of them are not loaded, and not fetched.
+            revision: a branch, tag or commit on the Hub.
+
+        Raises:
+            StoreError: the run is not complete, its weights are damaged, or the Hub has no such run.
+            DataError, CodeError: as `__call__`.
+        """
         if kwargs:
             raise SettingsError(
-                f"a run's folder is all there is to give, not {', '.join(kwargs)}; move the pipeline with .to(device)"
+                f"a run, without and revision are all there is to give, not {', '.join(kwargs)}; move the pipeline "
+                "with .to(device)"
             )
-        return cls(Run(located(Path(pretrained_model_name_or_path))))
+        place = pretrained_model_name_or_path
+        if is_hub_name(place):
+            return cls(fetch_run(str(place), revision=revision, without=_names(without)), without=without)
+        if revision is not None:
+            raise SettingsError(f"{place} is a folder, and only runs on the Hub have revisions; leave revision out")
+        return cls(Run(located(Path(place))), without=without)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Copy the run to a new or empty folder."""
+        """Copy the run to a new or empty folder; `SettingsError` if units were removed when it was loaded."""
+        if self.removed:
+            raise SettingsError(
+                f"this pipeline was loaded without {', '.join(self.removed)}, so it is no whole run; load it again "
+                "without that argument, or make a run without these units with ablatable.forget"
+            )
         self.run.copy_to(save_directory)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Publish the run with a model card, see `push_run` for `options`; returns the commit's address."""
+        return push_run(self.run, repo_id, **options)
 
     @property
     def code(self) -> Code:
@@ -74,7 +111,8 @@ class AblatablePipeline(DiffusionPipeline):
     @property
     def components(self) -> dict[str, Any]:
         """As in diffusers, the modules by name: `component_07` is the component of that number."""
-        return {f"component_{number:02d}": part for number, part in zip(self.run.present, self.denoisers, strict=True)}
+        numbers = [self.run.present[index] for index in self._loaded]
+        return {f"component_{number:02d}": part for number, part in zip(numbers, self.denoisers, strict=True)}
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +129,7 @@ class AblatablePipeline(DiffusionPipeline):
 
     def denoiser(self, without: Sequence[str] | None = None) -> Ensemble:
         """The ensemble's survivors without some units, as a denoiser."""
-        return self._ensemble.ablate(self.run.survivors(without or ()))
+        return self._ensemble.ablate(self.run.survivors([*self.removed, *_names(without)])[self._loaded])
 
     @torch.inference_mode()
     def draw(
@@ -140,8 +178,6 @@ class AblatablePipeline(DiffusionPipeline):
         """
         if output_type not in ("pil", "np", "pt"):
             raise SettingsError(f"no output_type '{output_type}'; there are pil, np and pt")
-        if isinstance(without, str):
-            without = [without]
         if isinstance(seeds, int):
             seeds = [seeds]
         images: Any = self.draw(
@@ -152,6 +188,11 @@ class AblatablePipeline(DiffusionPipeline):
         if output_type == "pil":
             images = as_pil(images)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+
+def _names(without: Sequence[str] | None) -> tuple[str, ...]:
+    """Unit ids from what a caller gives: none, one, or several."""
+    return (without,) if isinstance(without, str) else tuple(without or ())
 
 
 def as_pil(images: np.ndarray) -> list[Any]:

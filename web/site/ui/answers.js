@@ -7,7 +7,10 @@ const SHOWN = 6; // units in an answer
 const BATCH = 8; // trajectories drawn together when everything is drawn here
 const SPARES = 39; // nulls drawn here: the smallest p is then 1 in 40
 
-/** @typedef {{unit: number, distance: number, p: number | null, q: number | null}} Row */
+/**
+ * @typedef {{unit: number, distance: number | null, p: number | null, q: number | null}} Row
+ * @typedef {import("../site.js").Witness} Witness
+ */
 
 export class Answers {
   /** @param {import("../app.js").App} app */
@@ -65,45 +68,65 @@ export class Answers {
 
   /** Which unit the sample depends on most: from the universe where there is one, else by drawing them all. */
   most() {
-    const { site, view } = this.app,
-      sample = site.sample(view.seed);
-    if (sample === null) {
-      this.sweep();
+    const { site, view } = this.app;
+    if (site.witness && site.seeds.includes(view.seed)) {
+      this.recognised(site.witness);
       return;
     }
+    this.sweep();
+  }
+
+  /** Whom the components recognise in this sample, by the witness test. @param {Witness} witness */
+  recognised(witness) {
+    const { site, view } = this.app,
+      sample = site.sample(view.seed);
     const rows = site.units.map((_, unit) => ({
       unit,
-      ...(site.test(sample, unit) ?? { distance: 0, p: null, q: null }),
+      distance: sample === null ? null : (site.test(sample, unit)?.distance ?? null),
+      ...(site.recognised(view.seed, unit) ?? { p: 1, q: 1 }),
     }));
-    const count = site.spareDistances(sample).length;
-    this.show(
-      rows,
-      count ? `${site.stored?.statistic} test against ${many(count, "stored null")}, stored (exact)` : "stored (exact)",
+    rows.sort((a, b) => a.p - b.p || (b.distance ?? 0) - (a.distance ?? 0));
+    const marked = rows.filter(({ q }) => q <= witness.level);
+    const names = listed(
+      marked.map(({ unit }) => site.units[unit].id),
+      4,
+    );
+    const verdict = marked.length
+      ? `The components recognise ${names}: ${marked.length} of ${many(rows.length, site.noun)}, at a false discovery rate of ${witness.level}.`
+      : `The components recognise nobody here beyond chance (smallest q = ${rate(Math.min(...rows.map(({ q }) => q)))}).` +
+        (witness.least_q > witness.level ? " This code has too few unused codewords to single anybody out." : "") +
+        " The first ones:";
+    this.answer(
+      "most",
+      `What seed ${view.seed} depends on`,
+      h("p", { class: "verdict" }, verdict),
+      h("ol", { class: "ranking" }, ...rows.slice(0, SHOWN).map((row) => h("li", {}, this.entry(row)))),
+      h(
+        "p",
+        { class: "hint" },
+        "Witness test: do the components that saw it denoise this sample towards it more than the others do? " +
+          "Remove one to see what it changes, beside its null.",
+      ),
     );
   }
 
-  /** @param {Row[]} rows @param {string} basis @param {boolean} [stored] whether the universe's tests are shown */
-  show(rows, basis, stored = true) {
+  /** @param {Row[]} rows @param {string} basis */
+  show(rows, basis) {
     const { app } = this,
       { site, view } = app,
-      level = site.stored?.level ?? 0.1,
-      needed = site.nullsNeeded();
-    rows.sort((a, b) => (a.p ?? 1) - (b.p ?? 1) || b.distance - a.distance);
+      level = site.stored?.level ?? 0.1;
+    rows.sort((a, b) => (a.p ?? 1) - (b.p ?? 1) || (b.distance ?? 0) - (a.distance ?? 0));
     const marked = rows.filter((row) => row.q !== null && row.q <= level);
     const names = listed(
       marked.map((row) => site.units[row.unit].id),
       4,
     );
-    const tooFew =
-      needed && stored
-        ? ` With ${many(site.stored?.spares.length ?? 0, "null")} no single one can; it takes ${needed}.`
-        : "";
     const untested = rows.every((row) => row.p === null);
     const verdict = untested
       ? "Without nulls nobody can tell; these moved the picture farthest."
       : marked.length
         ? `${marked.length} of ${many(rows.length, site.noun)} ${marked.length === 1 ? "stands" : "stand"} out at a false discovery rate of ${level}: ${names}.`
-        : `None of ${many(rows.length, site.noun)} stands out from the loss of components alone (smallest q = ${rate(Math.min(...rows.map((row) => row.q ?? 1)))}).${tooFew} The first ones:`;
+        : `None of ${many(rows.length, site.noun)} stands out from the loss of components alone (smallest q = ${rate(Math.min(...rows.map((row) => row.q ?? 1)))}). The first ones:`;
     this.answer(
       "most",
       `What seed ${view.seed} depends on`,
@@ -117,7 +140,12 @@ export class Answers {
   entry({ unit, distance, p, q }) {
     const { app } = this,
       { site } = app;
-    const numbers = `moved ${distance.toFixed(1)}${p === null ? "" : ` · p ${rate(p)} · q ${rate(q ?? 1)}`}`;
+    const numbers = [
+      distance !== null && `moved ${distance.toFixed(1)}`,
+      p !== null && `p ${rate(p)} · q ${rate(q ?? 1)}`,
+    ]
+      .filter(Boolean)
+      .join(" · ");
     return h(
       "button",
       {
@@ -180,7 +208,7 @@ export class Answers {
         p: nulls.length ? (1 + nulls.filter((one) => one >= distances[k]).length) / (1 + nulls.length) : null,
         q: null,
       }));
-      this.show(withQ(ranked), `plain distance against ${many(nulls.length, "null")}, all drawn here`, false);
+      this.show(withQ(ranked), `plain distance against ${many(nulls.length, "null")}, all drawn here`);
     } catch (error) {
       if (/** @type {Error} */ (error).name === "AbortError") return;
       this.answer("most", "Drawing stopped", h("p", { role: "alert" }, /** @type {Error} */ (error).message));
@@ -195,8 +223,10 @@ export class Answers {
     if (!stored) return;
     const samples = site.seeds.map((seed, sample) => {
       const tests = site.units.map((_, unit) => site.test(sample, unit));
+      const recognised = site.units.map((_, unit) => site.recognised(seed, unit)?.q ?? 1);
       return {
         seed,
+        witness: Math.min(...recognised),
         q: Math.min(...tests.map((test) => test?.q ?? 1)),
         radius: Math.max(...tests.map((test) => test?.distance ?? 0)),
         p: stored.radius_p?.[sample] ?? 1,
@@ -204,17 +234,20 @@ export class Answers {
     });
     const level = stored.level ?? 0.1,
       needed = site.nullsNeeded();
-    const free = samples.filter(({ q }) => q > level);
+    const free = samples.filter(({ q, witness }) => q > level && witness > (site.witness?.level ?? 0));
     const best = [...(free.length ? free : samples)].sort(
-      (a, b) => Number(b.radius === 0) - Number(a.radius === 0) || b.p - a.p || b.q - a.q,
+      (a, b) => Number(b.radius === 0) - Number(a.radius === 0) || b.p - a.p || b.q - a.q || b.witness - a.witness,
     )[0];
+    const testified = site.witness
+      ? `, and the components recognise nobody in it (smallest q = ${rate(best.witness)})`
+      : "";
     app.change({ seed: best.seed, without: [] });
     const text =
       best.radius === 0
         ? `Seed ${best.seed}: no single removal changes a pixel of it. It is unattributable.`
         : free.length
-          ? `Seed ${best.seed}: of all removals, the one that moves it farthest (${best.radius.toFixed(1)}) goes no farther than nulls go (p = ${rate(best.p)}), and nobody stands out (smallest q = ${rate(best.q)}).`
-          : `There is none: in each of ${many(samples.length, "stored sample")} somebody stands out. Seed ${best.seed} comes nearest (smallest q = ${rate(best.q)}).`;
+          ? `Seed ${best.seed}: of all removals, the one that moves it farthest (${best.radius.toFixed(1)}) goes no farther than nulls go (p = ${rate(best.p)}), and nobody stands out (smallest q = ${rate(best.q)})${testified}.`
+          : `There is none: in each of ${many(samples.length, "stored sample")} somebody stands out or is recognised by the components. Seed ${best.seed} comes nearest (smallest q of removal = ${rate(best.q)}, of the witness test = ${rate(best.witness)}).`;
     const limit = needed
       ? `With ${many(stored.spares.length, "null")} no single ${site.noun} could stand out among ${site.units.length} in any sample; it takes ${needed}.`
       : `Nobody stands out in ${free.length} of ${many(samples.length, "stored sample")}.`;

@@ -3,6 +3,8 @@
 import { isFinished, lastOf } from "../trajectories.js";
 import { get, h, many, picture, rate, svg } from "./dom.js";
 
+const WITNESSES = 4; // removed units that a witness sentence is told of
+
 export class Findings {
   /** @param {import("../app.js").App} app */
   constructor(app) {
@@ -92,6 +94,34 @@ export class Findings {
           `Remove ${site.units[unit].id}`,
         ),
       ),
+      ...this.witness([unit]),
+    ];
+  }
+
+  /** What the components say about units: those that saw one against those that did not. @param {number[]} units */
+  witness(units) {
+    const { site, view } = this.app,
+      { witness } = site;
+    if (!witness) return [];
+    const tested = units.flatMap((unit) => {
+      const test = site.recognised(view.seed, unit);
+      return test ? [{ unit, ...test }] : [];
+    });
+    if (!tested.length) return [];
+    const sentence = (/** @type {{unit: number, p: number, q: number}} */ { unit, p, q }) =>
+      `The components that saw ${site.units[unit].id} ` +
+      (p <= witness.alpha
+        ? "denoise this sample towards it more than chance allows"
+        : "denoise this sample towards it no more than chance allows") +
+      ` (p = ${rate(p)}, q = ${rate(q)}).`;
+    return [
+      h(
+        "p",
+        { class: "witness" },
+        h("strong", {}, "Witness test. "),
+        tested.slice(0, WITNESSES).map(sentence).join(" "),
+        witness.exact ? "" : " These p-values are approximate: the code was not drawn at random.",
+      ),
     ];
   }
 
@@ -122,6 +152,7 @@ export class Findings {
         ),
         h("tbody", {}, ...rows.map((row) => this.row(row))),
       ),
+      ...this.witness(view.without),
       ...this.stored(removal),
       h("p", { class: "hint" }, this.basis()),
     ];
