@@ -21,6 +21,10 @@ class Tabular:
         """`table()`, as a polars data frame."""
         return self.table()
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the table."""
+        return self.table()._repr_html_()
+
     def to_pandas(self) -> Any:
         """`table()`, as a pandas data frame; `SettingsError` if pandas is not installed."""
         try:

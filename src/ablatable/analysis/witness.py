@@ -29,6 +29,7 @@ import numpy as np
 
 from .._runtime.rng import generator
 from .._runtime.stats import q_values
+from .._runtime.tables import Tabular
 from ..data.distance import pairwise
 from ..data.units import Units
 from ..diffusion.sampling_settings import Sampling
@@ -51,7 +52,7 @@ IMAGES = 4096  # training images compared at once, for bounded memory
 
 
 @dataclass(frozen=True, eq=False)
-class Witness:
+class Witness(Tabular):
     """What the components say about some pictures; arrays are (units, samples) unless stated.
 
     Attributes:
@@ -94,7 +95,7 @@ class Witness:
         """Units that stand out at this false discovery rate, by `q`: bool (units, samples)."""
         return self.q <= level
 
-    def to_polars(self) -> pl.DataFrame:
+    def table(self) -> pl.DataFrame:
         """One row per sample and unit, a sample's surest units first.
 
         Columns: sample, seed, unit, score, p, q, marked, nearest.

@@ -22,6 +22,7 @@ from ..errors import DataError, option
 from . import folders, hub_datasets, idx, openmoji, sources
 from .load_report import LoadReport
 from .loading import LoadOptions, LoadSettings, load
+from .showing import units_html
 from .tensors import to_images, to_model
 from .unit_order import bounds_of, check_ids, digest_of, is_sorted_within_units, sort_within_units
 
@@ -66,6 +67,7 @@ class Units:
     images: np.ndarray
     owner: np.ndarray
     report: LoadReport | None = None
+    _repr_html_ = units_html  # for notebooks
 
     def __post_init__(self) -> None:
         ids = tuple(self.ids)

@@ -76,11 +76,11 @@ class Run:
         return f"Run({str(self.path)!r}: {len(self.unit_ids)} units, {left} components, {self.recipe.component.kind})"
 
     def _repr_html_(self) -> str:
-        """For notebooks: key figures."""
-        from html import escape
+        """For notebooks: key figures, and images of the first units."""
+        from .._runtime.notebook import figures_html
 
         channels, height, width = self.shape
-        rows = {
+        figures = {
             "units": len(self.unit_ids),
             "components": f"{len(self.present)} of {self.design.components}",
             "images": f"{height} x {width}, {'grey' if channels == 1 else 'colour'}",
@@ -89,10 +89,7 @@ class Run:
             "seed": self.seed,
             "digest": self.digest[:16],
         }
-        cells = "".join(
-            f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items()
-        )
-        return f"<table><caption>Run {escape(str(self.path))}</caption>{cells}</table>"
+        return figures_html(f"Run {self.path}", figures) + self.units()._repr_html_()
 
     def __init__(self, path: str | Path) -> None:
         """Open a run; `StoreError` if there is none, it is unfinished, or its tables do not match its manifest."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import html as escaping
-import io
 
 import numpy as np
 
+from .._runtime.notebook import image_html
 from .landscapes import Landscapes
 
 SHOWN = 8  # samples in a notebook's cell
-SIZE = 72  # pixels, about, of an image there
 
 
 def summary(universe: Landscapes) -> str:
@@ -34,9 +32,9 @@ def html(universe: Landscapes) -> str:
     for sample in range(min(SHOWN, len(universe.seeds))):
         found = farthest(universe, sample, 1)
         caption = f"seed {universe.seeds[sample]}<br>radius {least}{radius[sample]:.1f}"
-        images = _image(factual[sample], "factual sample")
+        images = image_html(factual[sample], "factual sample")
         for row, unit, _ in found:
-            images += _image(universe.landscape(sample)[row], f"without {unit}")
+            images += image_html(universe.landscape(sample)[row], f"without {unit}")
             caption += f"<br>{escaping.escape(unit)}"
         cells.append(f'<td style="text-align:center;vertical-align:top;font-size:80%">{images}<br>{caption}</td>')
     more = "" if len(universe.seeds) <= SHOWN else f"<p>and {len(universe.seeds) - SHOWN} more samples</p>"
@@ -53,16 +51,3 @@ def farthest(universe: Landscapes, sample: int, top: int) -> list[tuple[int, str
     distances = universe.distances()[:, sample]
     order = [k for k in np.argsort(-np.nan_to_num(distances, nan=-1), kind="stable") if not np.isnan(distances[k])]
     return [(universe.settings.ablation[k], universe.unit_ids[k], float(distances[k])) for k in order[:top]]
-
-
-def _image(image: np.ndarray, title: str) -> str:
-    """An image, uint8 (H, W, C), as an HTML element that holds it."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(image[..., 0] if image.shape[-1] == 1 else image)).save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return (
-        f'<img src="data:image/png;base64,{data}" title="{escaping.escape(title)}" '
-        f'style="height:{SIZE}px;image-rendering:pixelated;margin:1px">'
-    )
