@@ -16,7 +16,7 @@ SOURCES = Path(ablatable.__file__).parent
 SHELL_WORDS = re.compile(
     rf"(?<![\w-])--[a-z]|\bablatable ({'|'.join(sorted({name.split()[0] for name in COMMANDS}))})\b"
 )
-KINDS = {"ablatable run", "ablatable universe", "ablatable report"}  # what files say they are
+KINDS = {"ablatable run", "ablatable universe", "ablatable report", "ablatable demo"}  # what files say they are
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from .data.distance import geometric_mean
 from .data.units import Units
 from .diffusion.recipe import preset
 from .diffusion.sampling_settings import Sampling
-from .errors import SettingsError
+from .errors import Message, SettingsError, option
 from .report import write_report
 from .runs.bundled import bundled, train_bundled
 from .runs.ensemble_training import train as train_ensemble
@@ -39,6 +39,7 @@ SAMPLES, SPARES = 12, 24
 # Few units and many passes over each: the regime in which single units matter (docs/demo.md says what was tried).
 DIGITS, SIDE, COMPONENTS, RECIPE = 48, 14, 8, preset("tiny")
 SAMPLING = Sampling()
+BUNDLED = f" (came with the package; {option('train', True)} trains it)"
 
 DEMO = OutputKind(
     what="demo",
@@ -120,7 +121,7 @@ class Outcome:
             self.witness.headline(),
             "",
             f"took {f['seconds']:.0f} s, {f['peak_gib_of_largest_process']} GiB in the largest process",
-            f"run       {self.run.path}{' (came with the package; --train trains it)' if self.bundled else ''}",
+            Message(f"run       {self.run.path}{BUNDLED if self.bundled else ''}"),
             f"universe  {self.out / 'universe.zarr'}",
             f"report    {self.page}   <- open this in a browser",
         ]
