@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.resources import files
 
 import numpy as np
 
@@ -10,56 +11,7 @@ from .run import Run
 
 PAPER = "https://arxiv.org/abs/2406.07908"
 NAMED = 24  # units that the card names
-
-_TEXT = """# {title}
-
-An **ablatable ensemble**: {components} diffusion models, trained on coded, overlapping parts of {units} training units.
-Remove any unit *exactly*, without retraining, and draw again from the same noise.
-{picture}
-```python
-import ablatable as ab
-
-model = ab.AblatablePipeline.from_pretrained("{name}")
-factual = model(seeds=range(4)).images
-without = model(seeds=range(4), without=["{unit}"]).images  # the components that saw this unit are left out
-```
-
-## Training data
-
-{units} units, {images} images of {height} x {width} pixels, {colour}. A unit is the smallest piece that can be removed.
-{named}
-{holding} `units.parquet` lists every unit with its content hash and its codeword.
-
-## Components
-
-| | |
-| --- | --- |
-| components | {present} |
-| component | {kind}, {parameters} parameters |
-| training | {steps} |
-| units per component | {fewest} to {most} |
-| components per unit | {weight} of {designed} |
-| ensemble seed | {seed} |
-| manifest (SHA-256) | `{digest}` |
-
-## What is guaranteed
-
-A component's weights are a function of the recipe, the seed, its number and the units of its own split. So what the
-surviving components draw owes nothing to a unit that they did not see. `ablatable audit check` compares every file with
-the manifest, and `ablatable audit verify --retrain` trains components again and compares their bits. Whoever trusts
-this card trusts the publisher that these weights came out of that training.
-
-## Limits
-
-- Removing a unit removes its own images. Another copy under another id keeps its influence, and so does a style that
-  others share.
-- While a unit is in it, the ensemble may have memorised its images and may draw them.
-- Fewer components draw worse. `ablatable run budget` says how many units can be removed together.
-
-## Citation
-
-Z. Dai and D. K. Gifford, *Ablation Based Counterfactuals*, [arXiv 2406.07908]({paper}), 2024. Made with `ablatable`.
-"""
+TEMPLATE = "card.md"  # beside this module
 
 
 def model_card(
@@ -85,32 +37,36 @@ def model_card(
     table, sizes = run.design, run.code.matrix.sum(axis=0)
     channels, height, width = run.shape
     weights = sorted({int(weight) for weight in table.matrix.sum(axis=1)})
-    text = _TEXT.format(
-        title=name.rsplit("/", maxsplit=1)[-1],
-        name=name,
-        unit=run.unit_ids[0],
-        units=len(run.unit_ids),
-        named=_named(run.unit_ids),
-        images=_image_count(run),
-        height=height,
-        width=width,
-        colour="grey" if channels == 1 else "colour",
-        holding="The images themselves are in `images.safetensors`."
-        if images
-        else "The images are not published here.",
-        components=len(run.present),
-        present=f"{len(run.present)} of {table.components}",
-        designed=table.components,
-        kind=run.recipe.component.kind,
-        parameters=f"{_parameters(run):,}",
-        steps=f"{run.recipe.training_steps:,} steps each" if run.recipe.training_steps else "closed form",
-        fewest=int(sizes.min()),
-        most=int(sizes.max()),
-        weight=weights[0] if len(weights) == 1 else f"{weights[0]} to {weights[-1]}",
-        seed=run.seed,
-        digest=run.digest,
-        picture=f"\n![Samples of the ensemble]({picture})\n" if picture else "",
-        paper=PAPER,
+    text = (
+        (files(__package__ or "") / TEMPLATE)
+        .read_text("utf-8")
+        .format(
+            title=name.rsplit("/", maxsplit=1)[-1],
+            name=name,
+            unit=run.unit_ids[0],
+            units=len(run.unit_ids),
+            named=_named(run.unit_ids),
+            images=_image_count(run),
+            height=height,
+            width=width,
+            colour="grey" if channels == 1 else "colour",
+            holding="The images themselves are in `images.safetensors`."
+            if images
+            else "The images are not published here.",
+            components=len(run.present),
+            present=f"{len(run.present)} of {table.components}",
+            designed=table.components,
+            kind=run.recipe.component.kind,
+            parameters=f"{_parameters(run):,}",
+            steps=f"{run.recipe.training_steps:,} steps each" if run.recipe.training_steps else "closed form",
+            fewest=int(sizes.min()),
+            most=int(sizes.max()),
+            weight=weights[0] if len(weights) == 1 else f"{weights[0]} to {weights[-1]}",
+            seed=run.seed,
+            digest=run.digest,
+            picture=f"\n![Samples of the ensemble]({picture})\n" if picture else "",
+            paper=PAPER,
+        )
     )
     return f"---\n{header.to_yaml()}\n---\n\n{text}"
 

@@ -64,7 +64,7 @@ def push_run(
     picture: bool = True,
     revision: str | None = None,
     token: str | None = None,
-    message: str = "Publish an ablatable run",
+    message: str = "Publish a run",
 ) -> str:
     """Publish a run on the Hub with a model card.
 
