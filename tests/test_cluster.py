@@ -52,9 +52,14 @@ def test_a_universe_and_a_run(cluster: Any, small, small_universe, tmp_path: Pat
         tmp_path / "run", SEEDS, out=tmp_path / "u", sampling=Sampling(steps=STEPS), spares=SPARES, execution=there
     )
     assert fingerprints(tmp_path / "u") == fingerprints(Path(small_universe.url))
+
+
+@pytest.mark.slow
+def test_a_screened_universe(cluster: Any, small, tmp_path: Path, fingerprints: Fingerprints) -> None:
+    there = Execution(ray=cluster.address, quiet=True)
     for name, execution in {"s": there, "local": Execution(workers=0, quiet=True)}.items():
         options: dict[str, Any] = {"share": 0.75, "sampling": Sampling(steps=STEPS), "spares": SPARES}
-        screen_universe(tmp_path / "run", SEEDS, out=tmp_path / name, execution=execution, **options)
+        screen_universe(small.run.path, SEEDS, out=tmp_path / name, execution=execution, **options)
     assert fingerprints(tmp_path / "s") == fingerprints(tmp_path / "local")
 
 

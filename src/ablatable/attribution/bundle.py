@@ -172,7 +172,7 @@ def _tables(universe: Universe) -> dict[str, pl.DataFrame]:
 def _scores(universe: Universe, evaluation: str | Path | None) -> pl.DataFrame:
     import polars as pl
 
-    schema = {"method": pl.String, "sample": pl.Int64, "unit": pl.String, "score": pl.Float64}
+    schema = pl.Schema({"method": pl.String, "sample": pl.Int64, "unit": pl.String, "score": pl.Float64})
     if evaluation is None:
         return pl.DataFrame(schema=schema)
     folder = Path(evaluation)
@@ -182,7 +182,7 @@ def _scores(universe: Universe, evaluation: str | Path | None) -> pl.DataFrame:
     for path in sorted((folder / "scores").glob("*.parquet")):
         scores = read_scores(path, samples=len(universe.seeds), units=universe.unit_ids).factual
         table = long_table(scores, universe.unit_ids)
-        parts.append(table.select(pl.lit(path.stem).alias("method"), "sample", "unit", "score").cast(dict(schema)))
+        parts.append(table.select(pl.lit(path.stem).alias("method"), "sample", "unit", "score").cast(schema))
     return pl.concat(parts) if parts else pl.DataFrame(schema=schema)
 
 
