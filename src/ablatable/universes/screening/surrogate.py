@@ -121,6 +121,6 @@ class Surrogate:
 
 def beyond(z: np.ndarray) -> np.ndarray:
     """The chance that Student's t with FREEDOM = 5, scaled to variance 1, exceeds z."""
-    x = z / math.sqrt(FREEDOM - 2)  # t / sqrt(5)
-    inside = 1 + np.square(x)
-    return np.clip(0.5 - (np.arctan(x) + x / inside * (1 + 2 / (3 * inside))) / math.pi, 0, 1)
+    from scipy.special import stdtr
+
+    return stdtr(FREEDOM, -z * math.sqrt(FREEDOM / (FREEDOM - 2)))
