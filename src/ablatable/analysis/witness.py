@@ -126,7 +126,7 @@ class Witness(Tabular):
         return (
             f"The components recognise the nearest training unit in {hits} of {len(self.seeds)} samples "
             f"(p <= {ALPHA:g}, one test per sample; {ALPHA:.0%} would by chance), and some unit at a false discovery "
-            f"rate of {LEVEL:g} in {int(some.sum())}. In {none} they recognise no unit."
+            f"rate of {LEVEL:g} in {int(some.sum())}." + (f" In {none} they recognise no unit." if none else "")
         )
 
     def verdict(self, sample: int) -> str:
