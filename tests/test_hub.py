@@ -12,7 +12,7 @@ import yaml
 
 import ablatable as ab
 from ablatable._runtime.hub import is_hub_name
-from ablatable.errors import DataError, SettingsError, StoreError
+from ablatable.errors import CodeError, DataError, SettingsError, StoreError
 from ablatable.runs.publishing import fetch_run, push_run
 from ablatable.runs.run import check_run
 from conftest import Small
@@ -63,6 +63,9 @@ def test_only_the_survivors_are_fetched(small: Small, hub: Hub) -> None:
     saw = [f"components/{number:02d}/" for number in np.flatnonzero(small.code.matrix[3])]
     assert hub.fetched and not any(name.startswith(folder) for name in hub.fetched for folder in saw)
     assert "images.safetensors" not in hub.fetched
+    gone = next(u for row, u in enumerate(small.units.ids) if not small.code.survivors([3, row]).any())
+    with pytest.raises(CodeError, match=f"without {unit}, {gone}"):
+        model(seeds=[5], without=[gone], num_inference_steps=4)
     whole = ab.AblatablePipeline(small.run)
     for asked, wanted in (((), [unit]), ([other], [unit, other])):
         got = model(seeds=[5], without=asked, num_inference_steps=4, output_type="np").images

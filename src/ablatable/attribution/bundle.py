@@ -140,7 +140,7 @@ def _tables(universe: Universe) -> dict[str, pl.DataFrame]:
     words = settings.words or [None] * settings.ablations  # an imported universe does not know them
     spares, training = list(settings.spares), universe.training
     of_units = [words[row] for row in settings.ablation]
-    removed = np.stack([universe.counterfactual(unit) for unit in universe.unit_ids], axis=1)  # (samples, units, ..)
+    removed = np.moveaxis(universe.ablations(settings.ablation), 0, 1)  # read once; (samples, units, H, W, C)
     count = len(universe.unit_ids)
     return {
         "units": pl.DataFrame(

@@ -31,7 +31,7 @@ def push(
         if as_json:
             print_json({"repository": repository, "bytes": sizes})
             return
-        rows = [(name, "made now" if size is None else f"{size / 2**20:.2f} MiB") for name, size in sizes.items()]
+        rows = [(name, "made now" if size is None else f"{size / 2**10:,.1f} KiB") for name, size in sizes.items()]
         print_rows(["file", "size"], rows, title=repository)
         if images:
             say("images.safetensors holds the training images; --no-images leaves them out")
