@@ -11,6 +11,7 @@ import { Code } from "../site/code.js";
 import { readView, writeView } from "../site/address.js";
 import { ideal, meanOf } from "../site/engine/denoisers.js";
 import { draw } from "../site/engine/drawing.js";
+import { fasterOf } from "../site/engine/racing.js";
 import { blake2b128, noise } from "../site/engine/rng.js";
 import { alphasCumprod, rint, takeStep, toLevels } from "../site/engine/sampling.js";
 import { withQ } from "../site/ui/answers.js";
@@ -160,4 +161,21 @@ test("q-values", compared, () => {
     q,
     1e-12,
   );
+});
+
+test("the second way to draw is taken only if it agrees and is faster", async () => {
+  const after = (/** @type {number} */ ms, /** @type {number} */ off) => async (/** @type {Float32Array} */ x) => {
+    await new Promise((resume) => setTimeout(resume, ms));
+    return x.map((value) => value * 0.5 + off);
+  };
+  const how = { size: 12, components: 3, idle: async () => {} };
+  const slow = after(40, 0),
+    fast = after(1, 1e-5),
+    wrong = after(1, 0.01),
+    broken = after(1, NaN);
+  assert.equal(await fasterOf(slow, fast, how), fast);
+  assert.equal(await fasterOf(fast, slow, how), fast);
+  assert.equal(await fasterOf(slow, wrong, how), slow);
+  assert.equal(await fasterOf(slow, broken, how), slow);
+  assert.equal(await fasterOf(fast, slow, { ...how, handicap: 0 }), slow);
 });
