@@ -400,8 +400,22 @@ def test_a_removal_is_shown_with_both_tests(network_site: Explored, visit: Calla
 
 
 def rounded(value: float) -> str:
-    """As the page writes a rate; the tests of ten nulls give no halves to round."""
-    return f"{value:.3f}" if value < 0.01 else f"{value:.2f}"
+    """As the page writes a rate: rounded up."""
+    digits = 3 if value < 0.01 else 2
+    return f"{np.ceil(round(float(value) * 10**digits, 4)) / 10**digits:.{digits}f}"
+
+
+def test_without_nulls_nobody_can_tell(visit: Callable[..., Visit], tmp_path: Path) -> None:
+    # every codeword of weight 1 is taken: there is no null to compare with
+    units = ab.Units.digits(4)
+    run = ab.train(units, ab.Code.balanced(units=4, components=4, weight=1), ab.preset("ideal"), out=tmp_path / "run")
+    made = ab.write_explorer(run, out=tmp_path / "site", seeds=[0], sampling=ab.Sampling(steps=4))
+    shown = visit(made.path).ready()
+    shown.page.get_by_role("button", name="New noise").click()
+    shown.page.locator("#way-most").click()
+    shown.page.wait_for_selector(".ranking", timeout=PATIENCE)
+    assert "Without nulls nobody can tell" in shown.page.locator("#answer .verdict").inner_text()
+    assert shown.page.locator(".entry").count() == 4
 
 
 def test_of_new_noise_every_removal_is_drawn_to_answer(

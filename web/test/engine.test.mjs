@@ -15,6 +15,7 @@ import { fasterOf } from "../site/engine/racing.js";
 import { blake2b128, noise } from "../site/engine/rng.js";
 import { alphasCumprod, rint, takeStep, toLevels } from "../site/engine/sampling.js";
 import { withQ } from "../site/ui/answers.js";
+import { rate } from "../site/ui/dom.js";
 
 const expected = process.env.EXPECTED ? JSON.parse(readFileSync(process.env.EXPECTED, "utf8")) : null;
 const compared = { skip: expected ? false : "EXPECTED names no file of numbers from Python" };
@@ -178,4 +179,15 @@ test("the second way to draw is taken only if it agrees and is faster", async ()
   assert.equal(await fasterOf(slow, wrong, how), slow);
   assert.equal(await fasterOf(slow, broken, how), slow);
   assert.equal(await fasterOf(fast, slow, { ...how, handicap: 0 }), slow);
+});
+
+test("a rate above a level does not read as if it were at it", () => {
+  assert.equal(rate(0.1001), "0.11");
+  assert.equal(rate(Math.fround(0.1)), "0.10");
+  assert.equal(rate(Math.fround(0.05)), "0.05");
+  assert.equal(rate(0.0501), "0.06");
+  assert.equal(rate(0.0012), "0.002");
+  assert.equal(rate(0.01), "0.01");
+  assert.equal(rate(0.0099), "0.010");
+  assert.equal(rate(1), "1.00");
 });
