@@ -29,7 +29,7 @@ from ..diffusion.recipe import Recipe, TrainingConfig
 from ..diffusion.schedule import add_noise
 from .checkpoint import TrainingState, marked_steps
 from .records import TRAINING, Mark, TrainingRecord
-from .shared import Shared
+from .shared import NOTHING_SHARED, Shared
 
 Report = Callable[[dict], None]
 """Receives {"step", "steps", "loss", "images"} now and then while a component trains."""
@@ -50,7 +50,7 @@ class TrainTask:
     device: str = "cpu"
     checkpoint_seconds: float = 20.0  # the least time between two checkpoints
     saving: int = 50  # and that in units of what the last one took, which bounds their share of the time
-    shared: Shared = Shared()  # frozen models, the same for all components
+    shared: Shared = NOTHING_SHARED  # frozen models, the same for all components
 
 
 def training_loop(

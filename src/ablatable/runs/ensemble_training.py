@@ -26,7 +26,7 @@ from .disk_room import training_bytes
 from .enough_units import refuse_too_few
 from .records import Manifest, RunSettings, Trained, UnitsLoaded, log, read_training
 from .run import RUN, Run, component_folder
-from .shared import FOLDER, Shared, SharedPart, copy_parts, records_of
+from .shared import FOLDER, NOTHING_SHARED, Shared, SharedPart, copy_parts, records_of
 
 if TYPE_CHECKING:
     from .component_training import TrainTask
@@ -148,7 +148,7 @@ def task_of(
     number: int,
     run: Path,
     device: str,
-    shared: Shared = Shared(),
+    shared: Shared = NOTHING_SHARED,
 ) -> TrainTask:
     """Component `number`'s training: of all units it is handed those of its split and no more."""
     from .component_training import TrainTask

@@ -94,6 +94,9 @@ class Shared:
         return [SharedPart(each.name, each.role, self.folder / each.name, each.statement) for each in self.records]
 
 
+NOTHING_SHARED = Shared()
+
+
 def files_of(folder: Path) -> list[str]:
     """Paths of all files of a folder but hidden ones, relative to it, sorted, with `/`."""
     found = (path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
