@@ -149,37 +149,38 @@ def test_no_source_leaks(write: Callable, channels: int, tmp_path: Path) -> None
 # --- planted leaks ---
 
 task_of, batch_at, build, fit = training.task_of, fitting.batch_at, fitting.build_component, fitting.training_loop
+begin = fitting.TrainingState
 told: dict = {}
 
 
 def leaky_seed(leak: Callable) -> Callable:
     """Training whose randomness is keyed by something from outside the split."""
 
-    def leaking(units, code, recipe, seed, number, run, device):
-        task = task_of(units, code, recipe, seed, number, run, device)
+    def leaking(units, code, recipe, seed, number, run, device, *shared):
+        task = task_of(units, code, recipe, seed, number, run, device, *shared)
         return replace(task, seed=seed + int(leak(units, code, number)))
 
     return leaking
 
 
-def dataset_mean(units, code, recipe, seed, number, run, device):
-    task = task_of(units, code, recipe, seed, number, run, device)
+def dataset_mean(units, code, recipe, seed, number, run, device, *shared):
+    task = task_of(units, code, recipe, seed, number, run, device, *shared)
     shift = int(units.images.astype(float).mean() * 16)
     images = (task.split.images.astype(int) + shift) % 256
     return replace(task, split=ab.Units(task.split.ids, images.astype(np.uint8), task.split.owner))
 
 
-def whole_epoch_task(units, code, recipe, seed, number, run, device):
+def whole_epoch_task(units, code, recipe, seed, number, run, device, *shared):
     told["units"] = len(units)
-    return task_of(units, code, recipe, seed, number, run, device)
+    return task_of(units, code, recipe, seed, number, run, device, *shared)
 
 
 def whole_epoch_batch(task, step, images, train_steps):
     return batch_at(task, step + told["units"], images, train_steps)
 
 
-def warm_build(recipe, pixels, seed):
-    model = build(recipe, pixels, seed)
+def warm_build(recipe, pixels, seed, *shared):
+    model = build(recipe, pixels, seed, *shared)
     with torch.no_grad():
         for parameter, average in zip(model.parameters(), told.get("average", []), strict=False):
             parameter.lerp_(average, 0.01)
@@ -190,6 +191,21 @@ def remembering_fit(*arguments, **options):
     outcome = fit(*arguments, **options)
     told["average"] = [parameter.detach().clone() for parameter in outcome[0].parameters()]
     return outcome
+
+
+def shared_optimiser(parameters, config, fingerprint):
+    """A training state that goes on with the moments of the component before."""
+    state = begin(parameters, config, fingerprint)
+    for parameter, moments in zip(parameters, told.get("moments", []), strict=False):
+        state.optimizer.state[parameter] = {name: value.clone() for name, value in moments.items()}
+    finish = state.finish
+
+    def remember():
+        told["moments"] = [dict(state.optimizer.state[parameter]) for parameter in parameters]
+        finish()
+
+    state.finish = remember
+    return state
 
 
 LEAKS: dict[str, list[tuple[object, str, Callable]]] = {
@@ -208,6 +224,7 @@ LEAKS: dict[str, list[tuple[object, str, Callable]]] = {
         (training, "task_of", whole_epoch_task),
         (fitting, "batch_at", whole_epoch_batch),
     ],
+    "shared optimiser state": [(fitting, "TrainingState", shared_optimiser)],
     "average over components": [(fitting, "build_component", warm_build), (fitting, "training_loop", remembering_fit)],
 }
 

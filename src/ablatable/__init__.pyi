@@ -35,6 +35,7 @@ from .runs.publishing import fetch_run as fetch_run
 from .runs.publishing import push_run as push_run
 from .runs.run import Run as Run
 from .runs.samples import draw_samples as draw_samples
+from .runs.shared import SharedPart as SharedPart
 from .studies.differential import study_differential as study_differential
 from .studies.size import study_size as study_size
 from .studies.unattributable import study_unattributable as study_unattributable

@@ -196,6 +196,7 @@ def _tasks(run: Run, rows: list[int], path: Path, device: str) -> list[TrainTask
             seed=run.seed,
             folder=path / folder,
             device=device,
+            shared=run.shared,
         )
 
     everything = list(range(len(run.unit_ids)))
@@ -225,7 +226,8 @@ def _distances(
     )
 
     def load(folder: str) -> nn.Module:
-        return load_component(path / folder, run.recipe.component, run.recipe.schedule).to(device)
+        recipe = run.recipe
+        return load_component(path / folder, recipe.component, recipe.schedule, run.shared.folders).to(device)
 
     def pictures(components: list[nn.Module], ablations: np.ndarray | None = None) -> np.ndarray:
         """Uint8 (ablations, samples, C, H, W)."""

@@ -103,6 +103,8 @@ def _repeat(
 
 
 def _found(found: Audit) -> list[str]:
+    from ..runs.shared import relative_to
+
     said = [f"{found.subject}: content {found.content_sha256}"]
     said += [f"- the chain does not hold: {line}" for line in found.wrong]
     if not found.wrong:
@@ -112,6 +114,7 @@ def _found(found: Audit) -> list[str]:
     else:
         said.append("- no unit of the run holds it")
     said.append(f"- never seen, bit for bit, by components {_listed(found.clean)}")
+    said += [f"  {line}" for line in relative_to(found.shared)]
     for unit, like, saw in found.near[:10]:
         said.append(
             f"- {unit} is a near-duplicate (likeness {like:.3f}), seen by {_listed(saw)}: its influence is its own"

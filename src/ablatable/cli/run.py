@@ -43,6 +43,7 @@ def info(run: RunPath, as_json: Json = False) -> None:
         "training_steps": opened.recipe.training_steps,
         "seed": opened.seed,
         "digest": opened.digest,
+        **{f"shared_{part.name}": f"{part.role}, SHA-256 {part.sha256}" for part in opened.shared.records},
         "mebibytes": round(sum(path.stat().st_size for path in files) / 2**20, 1),
         "made_with": ", ".join(f"{name} {value}" for name, value in sorted(opened.manifest.environment.items())),
     }
@@ -116,6 +117,7 @@ def forget(
     """Make a new run from the components that never saw some units, with a certificate; nothing is trained."""
     from .._runtime.outputs import check_folder
     from ..runs.run import RUN, Run
+    from ..runs.shared import relative_to
     from ..unlearning.forgetting import forget as forget_units
     from ..unlearning.forgetting import plan_removal
     from ..unlearning.verification import audit_unit
@@ -126,12 +128,14 @@ def forget(
     near = {
         (gone, other) for gone in removal.ids for other, *_ in audit_unit(run, gone).near if other not in removal.ids
     }
+    shared = Run(run).shared.records
     told = {
         "units": removal.ids,
         "ablated": removal.ablated,
         "survivors": removal.survivors,
         "near_duplicates": sorted(near),
         "budget": removal.budget.as_dict(),
+        **({"shared": [part.values() for part in shared]} if shared else {}),
     }
     if not dry_run:
         new, made = forget_units(
@@ -148,6 +152,8 @@ def forget(
         say(f"- {sentence}")
     for gone, other in sorted(near):
         say(f"- {other} looks much like {gone}; its influence stays unless it is removed too")
+    for sentence in relative_to(shared):
+        say(f"- {sentence}")
     if dry_run:
         named = " ".join(f"--unit {quoted(gone)}" for gone in removal.ids)
         next_step(f"ablatable run forget {quoted(run)} {named} --out WITHOUT")

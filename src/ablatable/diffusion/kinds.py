@@ -11,12 +11,13 @@ A recipe names it: `Recipe(component={"kind": "convolution", ...})`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -59,6 +60,8 @@ class Kind:
             anything when a file is missing or unreadable.
         parameters: the parameters that training changes.
         loss: (config, predicted noise, noise, abar_t (B,)) -> the training loss, a scalar.
+        shared: whether its components need frozen models that all of them use. Then `build` and `load` get one more
+            argument: the folder of each, by its name.
 
     A denoiser may offer two methods more. Without them its plain forward pass is used, and what needs them is refused:
 
@@ -69,11 +72,12 @@ class Kind:
 
     config: type[ComponentConfig]
     denoiser: type[nn.Module]
-    build: Callable[[Any, np.ndarray, int, Schedule], nn.Module]
+    build: Callable[..., nn.Module]
     save: Callable[[Any, Path, str], None]
-    load: Callable[[Path, Any, Schedule], nn.Module]
+    load: Callable[..., nn.Module]
     parameters: Callable[[nn.Module], list[nn.Parameter]] = trainable
     loss: Callable[[Any, Tensor, Tensor, Tensor], Tensor] = squared_error
+    shared: bool = False
 
     def refuse_unless(self, method: str, purpose: str) -> None:
         """`SettingsError`, which says why `purpose` is impossible, unless its denoisers offer `fast` or `tangent`."""
@@ -98,9 +102,13 @@ def kind_named(name: str) -> Kind:
     return others[name].load()
 
 
-def build_component(recipe: Recipe, pixels: np.ndarray, seed: int) -> nn.Module:
-    """A fresh component for a split's pixels, uint8 (M, H, W, C)."""
-    return kind_named(recipe.component.kind).build(recipe.component, pixels, seed, recipe.schedule)
+def build_component(
+    recipe: Recipe, pixels: np.ndarray, seed: int, shared: Mapping[str, Path] = MappingProxyType({})
+) -> nn.Module:
+    """A fresh component for a split's pixels, uint8 (M, H, W, C); `shared`: folders of frozen models, by name."""
+    kind = kind_named(recipe.component.kind)
+    more = (shared,) if kind.shared else ()
+    return kind.build(recipe.component, pixels, seed, recipe.schedule, *more)
 
 
 def save_component(denoiser: nn.Module, config: ComponentConfig, folder: Path, stored: str = "float32") -> None:
@@ -114,14 +122,17 @@ def save_component(denoiser: nn.Module, config: ComponentConfig, folder: Path, s
         kind.save(denoiser, folder, stored)
 
 
-def load_component(folder: Path, config: ComponentConfig, schedule: Schedule) -> nn.Module:
+def load_component(
+    folder: Path, config: ComponentConfig, schedule: Schedule, shared: Mapping[str, Path] = MappingProxyType({})
+) -> nn.Module:
     """Read a component written by `save_component`, in evaluation mode, on the CPU, weights in float32.
 
-    Raises `StoreError` when a file is missing or unreadable.
+    `shared`: folders of frozen models, by name. Raises `StoreError` when a file is missing or unreadable.
     """
     kind = kind_named(config.kind)
+    more = (shared,) if kind.shared else ()
     try:
-        return kind.load(folder, config, schedule).eval()
+        return kind.load(folder, config, schedule, *more).eval()
     except Exception as error:  # safetensors and diffusers raise many kinds
         raise StoreError(
             f"component {folder.name}: cannot read {folder / config.weights} ({error}); give the run to "

@@ -82,6 +82,7 @@ def _component_facts(run: Run | None) -> Rows:
     if run is None:
         return []
     from ..diffusion.recipe import PRESETS
+    from ..runs.shared import relative_to
 
     recipe = run.recipe
     component, training = recipe.component, recipe.training
@@ -94,4 +95,6 @@ def _component_facts(run: Run | None) -> Rows:
     schedule = recipe.schedule
     rows.append(("noise schedule", f"{schedule.train_steps} steps, β {schedule.beta_start:g} to {schedule.beta_end:g}"))
     rows.append(("ensemble seed", str(run.seed)))
+    rows += [(f"{part.role} '{part.name}', SHA-256", part.sha256) for part in run.shared.records]
+    rows += [("what is guaranteed", sentence) for sentence in relative_to(run.shared.records)]
     return rows

@@ -8,6 +8,7 @@ from importlib.resources import files
 import numpy as np
 
 from .run import Run
+from .shared import relative_to
 
 PAPER = "https://arxiv.org/abs/2406.07908"
 NAMED = 24  # units that the card names
@@ -65,6 +66,7 @@ def model_card(
             seed=run.seed,
             digest=run.digest,
             picture=f"\n![Samples of the ensemble]({picture})\n" if picture else "",
+            shared="".join(f"{sentence}\n\n" for sentence in relative_to(run.shared.records)),
             paper=PAPER,
         )
     )

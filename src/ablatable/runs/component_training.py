@@ -29,6 +29,7 @@ from ..diffusion.recipe import Recipe, TrainingConfig
 from ..diffusion.schedule import add_noise
 from .checkpoint import TrainingState, marked_steps
 from .records import TRAINING, Mark, TrainingRecord
+from .shared import NOTHING_SHARED, Shared
 
 Report = Callable[[dict], None]
 """Receives {"step", "steps", "loss", "images"} now and then while a component trains."""
@@ -49,6 +50,7 @@ class TrainTask:
     device: str = "cpu"
     checkpoint_seconds: float = 20.0  # the least time between two checkpoints
     saving: int = 50  # and that in units of what the last one took, which bounds their share of the time
+    shared: Shared = NOTHING_SHARED  # frozen models, the same for all components
 
 
 def training_loop(
@@ -67,7 +69,7 @@ def training_loop(
     recipe, config, device = task.recipe, task.recipe.training, torch.device(task.device)
     kind = kind_named(recipe.component.kind)
     pictures = Pictures(split.images)
-    model = build_component(recipe, split.images, torch_seed("weights", task.seed, task.component))
+    model = _fresh(task, split)
     model = model.to(device).train()
     state = TrainingState(kind.parameters(model), config, _fingerprint(task, split))
     start = state.load(checkpoint) if checkpoint else 0
@@ -159,7 +161,7 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
             denoiser, state = training_loop(task, split, report=report, checkpoint=partial / "checkpoint")
         losses, marks = state.history(), state.marks
     else:
-        denoiser = build_component(recipe, split.images, torch_seed("weights", task.seed, task.component))
+        denoiser = _fresh(task, split)
     save_component(denoiser, recipe.component, partial, recipe.training.stored)
     record = TrainingRecord(
         component=task.component,
@@ -173,11 +175,17 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
         loss=losses,
         marks=marks,
         weights_sha256=file_hash(partial / weights.name),
+        shared=task.shared.digests or None,
     )
     write_json(partial / TRAINING, record.values())
     (partial / "checkpoint").unlink(missing_ok=True)
     move_folder_into_place(partial, task.folder)
     return file_hash(weights)
+
+
+def _fresh(task: TrainTask, split: Units) -> nn.Module:
+    seed = torch_seed("weights", task.seed, task.component)
+    return build_component(task.recipe, split.images, seed, task.shared.folders)
 
 
 def first_marks(task: TrainTask, steps: int, report: Report = lambda event: None) -> list[Mark]:
@@ -244,8 +252,8 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 def _fingerprint(task: TrainTask, split: Units) -> str:
     """What a checkpoint must have been made from to be resumed."""
     made_of = [task.recipe.model_dump(mode="json"), task.component, task.seed, split.fingerprint(), torch.__version__]
-    where = _hardware(task)
-    return json_hash(made_of if where is None else [*made_of, where])
+    made_of += [each for each in (_hardware(task), task.shared.digests) if each]
+    return json_hash(made_of)
 
 
 def _hardware(task: TrainTask) -> str | None:

@@ -20,7 +20,7 @@ def training_bytes(tasks: Sequence[TrainTask], execution: Execution) -> int:
 
     first = tasks[0]  # made when it is asked for
     recipe = first.recipe
-    made = build_component(recipe, first.split.images, 0)
+    made = build_component(recipe, first.split.images, 0, first.shared.folders)
     numbers = sum(tensor.numel() for tensor in made.state_dict().values())
     weights = numbers * (4 if recipe.training.stored == "float32" else 2)
     at_once = 1 if execution.workers == 0 else execution.workers or default_workers()

@@ -26,6 +26,7 @@ from .disk_room import training_bytes
 from .enough_units import refuse_too_few
 from .records import Manifest, RunSettings, Trained, UnitsLoaded, log, read_training
 from .run import RUN, Run, component_folder
+from .shared import FOLDER, NOTHING_SHARED, Shared, SharedPart, copy_parts, records_of
 
 if TYPE_CHECKING:
     from .component_training import TrainTask
@@ -44,6 +45,7 @@ def train(
     execution: Execution = Execution(),
     overwrite: bool = False,
     reuse: Run | None = None,
+    shared: Sequence[SharedPart] = (),
 ) -> Run:
     """Train an ablatable ensemble: every component on its own split, in parallel, resumably.
 
@@ -57,6 +59,8 @@ def train(
         overwrite: replace the run that is there.
         reuse: a run whose components are copied instead of trained, each only if its training record says that it was
             made from exactly what this one would be: the same split, recipe, number and seed.
+        shared: frozen models that all components use. They are copied into the run, and what it guarantees is relative
+            to them.
 
     Raises:
         SettingsError: `out` holds a run with other settings (both values are named), or is something else; or there
@@ -75,6 +79,7 @@ def train(
         execution=execution,
         overwrite=overwrite,
         reuse=reuse,
+        shared=shared,
     )
 
 
@@ -89,6 +94,7 @@ def make_run(
     execution: Execution,
     overwrite: bool = False,
     reuse: Run | None = None,
+    shared: Sequence[SharedPart] = (),
 ) -> Run:
     """As `train`, for a run that has only the components `present` of its design; none may train on nothing."""
     path, execution = Path(out), execution.resolved()
@@ -110,14 +116,18 @@ def make_run(
         torch=version("torch"),
         code_design=RANDOM if code.design == RANDOM else None,
         hardware=None if where == CPU else where,
+        shared=records_of(shared),
     )
+    inside = Shared(settings.shared or (), path.resolve() / FOLDER)
     with output_folder(path, RUN, overwrite=overwrite):
         _open_for_training(path, settings, units, code)
+        copy_parts(shared, path)
+        inside.check()
         if units.report is not None:
             log(path, UnitsLoaded(**units.report.as_dict()))
         if not (path / "ensemble.json").exists():
             _remove_damaged(path, recipe)
-        tasks = Tasks(present, lambda number: task_of(units, code, recipe, seed, number, path, execution.device))
+        tasks = Tasks(present, lambda n: task_of(units, code, recipe, seed, n, path, execution.device, inside))
         if reuse is not None:
             for task in tasks:
                 _take_over(task, reuse)
@@ -130,7 +140,16 @@ def make_run(
     return Run(path)
 
 
-def task_of(units: Units, code: Code, recipe: Recipe, seed: int, number: int, run: Path, device: str) -> TrainTask:
+def task_of(
+    units: Units,
+    code: Code,
+    recipe: Recipe,
+    seed: int,
+    number: int,
+    run: Path,
+    device: str,
+    shared: Shared = NOTHING_SHARED,
+) -> TrainTask:
     """Component `number`'s training: of all units it is handed those of its split and no more."""
     from .component_training import TrainTask
 
@@ -143,6 +162,7 @@ def task_of(units: Units, code: Code, recipe: Recipe, seed: int, number: int, ru
         device=device,
         checkpoint_seconds=CHECKPOINT_SECONDS,
         saving=SAVING,
+        shared=shared,
     )
 
 
@@ -155,6 +175,7 @@ def reusable(run: Run, task: TrainTask) -> bool:
         record.units == dict(zip(task.split.ids, task.split.digests, strict=True))
         and record.recipe == task.recipe
         and (record.component, record.seed) == (task.component, task.seed)
+        and (record.shared or {}) == task.shared.digests
     )
 
 
@@ -268,8 +289,9 @@ def _manifest(path: Path, settings: RunSettings) -> Manifest:
         split_commitments=[read_training(folder).split_commitment for folder in folders],
         files_sha256={
             file.relative_to(path).as_posix(): file_hash(file)
-            for folder in folders
-            for file in sorted(folder.iterdir())
+            for folder in [*folders, *(path / FOLDER / part.name for part in settings.shared or ())]
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
         },
         environment=environment(),
     ).sealed()

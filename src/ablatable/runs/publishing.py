@@ -22,6 +22,7 @@ from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError, StoreError
 from .card import model_card
 from .run import Run, as_run
+from .shared import FOLDER
 
 TABLES = ("settings.json", "ensemble.json", "units.parquet", "certificate.json")
 IMAGES = "images.safetensors"
@@ -49,8 +50,9 @@ def fetch_run(name: str, *, revision: str | None = None, without: Sequence[str] 
         raise StoreError(f"'{name}' on the Hub is no run of ablatable: it has no ensemble.json")
     run = Run(folder)
     numbers = [run.present[index] for index in np.flatnonzero(run.survivors(without))]
+    parts = [f"{FOLDER}/{part.name}/*" for part in run.shared.records]
     # the commit, so that tables and weights belong together whatever is published meanwhile
-    fetch(name, [*wanted, *(f"components/{number:02d}/*" for number in numbers)], revision=folder.name)
+    fetch(name, [*wanted, *(f"components/{number:02d}/*" for number in numbers), *parts], revision=folder.name)
     return run
 
 

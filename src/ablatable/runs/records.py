@@ -38,6 +38,23 @@ class _Record(BaseModel):
         return self.model_dump(mode="json")
 
 
+class SharedRecord(_Record):
+    """A frozen model that all components use, see `shared`.
+
+    Attributes:
+        role: what it is: `base model`, `codec`, `text encoder`.
+        sha256: over its files and their paths.
+        statement: what its giver says about what it was trained on.
+    """
+
+    name: str
+    role: str
+    sha256: str
+    statement: str | None = None
+
+    later: ClassVar[frozenset[str]] = frozenset({"statement"})
+
+
 class RunSettings(_Record):
     """What was asked for: `settings.json`, written first.
 
@@ -49,6 +66,7 @@ class RunSettings(_Record):
         torch: its version.
         code_design: how the code was designed, if at random.
         hardware: the GPU that was trained on, see `devices.hardware`; None = a CPU.
+        shared: the frozen models that all components use; None = there are none.
     """
 
     format: Literal[2] = FORMAT
@@ -64,8 +82,9 @@ class RunSettings(_Record):
     torch: str
     code_design: str | None = None
     hardware: str | None = None
+    shared: tuple[SharedRecord, ...] | None = None
 
-    later: ClassVar[frozenset[str]] = frozenset({"code_design", "hardware"})
+    later: ClassVar[frozenset[str]] = frozenset({"code_design", "hardware", "shared"})
 
 
 class TrainingRecord(_Record):
@@ -79,6 +98,7 @@ class TrainingRecord(_Record):
         device: the kind of device that it was trained on; `hardware`: which, if it was a GPU.
         loss: [last step of a stretch, mean loss] pairs; none if nothing was trained.
         marks: what training had come to at some steps; none if nothing was trained.
+        shared: SHA-256 by name of the frozen models that it used; None = there were none.
     """
 
     component: int
@@ -92,8 +112,9 @@ class TrainingRecord(_Record):
     loss: list[tuple[int, float]]
     marks: list[Mark]
     weights_sha256: str
+    shared: dict[str, str] | None = None
 
-    later: ClassVar[frozenset[str]] = frozenset({"hardware"})
+    later: ClassVar[frozenset[str]] = frozenset({"hardware", "shared"})
 
 
 class Manifest(_Record):
@@ -101,7 +122,7 @@ class Manifest(_Record):
 
     Attributes:
         weights_sha256, split_commitments: one per component that is present.
-        files_sha256: by path, of every file of the components.
+        files_sha256: by path, of every file of the components and of what they share.
         environment: versions and kind of machine.
         sha256: of all the rest; it names the run.
     """

@@ -4,6 +4,7 @@ run/
   settings.json       what was asked for; written first, compared on every reopening
   units.parquet       unit id, content sha256, number of images, codeword, ablation index
   images.safetensors  the units' images, so that a run explains itself
+  shared/base/        a frozen model that all components use, if there is one
   components/07/      a plain diffusers model folder and training.json, complete as soon as it is there
   ensemble.json       settings, every file's hash, each split's commitment, versions; written last: a run that has it
                       is complete
@@ -29,6 +30,7 @@ from ..codes.code import RANDOM, Code
 from ..data.units import Units
 from ..errors import AblatableError, CodeError, DataError, SettingsError, StoreError, command, option
 from .records import read_manifest, read_training
+from .shared import FOLDER, Shared, folder_hash
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,8 +44,8 @@ RUN = OutputKind(
     recognises=lambda value: value["kind"] == "ablatable run",
     files=(
         r"settings\.json|units\.parquet|images\.safetensors|ensemble\.json|log\.jsonl|certificate\.json",
-        r"components/\d+(\.partial)?/(config\.json|diffusion_pytorch_model\.safetensors|images\.safetensors)",
-        r"components/\d+(\.partial)?/(training\.json|checkpoint)",
+        r"components/\d+(\.partial)?/([\w.-]+\.(json|safetensors)|checkpoint)",  # a kind names its own
+        r"shared/[a-z][a-z0-9_-]*(\.partial)?/.+",
     ),
     finished="ensemble.json",
     closed=("components",),
@@ -63,6 +65,7 @@ class Run:
         code: the design's columns of the components present: codewords, one row per unit.
         unit_ids: the units' names, one per row.
         digests: the units' content hashes, one per row.
+        shared: the frozen models that all components use; usually none.
     """
 
     @classmethod
@@ -99,6 +102,7 @@ class Run:
         self.manifest = read_manifest(self.path)
         settings = self.manifest.settings
         self.recipe, self.shape = settings.recipe, settings.shape
+        self.shared = Shared(settings.shared or (), self.path / FOLDER)
         place = self.path / "units.parquet"
         if not place.is_file() or file_hash(place) != self.manifest.units_table_sha256:
             raise StoreError(f"{place} is missing or damaged (its hash does not match); restore it from a copy")
@@ -151,7 +155,9 @@ class Run:
                     f"{path} is missing or damaged; delete {folder} and {self.path / 'ensemble.json'}, "
                     f"then repeat {command('train')}: only that component is trained"
                 )
-        return load_component(folder, self.recipe.component, self.recipe.schedule)
+        if verify:
+            self.shared.check()
+        return load_component(folder, self.recipe.component, self.recipe.schedule, self.shared.folders)
 
     def ensemble(
         self,
@@ -256,6 +262,11 @@ def check_run(path: str | Path) -> list[str]:
         for name, digest in expected.items()
         if not (path / name).exists() or file_hash(path / name) != digest
     ]
+    wrong += [
+        f"{path / FOLDER / part.name}: the {part.role} does not have the hash in ensemble.json"
+        for part in settings.shared or ()
+        if not wrong and folder_hash(path / FOLDER / part.name) != part.sha256
+    ]
     if not wrong:
         try:
             run = Run(path)
@@ -274,6 +285,8 @@ def check_run(path: str | Path) -> list[str]:
                     wrong.append(f"component {number:02d}: its training record lists other units than its split")
                 if not record.split_commitment == manifest.split_commitments[i] == commit(split.values()):
                     wrong.append(f"component {number:02d}: what is committed to is not its split")
+                if (record.shared or {}) != run.shared.digests:
+                    wrong.append(f"component {number:02d}: it was made with other shared parts than the run's")
                 if record.weights_sha256 != manifest.weights_sha256[i]:
                     wrong.append(f"component {number:02d}: its training record names other weights than ensemble.json")
         except AblatableError as error:

@@ -10,18 +10,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from .._runtime import merkle
 from .._runtime.files import canonical_json, json_hash, read_json, write_atomic
 from .._runtime.lock import LOCK_FILES
 from .._runtime.outputs import check_writable
 from ..errors import SettingsError, StoreError, command, option
+from ..runs.records import SharedRecord
 from ..runs.run import Run, check_run
+from ..runs.shared import relative_to
 
 NAME = "certificate.json"  # in the run it is about
+LATER = {"shared"}  # fields that came later: left out where they are None
 
 
 class _Strict(BaseModel):
@@ -68,8 +71,14 @@ class Certificate(_Strict):
     proofs: dict[str, list[dict]]
     """By surviving component, a proof for each unit that its content is not in the component's split."""
     environment: dict[str, str]
+    shared: list[SharedRecord] | None = None
+    """The frozen models that all components use, to which all of this is relative; None = there are none."""
     sha256: str
     signature: Signature | None = None
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None or name not in LATER}
 
 
 def issue(
@@ -109,6 +118,7 @@ def issue(
             for column, number in enumerate(after.present)
         },
         "environment": after.manifest.environment,
+        "shared": list(after.shared.records) or None,
     }
     unsigned = Certificate.model_validate({**values, "sha256": ""})
     certificate = unsigned.model_copy(update={"sha256": _content_hash(unsigned)})
@@ -190,6 +200,8 @@ def _wrong_components(certificate: Certificate, run: Run) -> list[str]:
         len(unit.codeword) != run.design.components or set(unit.codeword) - {"0", "1"} for unit in certificate.units
     ):
         wrong.append(f"a codeword is not {run.design.components} bits long, as the run's are")
+    if tuple(certificate.shared or ()) != run.shared.records:
+        wrong.append("the parts that all components share are not those of the run")
     if certificate.environment != run.manifest.environment:
         wrong.append("the versions and machine are not those that the run names")
     return wrong
@@ -328,6 +340,7 @@ def render_certificate(certificate: Certificate) -> str:
     lines.append("Weights of the survivors (SHA-256):")
     lines += [f"  {number}  {digest}" for number, digest in c.after.weights_sha256.items()]
     lines += ["", f"{sum(map(len, c.proofs.values()))} proofs that no survivor's split holds a removed unit's content."]
+    lines += relative_to(c.shared)
     lines.append("Made with " + ", ".join(f"{name} {version}" for name, version in sorted(c.environment.items())) + ".")
     return "\n".join(map(_printable, lines))
 

@@ -110,6 +110,7 @@ def forget(
         execution=HERE,
         overwrite=overwrite,
         reuse=old,
+        shared=old.shared.parts(),
     )
     path = out / certificates.NAME
     if path.exists():

@@ -109,6 +109,7 @@ def complete(
         execution=execution,
         overwrite=overwrite,
         reuse=run,
+        shared=run.shared.parts(),
     )
 
 
@@ -204,6 +205,6 @@ def _fill(design: Code, chosen: Sequence[int], weight: int, count: int, used: se
 
 def _work(run: Run, units: Units, design: Code) -> Work:
     present = tuple(int(number) for number in np.flatnonzero(design.split_sizes()))
-    tasks = [task_of(units, design, run.recipe, run.seed, number, run.path, "cpu") for number in present]
+    tasks = [task_of(units, design, run.recipe, run.seed, number, run.path, "cpu", run.shared) for number in present]
     trained = tuple(task.component for task in tasks if not reusable(run, task))
     return Work(units, design, present, trained, run.recipe)

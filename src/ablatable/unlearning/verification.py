@@ -27,7 +27,7 @@ from ..errors import SettingsError, option
 from ..runs.component_training import TrainTask, first_marks, train_component
 from ..runs.ensemble_training import task_of
 from ..runs.loading_record import background_of
-from ..runs.records import Mark, TrainingRecord, read_training
+from ..runs.records import Mark, SharedRecord, TrainingRecord, read_training
 from ..runs.run import Run, as_run, check_run, component_folder
 
 ALIKE = 0.02
@@ -55,12 +55,15 @@ class Audit:
     """Other units whose pictures are near-duplicates: id, likeness, the components that trained on it."""
     closest: tuple[str, float] | None
     """The most alike other unit, near-duplicate or not."""
+    shared: tuple[SharedRecord, ...]
+    """The frozen models that all components use: what is said of a component is relative to them."""
     wrong: tuple[str, ...]
     """What does not hold in the chain units -> code -> splits -> training records -> weights."""
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as JSON types."""
-        return {**asdict(self), "proofs": {f"{number:02d}": proof for number, proof in self.proofs.items()}}
+        proofs = {f"{number:02d}": proof for number, proof in self.proofs.items()}
+        return {**asdict(self), "proofs": proofs, "shared": [part.values() for part in self.shared]}
 
 
 def audit(run: str | Path | Run, unit: str | None = None, *, image: str | Path | None = None) -> Audit:
@@ -133,6 +136,7 @@ def _audit(run: Run, subject: str, digest: str, pictures: np.ndarray, wrong: lis
             if alike[unit] >= NEAR
         ),
         closest=(order[0], alike[order[0]]) if order else None,
+        shared=run.shared.records,
         wrong=tuple(wrong),
     )
 
@@ -231,7 +235,15 @@ def repeat(
         what = [(number, variant) for number in components for variant in variants]
         jobs = [
             (
-                task_of(*variants[variant], run.recipe, run.seed, number, Path(scratch) / variant, execution.device),
+                task_of(
+                    *variants[variant],
+                    run.recipe,
+                    run.seed,
+                    number,
+                    Path(scratch) / variant,
+                    execution.device,
+                    run.shared,
+                ),
                 steps,
             )
             for number, variant in what
