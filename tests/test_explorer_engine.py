@@ -21,8 +21,7 @@ from ablatable.data.units import to_images
 from ablatable.diffusion.ensemble import Ensemble
 from ablatable.diffusion.ideal import IdealDenoiser
 from ablatable.diffusion.sampling import noise_trajectory, sample
-from ablatable.diffusion.sampling_settings import Sampling
-from ablatable.diffusion.sampling_settings import SAMPLERS
+from ablatable.diffusion.sampling_settings import SAMPLERS, Sampling
 from ablatable.diffusion.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -74,7 +74,7 @@ def test_it_is_edm_preconditioning_for_data_of_unit_size() -> None:
 
 
 def test_edm_is_diffusers_edm() -> None:
-    """Karras et al. 2022, table 1, by diffusers: its inputs, its c_noise (times 1000), and the image it makes of both."""
+    """Karras et al. 2022, table 1, by diffusers: its inputs, its c_noise (times 1000), and the image made of both."""
     edm = EDMEulerScheduler(sigma_data=0.6)
     model, x, table = component(EDM), torch.randn(4, *SHAPE), oracles.abar()
     for t in (0, 100, 400, 999):

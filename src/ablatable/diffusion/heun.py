@@ -1,9 +1,9 @@
 """Heun's sampler: second order, two calls of the denoiser per step (Karras et al. 2022, algorithm 1, without churn).
 
-With sigma = sqrt((1 - abar) / abar), the picture y = x_t / sqrt(abar_t) follows dy / dsigma = eps(x_t, t), the predicted
-noise. A step goes from sigma to the next lower sigma' along the noise predicted at sigma, has the noise predicted there,
-too, and goes along the mean of both instead. The last step, to sigma = 0, has no second prediction. Whatever denoiser is
-sampled is called at both, so an ablated ensemble is the mean over its survivors at both.
+With sigma = sqrt((1 - abar) / abar), the picture y = x_t / sqrt(abar_t) follows dy / dsigma = eps(x_t, t), the
+predicted noise. A step goes from sigma to the next lower sigma' along the noise predicted at sigma, has the noise
+predicted there, too, and goes along the mean of both instead. The last step, to sigma = 0, has no second prediction.
+Whatever denoiser is sampled is called at both, so an ablated ensemble is the mean over its survivors at both.
 
 Noise levels are those of Karras et al. (eq. 5, rho = 7), each moved to the nearest that the schedule has.
 """

@@ -113,7 +113,7 @@ function heunTimes(/** @type {number[]} */ sigma, /** @type {number} */ steps) {
   const known = sigma.filter(Number.isFinite),
     low = known[0] ** (1 / 7),
     high = Math.min(80, known[known.length - 1]) ** (1 / 7);
-  const times = [];
+  const times = /** @type {number[]} */ ([]);
   for (let k = 0; k < steps; k++) {
     const level = 7 * Math.log(steps > 1 ? low + ((high - low) * k) / (steps - 1) : high);
     let near = 0;
