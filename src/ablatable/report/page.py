@@ -94,6 +94,7 @@ class Page:
             overview=self._overview(),
             histogram=self._histogram(),
             facts=facts(self.content, self.run),
+            groups=self._groups(),
             ticks=self.scale.ticks(),
             ceiling=REFERENCE**0.5,
             brighter=_rgb(pictures.BRIGHTER),
@@ -176,6 +177,21 @@ class Page:
             "image": pictures.data_uri(content.training_image(image)),
             "images": int(content.images_of[row]),
         }
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Contact sheets of the units that have several images."""
+        content, grouped = self.content, int((self.content.images_of > 1).sum())
+        return [
+            {
+                "id": shorten(content.unit_ids[row]),
+                "images": int(content.images_of[row]),
+                "shown": len(images),
+                "columns": pictures.sprite_columns(len(images)),
+                "sheet": pictures.data_uri(pictures.sprite(images)),
+                "of": grouped,
+            }
+            for row, images in content.groups()
+        ]
 
     def _training(self) -> str:
         """The sprite of all training images that any tile refers to."""
