@@ -236,6 +236,7 @@ class Page:
             "unattributable_interval": same.interval(),
             "marked": None if content.calibration is None else int(content.calibration.marked().any(axis=0).sum()),
             "undecidable": content.undecidable,
+            "approximate": None if content.calibration is None else content.calibration.approximate(),
             "sharers": [shorten(unit) for unit in content.sharers],
             "level": LEVEL,
             "witness": None if content.witness is None else content.witness.headline(),
