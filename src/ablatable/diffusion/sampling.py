@@ -94,12 +94,7 @@ def make_sampler(sampling: Sampling, schedule: Schedule) -> tuple[list[int], Ste
     """
     sampling.check(schedule)
     sampler, steps = sampling.sampler, sampling.steps
-    betas = {
-        "num_train_timesteps": schedule.train_steps,
-        "beta_start": schedule.beta_start,
-        "beta_end": schedule.beta_end,
-        "beta_schedule": "linear",
-    }
+    betas = schedule.for_diffusers()
     if sampler == "dpmsolver++":
         from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 

@@ -7,12 +7,22 @@ from importlib.resources import files
 
 import numpy as np
 
+from ..diffusion.recipe import Recipe
+from .adopting import claimed
 from .run import Run
 from .shared import relative_to
 
 PAPER = "https://arxiv.org/abs/2406.07908"
 NAMED = 24  # units that the card names
 TEMPLATE = "card.md"  # beside this module
+TRAINED = """\
+A component's weights are a function of the recipe, the seed, its number and the units of its own split. So what the
+surviving components draw owes nothing to a unit that they did not see. `ablatable audit check` compares every file with
+the manifest, and `ablatable audit verify --retrain` trains components again and compares their bits. Whoever trusts
+this card trusts the publisher that these weights came out of that training."""
+CLAIMED = """\
+If the claim about who saw what is true, what the surviving components draw owes nothing to a unit that they did not
+see. `ablatable audit check` compares every file with the manifest. The training cannot be repeated."""
 
 
 def model_card(
@@ -37,6 +47,7 @@ def model_card(
     )
     table, sizes = run.design, run.code.matrix.sum(axis=0)
     channels, height, width = run.shape
+    said = [*claimed(run.recipe.component), *relative_to(run.shared.records)]
     weights = sorted({int(weight) for weight in table.matrix.sum(axis=1)})
     text = (
         (files(__package__ or "") / TEMPLATE)
@@ -59,18 +70,25 @@ def model_card(
             designed=table.components,
             kind=run.recipe.component.kind,
             parameters=f"{_parameters(run):,}",
-            steps=f"{run.recipe.training_steps:,} steps each" if run.recipe.training_steps else "closed form",
+            steps=_training(run.recipe),
             fewest=int(sizes.min()),
             most=int(sizes.max()),
             weight=weights[0] if len(weights) == 1 else f"{weights[0]} to {weights[-1]}",
             seed=run.seed,
             digest=run.digest,
             picture=f"\n![Samples of the ensemble]({picture})\n" if picture else "",
-            shared="".join(f"{sentence}\n\n" for sentence in relative_to(run.shared.records)),
+            guarantee=CLAIMED if run.recipe.component.claimed else TRAINED,
+            shared="".join(f"{sentence}\n\n" for sentence in said),
             paper=PAPER,
         )
     )
     return f"---\n{header.to_yaml()}\n---\n\n{text}"
+
+
+def _training(recipe: Recipe) -> str:
+    if recipe.component.claimed:
+        return "elsewhere, as claimed"
+    return f"{recipe.training_steps:,} steps each" if recipe.training_steps else "closed form"
 
 
 def _named(unit_ids: Sequence[str]) -> str:
