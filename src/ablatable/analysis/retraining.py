@@ -32,7 +32,8 @@ from .._runtime.stats import bootstrap, rank_correlation
 from .._runtime.tables import Tabular
 from ..data.distance import euclidean
 from ..diffusion.sampling_settings import Sampling
-from ..errors import SettingsError
+from ..errors import SettingsError, command
+from ..runs.adopting import refuse_claimed
 from ..runs.run import Run, as_run
 from ..universes.drawing import draw
 
@@ -128,6 +129,7 @@ def control(
     from ..runs.component_training import train_component
 
     opened, path, execution = as_run(run), Path(out), execution.resolved()
+    refuse_claimed(opened.recipe.component, command("study retraining"))
     rows = choose(opened, units, seed)
     settings = {
         "run_sha256": opened.digest,
