@@ -1,4 +1,4 @@
-"""The published MNIST experiment at its own resolution, as far as a processor gets: 28 x 28, half of the components seen.
+"""The published MNIST experiment at its own resolution, as far as a processor gets: 28 x 28 pixels.
 
 python bench/published.py train CELL --mnist FILE      train the ensemble (resumable, one process)
 python bench/published.py draw CELL --mnist FILE       and draw the universe (resumable)
