@@ -29,7 +29,7 @@ HERE = Execution(workers=0, quiet=True)
 STATED = "noise"
 
 
-def base_at(folder: Path, prediction: str = "epsilon", **changes: Any) -> Path:
+def base_at(folder: Path, prediction: Any = "epsilon", **changes: Any) -> Path:
     """A small UNet of diffusers with random weights, as somebody would have it."""
     from diffusers.models.unets.unet_2d import UNet2DModel
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler

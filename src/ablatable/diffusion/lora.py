@@ -49,7 +49,7 @@ class LoRAConfig(ComponentConfig):
 
     kind: Literal["lora"] = "lora"  # pyright: ignore[reportIncompatibleVariableOverride]
     rank: int = Field(default=4, ge=1)
-    alpha: float = Field(default=4.0, gt=0)
+    alpha: int = Field(default=4, ge=1)
     targets: tuple[str, ...] = TARGETS
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     label: int | None = None
@@ -75,6 +75,9 @@ def _resident(folder: Path, device: torch.device, dtype: torch.dtype) -> nn.Modu
 class LoRADenoiser(nn.Module):
     """A base model with one adapter as a denoiser: (x_t, t) -> predicted noise. Its parameters are the adapter's."""
 
+    _seat: _Seat
+    _whole: AdoptedDenoiser
+
     def __init__(
         self, folder: Path, config: LoRAConfig, schedule: Schedule, embedding: Tensor | None, seed: int = 0
     ) -> None:
@@ -87,7 +90,6 @@ class LoRADenoiser(nn.Module):
         """
         super().__init__()
         self.folder, self.config, self._name = folder, config, f"component_{next(_numbers)}"
-        self._seat: _Seat
         base = _resident(folder, torch.device("cpu"), torch.float32)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -234,7 +236,7 @@ KIND = Kind(
     build=_build,
     save=_save,
     load=_load,
-    parameters=_parameters,
+    parameters=_parameters,  # pyright: ignore[reportArgumentType]
     loss=_loss,
     shared=True,
 )

@@ -18,7 +18,7 @@ def adapters(
     base: str | Path,
     *,
     rank: int = 4,
-    alpha: float | None = None,
+    alpha: int | None = None,
     targets: tuple[str, ...] = TARGETS,
     label: int | None = None,
     scheduler: str | Path | None = None,
@@ -55,7 +55,7 @@ def adapters(
     component = {
         "kind": "lora",
         "rank": rank,
-        "alpha": float(rank if alpha is None else alpha),
+        "alpha": rank if alpha is None else alpha,
         "targets": targets,
         "prediction": found.component.prediction,
         "label": label,
