@@ -23,7 +23,7 @@ from ..data.loading import LoadOptions
 from ..data.units import Units, load_units
 from ..diffusion.recipe import Recipe
 from ..errors import CodeError, DataError, SettingsError, command, option
-from ..runs.ensemble_training import make_run, reusable, task_of
+from ..runs.ensemble_training import make_run, reusable
 from ..runs.loading_record import options_of
 from ..runs.run import RUN, Run, as_run
 
@@ -205,6 +205,7 @@ def _fill(design: Code, chosen: Sequence[int], weight: int, count: int, used: se
 
 def _work(run: Run, units: Units, design: Code) -> Work:
     present = tuple(int(number) for number in np.flatnonzero(design.split_sizes()))
-    tasks = [task_of(units, design, run.recipe, run.seed, number, run.path, "cpu", run.shared) for number in present]
-    trained = tuple(task.component for task in tasks if not reusable(run, task))
+    trained = tuple(
+        number for number in present if not reusable(run, units, design, run.recipe, run.seed, number, run.shared)
+    )
     return Work(units, design, present, trained, run.recipe)
