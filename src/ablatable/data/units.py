@@ -180,7 +180,7 @@ class Units:
         ids = tuple(ids)
         try:
             images, owner = map_pictures(file)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
             raise DataError(f"{file} cannot be read as units' images ({error}); it is missing or damaged") from error
         check_arrays(ids, images, owner)
         if not is_sorted_within_units(images, owner):
