@@ -142,9 +142,7 @@ def make_run(
             for number in present:
                 if reusable(reuse, units, code, recipe, seed, number, inside):
                     _take_over(reuse, number, path)
-        tasks = Tasks(
-            present, lambda n: task_of(units, code, recipe, seed, n, path, execution.device, inside, True)
-        )
+        tasks = Tasks(present, lambda n: task_of(units, code, recipe, seed, n, path, execution.device, inside, True))
         missing = tasks.only([n for n in present if not component_folder(path.resolve(), n).exists()])
         if missing:
             largest = max(int(images_in(units, code.split(number))) for number in missing.numbers)

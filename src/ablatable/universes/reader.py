@@ -222,7 +222,7 @@ class Universe:
     # --- reading, verified ----------------------------------------------------------------------------------------
 
     def _distances(self, scaled: bool, samples: slice) -> np.ndarray:
-        return in_unit(self._get("distance/euclidean", samples=samples), self.settings, scaled)
+        return in_unit(self._get("distance/euclidean", slice(None), samples), self.settings, scaled)
 
     def _get(self, name: str, rows: int | slice = slice(None), samples: int | slice = slice(None)) -> np.ndarray:
         """Images or distances of some ablations (`rows`; all for the factual samples) and samples."""

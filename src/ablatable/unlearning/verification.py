@@ -237,9 +237,7 @@ def repeat(
         def job(place: int) -> tuple[TrainTask, int | None]:
             number, variant = what[place]
             folder = Path(scratch) / variant
-            task = task_of(
-                *variants[variant], run.recipe, run.seed, number, folder, execution.device, run.shared, True
-            )
+            task = task_of(*variants[variant], run.recipe, run.seed, number, folder, execution.device, run.shared, True)
             return task, steps
 
         jobs = Tasks(range(len(what)), job)

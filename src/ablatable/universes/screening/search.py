@@ -121,7 +121,7 @@ def search(
     surrogate, gram = Surrogate(words), np.zeros((0, 0))
     while True:
         gram = _grown(gram, pictures, factual)
-        found = _guessed(surrogate, rows, gram, factual, pictures)
+        found = _guessed(surrogate, rows, gram / 255**2, factual, pictures)
         chance, count = found.chance(candidates, top), int(found.drawn[candidates].sum())
         on_round(count, chance)
         if chance >= sure or count >= most:
@@ -141,13 +141,13 @@ def first_drawn(seed: int, candidates: np.ndarray, spares: np.ndarray, *, most: 
 
 
 def _grown(gram: np.ndarray, pictures: np.ndarray, factual: np.ndarray) -> np.ndarray:
-    """Inner products of the changes that all pictures show, (m, m), given those of the first ones.
+    """Inner products of the changes that all pictures show, in levels of 255, given those of the first ones: (m, m).
 
-    Of whole numbers, so exact and the same however many are new.
+    They are whole numbers, so exact and the same however many are new.
     """
     old, side = len(gram), factual.size
     centre = np.empty((len(pictures), len(pictures)))
-    centre[:old, :old] = gram * 255**2
+    centre[:old, :old] = gram
     for first in range(old, len(pictures), STRIP):
         rows = slice(first, first + STRIP)
         new = (pictures[rows].astype(np.int16) - factual).reshape(-1, side).astype(np.float64)
@@ -156,7 +156,7 @@ def _grown(gram: np.ndarray, pictures: np.ndarray, factual: np.ndarray) -> np.nd
             there = (pictures[columns].astype(np.int16) - factual).reshape(-1, side).astype(np.float64)
             centre[rows, columns] = new @ there.T
             centre[columns, rows] = centre[rows, columns].T
-    return centre / 255**2
+    return centre
 
 
 def _guessed(
