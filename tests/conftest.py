@@ -99,6 +99,19 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
+def browser_with_gpu(browser: Browser) -> Iterator[Browser]:
+    """Another Chromium, whose WebGPU is computed on the processor: slow, and with true results."""
+    pretended = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--use-vulkan=swiftshader")
+    flags = [flag for flag in CHROMIUM_FLAGS if flag != "--disable-gpu"]
+    flags += [*pretended, "--enable-features=Vulkan", "--disable-vulkan-surface"]
+    chromium = browser.browser_type.launch(executable_path=find_chromium(), args=flags)
+    try:
+        yield chromium
+    finally:
+        chromium.close()
+
+
+@pytest.fixture
 def network_requests() -> list[str]:
     """Addresses off the disk that `page` asked for, in order; each was refused. Empty: it used no network."""
     return []
@@ -188,11 +201,12 @@ class Explored:
 
 @pytest.fixture(scope="session")
 def network_site(small: Small, small_universe: Universe, tmp_path_factory: pytest.TempPathFactory) -> Explored:
-    """The explorer of `small`, whose components are networks."""
+    """The explorer of `small`, whose components are networks; browsers may use their GPU."""
     pytest.importorskip("onnxscript", reason="needs onnx and onnxscript: pip install 'ablatable[explorer]'")
     import ablatable as ab
 
-    site = ab.write_explorer(small.run, universe=small_universe, out=tmp_path_factory.mktemp("explorer") / "site")
+    folder = tmp_path_factory.mktemp("explorer") / "site"
+    site = ab.write_explorer(small.run, universe=small_universe, out=folder, webgpu=True)
     return Explored(site.path, small.run, small_universe)
 
 

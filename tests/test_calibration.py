@@ -206,6 +206,17 @@ def test_calibrate_reads_a_universe(small_universe: Universe) -> None:
         np.testing.assert_allclose(away.score[4, s], moved / 255 * np.sqrt(256 * 256 * 3 / 64), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("balanced", [True, False])
+def test_p_values_of_balanced_codes_are_called_approximate(balanced: bool, tmp_path: Path) -> None:
+    units, quiet = Units.digits(30, size=8), Execution(workers=0, quiet=True)
+    code = Code.balanced(30, 9, seed=0, weight=3) if balanced else Code.random(30, 9, 0, weight=3)
+    assert (np.ptp(code.matrix.sum(axis=0)) <= 1) == balanced
+    run = ab.train(units, code, ab.preset("ideal"), out=tmp_path / "run", execution=quiet)
+    universe = ab.enumerate_universe(run, [0], out=tmp_path / "u.zarr", sampling=Sampling(steps=2), execution=quiet)
+    doubt = calibrate(universe).approximate()
+    assert doubt is not None and "balanced" in doubt if balanced else doubt is None
+
+
 def test_influence_lists_the_surest_first(small_universe: Universe) -> None:
     table = influence(small_universe, 1, calibrate(small_universe, samples=[1]))
     assert table["p"].to_list() == sorted(table["p"]) and table["rank"].to_list() == list(range(1, 13))

@@ -13,6 +13,7 @@ from diffusers.schedulers import scheduling_ddpm
 from torch import Tensor
 
 import ablatable as ab
+import oracles
 from ablatable import Sampling
 from ablatable.diffusion.clipping import clip_noise, clip_noise_along, scheduler_abar
 from ablatable.diffusion.ensemble import Ensemble
@@ -42,6 +43,17 @@ def untrained(seed: int = 0) -> Callable[[Tensor, Tensor | int], Tensor]:
     return build(UNetConfig(channels=(8, 8), norm_groups=4), SHAPE, seed).eval()
 
 
+def clipped(denoiser: Callable[[Tensor, int], Tensor]) -> oracles.Predict:
+    """The noise that belongs to the clipped image, in float64, where diffusers' scheduler has no clipping."""
+
+    def predict(x: np.ndarray, t: int) -> np.ndarray:
+        a = oracles.abar()[t]
+        image = (x - (1 - a) ** 0.5 * denoiser(torch.from_numpy(x).float(), t).double().numpy()) / a**0.5
+        return (x - a**0.5 * np.clip(image, -1, 1)) / (1 - a) ** 0.5
+
+    return predict
+
+
 def by_diffusers(sampler: str, denoiser, noise: Tensor, steps: int, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """Drawn by diffusers' schedulers with clipping of their own."""
     options = {}
@@ -51,6 +63,8 @@ def by_diffusers(sampler: str, denoiser, noise: Tensor, steps: int, monkeypatch:
         monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, **__: noise[next(asked)])
     elif sampler == "ddim":
         scheduler, options = DDIMScheduler(**LINEAR, clip_sample=True), {"use_clipped_model_output": True}
+    elif sampler == "heun":
+        return torch.from_numpy(oracles.heun(clipped(denoiser), noise.numpy(), oracles.abar(), steps)).float()
     else:  # a threshold of at least and at most 1 is clipping
         scheduler = DPMSolverMultistepScheduler(
             **LINEAR, algorithm_type="dpmsolver++", solver_order=2, thresholding=True, sample_max_value=1.0
@@ -73,14 +87,16 @@ def test_it_is_diffusers_clipping(sampler: str, steps: int, monkeypatch: pytest.
     assert sample(denoiser, noise, sampling=Sampling(sampler, steps, clip=False)).abs().max() > 2
 
 
-def test_the_mean_is_clipped_and_not_what_it_is_the_mean_of(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])
+def test_the_mean_is_clipped_and_not_what_it_is_the_mean_of(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     components, noise = [untrained(seed) for seed in range(3)], noise_trajectory([3, 1], 10, SHAPE)
 
     def mean(x: Tensor, t: int) -> Tensor:
         return (components[0](x, t) + components[2](x, t)) / 2
 
-    drawn = sample(Ensemble(components, np.array([True, False, True])), noise, sampling=Sampling("ddim", 10, clip=True))
-    torch.testing.assert_close(drawn, by_diffusers("ddim", mean, noise, 10, monkeypatch), **CLOSE)
+    survivors = Ensemble(components, np.array([True, False, True]))
+    drawn = sample(survivors, noise, sampling=Sampling(sampler, 10, clip=True))
+    torch.testing.assert_close(drawn, by_diffusers(sampler, mean, noise, 10, monkeypatch), **CLOSE)
 
 
 def test_an_image_in_range_is_left_alone() -> None:

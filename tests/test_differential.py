@@ -66,7 +66,7 @@ def weighted(
         )[0]
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun"])
 @pytest.mark.parametrize("kind", COMPONENTS)
 def test_central_differences(kind: str, sampler: str) -> None:
     """Relative error below 1e-6, in float64; two step sizes make the differences' own error of order h^4."""
@@ -92,7 +92,7 @@ def test_central_differences(kind: str, sampler: str) -> None:
         assert expected.norm() > 1e-2
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun"])
 def test_central_differences_with_clipping(sampler: str) -> None:
     """Untrained networks imply images far out of range. So small a step that no pixel crosses the edge within it."""
     components, steps, h = unets(), 6, 1e-7

@@ -229,13 +229,19 @@ def test_the_readme_makes_a_static_space(group_site: Explored) -> None:
     assert (header["sdk"], header["app_file"]) == ("static", "index.html")
 
 
+def test_a_site_holds_what_a_gpu_needs_only_if_asked(group_site: Explored, network_site: Explored) -> None:
+    assert (network_site.path / "vendor/webgpu").is_dir()
+    assert not (group_site.path / "vendor/webgpu").exists()
+
+
 def test_what_is_vendored_is_what_is_recorded() -> None:
     folder = site.page_folder() / "vendor"
     told = json.loads((folder / "vendored.json").read_text())
-    loader, program = told["files"]["ort.wasm.bundle.min.mjs"], told["files"]["ort-wasm-simd-threaded.wasm"]
-    assert hashlib.sha256((folder / "ort.wasm.bundle.min.mjs").read_bytes()).hexdigest() == loader
-    packed = (folder / "ort-wasm-simd-threaded.wasm.gz").read_bytes()
-    assert hashlib.sha256(gzip.decompress(packed)).hexdigest() == program
+    assert len(told["files"]) == 4
+    for name, digest in told["files"].items():
+        packed = folder / f"{name}.gz"
+        stored = gzip.decompress(packed.read_bytes()) if packed.exists() else (folder / name).read_bytes()
+        assert hashlib.sha256(stored).hexdigest() == digest, name
     lock = json.loads((folder.parents[1] / "package-lock.json").read_text())
     assert lock["packages"]["node_modules/onnxruntime-web"]["version"] == told["version"]
     assert "MIT License" in (folder / "LICENSE-onnxruntime.txt").read_text()

@@ -21,7 +21,7 @@ from ablatable.data.units import to_images
 from ablatable.diffusion.ensemble import Ensemble
 from ablatable.diffusion.ideal import IdealDenoiser
 from ablatable.diffusion.sampling import noise_trajectory, sample
-from ablatable.diffusion.sampling_settings import Sampling
+from ablatable.diffusion.sampling_settings import SAMPLERS, Sampling
 from ablatable.diffusion.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +62,7 @@ def expected() -> dict[str, Any]:
         "trajectories": [
             trajectory(Sampling(sampler, steps, clip=clip), schedule)
             for clip in (False, True)
-            for sampler in ("ddpm", "ddim", "dpmsolver++")
+            for sampler in SAMPLERS
             for steps, schedule in ((25, Schedule()), (7, Schedule()), (30, Schedule()), (9, Schedule(train_steps=50)))
         ],
         "ideal": [ideal(rng, t) for t in (0, 40, 500, 999)],

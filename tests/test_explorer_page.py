@@ -52,6 +52,7 @@ class Visit:
 
     page: Page
     complaints: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
     open: int = 0  # requests that have not ended
 
     def ready(self) -> Visit:
@@ -84,7 +85,13 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
     servers, visits, contexts = [], list[Visit](), list["BrowserContext"]()
 
     def open_site(
-        path: Path, *, width: str = "wide", hash: str = "", address: str | None = None, **options: Any
+        path: Path,
+        *,
+        width: str = "wide",
+        hash: str = "",
+        address: str | None = None,
+        chromium: Browser = browser,
+        **options: Any,
     ) -> Visit:
         if address is None:
             server = file_server(path)
@@ -92,13 +99,14 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
             servers.append(server)
             address = f"http://127.0.0.1:{server.server_address[1]}/"
         size = dict(zip(("width", "height"), WIDTHS[width], strict=True))
-        context = browser.new_context(viewport=size, service_workers="block", has_touch=width == "phone", **options)
+        context = chromium.new_context(viewport=size, service_workers="block", has_touch=width == "phone", **options)
         contexts.append(context)
         made = Visit(context.new_page())
         visits.append(made)
 
         def asked(url: str) -> None:
             made.open += 1
+            made.asked.append(url)
             if not url.startswith((address, "data:", "blob:")):
                 made.complaints.append(f"asked for {url}")
 
@@ -166,6 +174,39 @@ def test_redrawn_pictures_of_trained_networks_are_the_librarys(
     made = ab.write_explorer(run, universe=universe, out=tmp_path / "site")
     site = Explored(made.path, run, universe)
     assert share_off(visit(site.path).ready(), site, range(8), range(20)) <= 0.01
+
+
+# In the page: the engine of a manifest that takes the GPU whatever the time it takes; then as DRAW.
+TAKE_GPU = """
+async () => {
+  const { openEngine } = await import("./engine/client.js");
+  const manifest = await (await fetch("data/manifest.json")).json();
+  manifest.webgpu = { rounds: 1, handicap: 0 };
+  const engine = await openEngine(manifest, location.href, () => {});
+  await new Promise((resolve) => { engine.onmoved = resolve; });
+  globalThis.engine = engine;
+  return engine.where;
+}
+"""
+
+
+@pytest.mark.slow
+def test_a_gpu_draws_what_the_library_draws(
+    network_site: Explored, visit: Callable[..., Visit], browser_with_gpu: Browser
+) -> None:
+    shown = visit(network_site.path, chromium=browser_with_gpu).ready()
+    assert shown.page.evaluate("(async () => (await navigator.gpu.requestAdapter()) !== null)()"), "no WebGPU"
+    assert shown.page.evaluate(TAKE_GPU) == "in this browser, on the GPU"
+    assert share_off(shown, network_site, range(1), range(2)) <= 0.01
+    shown.settle()
+
+
+def test_a_browser_without_a_gpu_fetches_nothing_for_one(network_site: Explored, visit: Callable[..., Visit]) -> None:
+    assert (network_site.path / "vendor/webgpu/ort.webgpu.bundle.min.mjs").exists()
+    shown = visit(network_site.path).ready()
+    shown.settle()
+    assert not [url for url in shown.asked if "webgpu" in url]
+    assert "in this browser." in shown.page.locator("#about").inner_text()
 
 
 def test_the_panels_show_what_was_drawn_beside_its_null(network_site: Explored, visit: Callable[..., Visit]) -> None:
@@ -359,8 +400,22 @@ def test_a_removal_is_shown_with_both_tests(network_site: Explored, visit: Calla
 
 
 def rounded(value: float) -> str:
-    """As the page writes a rate; the tests of ten nulls give no halves to round."""
-    return f"{value:.3f}" if value < 0.01 else f"{value:.2f}"
+    """As the page writes a rate: rounded up."""
+    digits = 3 if value < 0.01 else 2
+    return f"{np.ceil(round(float(value) * 10**digits, 4)) / 10**digits:.{digits}f}"
+
+
+def test_without_nulls_nobody_can_tell(visit: Callable[..., Visit], tmp_path: Path) -> None:
+    # every codeword of weight 1 is taken: there is no null to compare with
+    units = ab.Units.digits(4)
+    run = ab.train(units, ab.Code.balanced(units=4, components=4, weight=1), ab.preset("ideal"), out=tmp_path / "run")
+    made = ab.write_explorer(run, out=tmp_path / "site", seeds=[0], sampling=ab.Sampling(steps=4))
+    shown = visit(made.path).ready()
+    shown.page.get_by_role("button", name="New noise").click()
+    shown.page.locator("#way-most").click()
+    shown.page.wait_for_selector(".ranking", timeout=PATIENCE)
+    assert "Without nulls nobody can tell" in shown.page.locator("#answer .verdict").inner_text()
+    assert shown.page.locator(".entry").count() == 4
 
 
 def test_of_new_noise_every_removal_is_drawn_to_answer(

@@ -26,12 +26,13 @@ from ablatable.runs.component_training import TrainTask, timesteps_of, train_com
 from ablatable.runs.run import Run, check_run
 
 VELOCITY = UNetConfig(channels=(8, 8), norm_groups=4, prediction="velocity")
+EDM = UNetConfig(channels=(8, 8), norm_groups=4, prediction="edm", sigma_data=0.6)
 SHAPE = (3, 8, 8)
 LINEAR = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 
 
-def component() -> UNetDenoiser:
-    return build(VELOCITY, SHAPE, seed=3).eval()
+def component(config: UNetConfig = VELOCITY) -> UNetDenoiser:
+    return build(config, SHAPE, seed=3).eval()
 
 
 # --- the velocity ---
@@ -72,8 +73,23 @@ def test_it_is_edm_preconditioning_for_data_of_unit_size() -> None:
         torch.testing.assert_close((1 - a) ** 0.5 * noise, x - a**0.5 * image, rtol=1e-3, atol=1e-3)
 
 
-def test_one_timestep_or_one_per_row_and_any_dtype() -> None:
-    velocity, x = component(), torch.randn(3, *SHAPE)
+def test_edm_is_diffusers_edm() -> None:
+    """Karras et al. 2022, table 1, by diffusers: its inputs, its c_noise (times 1000), and the image made of both."""
+    edm = EDMEulerScheduler(sigma_data=0.6)
+    model, x, table = component(EDM), torch.randn(4, *SHAPE), oracles.abar()
+    for t in (0, 100, 400, 999):
+        a, sigma = table[t], torch.tensor(((1 - table[t]) / table[t]) ** 0.5)
+        noisy = x * (1 + sigma**2) ** 0.5
+        with torch.inference_mode():
+            network = model.unet(edm.precondition_inputs(noisy, sigma), 1000 * edm.precondition_noise(sigma)).sample
+            noise = model(x, t)
+        image = edm.precondition_outputs(noisy, network, sigma)
+        torch.testing.assert_close((1 - a) ** 0.5 * noise, x - a**0.5 * image, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("config", [VELOCITY, EDM])
+def test_one_timestep_or_one_per_row_and_any_dtype(config: UNetConfig) -> None:
+    velocity, x = component(config), torch.randn(3, *SHAPE)
     rows = torch.cat([velocity(x[k : k + 1], t) for k, t in enumerate((5, 500, 990))])
     torch.testing.assert_close(velocity(x, torch.tensor([5, 500, 990])), rows, rtol=1e-4, atol=1e-5)
     low = velocity.to(torch.bfloat16)
@@ -81,8 +97,9 @@ def test_one_timestep_or_one_per_row_and_any_dtype() -> None:
     torch.testing.assert_close(low(x, 990), rows[2:].expand(3, -1, -1, -1) * 0 + x, rtol=0, atol=0.1)
 
 
-def test_directions() -> None:
-    velocity = component().double()
+@pytest.mark.parametrize("config", [VELOCITY, EDM])
+def test_directions(config: UNetConfig) -> None:
+    velocity = component(config).double()
     x, directions = torch.randn(2, 5, *SHAPE, dtype=torch.float64)
     with torch.no_grad():
         predicted, moved = tangents.push(velocity, x[0], 300, directions)
@@ -92,15 +109,20 @@ def test_directions() -> None:
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
 
 
-def trained(folder: Path, **training: object) -> Path:
+def trained(folder: Path, component: UNetConfig = VELOCITY, **training: object) -> Path:
     units = ab.Units.from_arrays(np.random.default_rng(0).integers(0, 256, (6, *SHAPE[1:], 3)).astype(np.uint8))
     config = TrainingConfig(**{"steps": 3, "batch": 4, **training})  # pyright: ignore[reportArgumentType]
-    train_component(TrainTask(units, Recipe(component=VELOCITY, training=config), 0, 7, folder))
+    train_component(TrainTask(units, Recipe(component=component, training=config), 0, 7, folder))
     return folder
 
 
-def test_the_loss_is_the_velocity_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first step's recorded loss, from the network's own output and v = sqrt(a) eps - sqrt(1-a) x_0."""
+@pytest.mark.parametrize("config", [VELOCITY, EDM])
+def test_the_loss(config: UNetConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step's recorded loss, from the network's own output.
+
+    Of the velocity v = sqrt(a) eps - sqrt(1-a) x_0, or of the image that diffusers' EDM scheduler makes, weighted by
+    lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Karras et al. 2022, table 1).
+    """
     from ablatable.diffusion.kinds import build_component
     from ablatable.runs import component_training as training
 
@@ -118,12 +140,20 @@ def test_the_loss_is_the_velocity_s(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "build_component",
         lambda *a: built.append(build_component(*a)) or build_component(*a),  # pyright: ignore
     )
-    folder = trained(tmp_path / "00", steps=1)
+    folder = trained(tmp_path / "00", config, steps=1)
     (x0, t, noise), table = seen[0], torch.tensor(oracles.abar())
     a = table[t].float()[:, None, None, None]
+    network = built[0].train().unet
     with torch.no_grad():
-        velocity = built[0].train().unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t).sample
-    expected = (velocity - (a.sqrt() * noise - (1 - a).sqrt() * x0)).square().mean().item()
+        if config is VELOCITY:
+            velocity = network(a.sqrt() * x0 + (1 - a).sqrt() * noise, t).sample
+            expected = (velocity - (a.sqrt() * noise - (1 - a).sqrt() * x0)).square().mean().item()
+        else:
+            edm, sigma = EDMEulerScheduler(sigma_data=0.6), ((1 - a) / a).sqrt()
+            noisy = x0 + sigma * noise
+            said = network(edm.precondition_inputs(noisy, sigma), 1000 * edm.precondition_noise(sigma.flatten())).sample
+            weight = (sigma**2 + 0.36) / (sigma * 0.6) ** 2
+            expected = (weight * (edm.precondition_outputs(noisy, said, sigma) - x0).square()).mean().item()
     import json
 
     assert json.loads((folder / "training.json").read_text())["loss"][0][1] == pytest.approx(expected, rel=1e-3)
@@ -187,7 +217,7 @@ def test_settings_that_came_later_are_left_out_where_unused() -> None:
     """The recipe's text is part of settings that are compared and hashed: that of older runs must not change."""
     for name in ("tiny", "small", "paper"):
         values = PRESETS[name].model_dump(mode="json")
-        assert not {"prediction"} & values["component"].keys()
+        assert not {"prediction", "sigma_data"} & values["component"].keys()
         assert not {"levels", "stored"} & values["training"].keys()
     values = PRESETS["colour"].replace(stored="float16").model_dump(mode="json")
     assert recipe_from(values) == PRESETS["colour"].replace(stored="float16")

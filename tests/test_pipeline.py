@@ -32,7 +32,7 @@ def test_outputs(model: AblatablePipeline) -> None:
     assert np.abs(levels[:, 0] - array[..., 0]).max() <= 0.5 + 1e-3
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmsolver++"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmsolver++", "heun"])
 def test_a_seed_is_a_picture_whatever_it_is_drawn_with(model: AblatablePipeline, sampler: str) -> None:
     together = model([4, 11, 2], sampler=sampler, num_inference_steps=5, output_type="pt").images
     alone = model([11], sampler=sampler, num_inference_steps=5, output_type="pt").images

@@ -365,6 +365,28 @@ def test_sprites_hold_the_landscape(reported: tuple[Made, Path]) -> None:
             np.testing.assert_array_equal(tile(sprite, columns, 1 + len(order) + k), made.spares[spare, s])
 
 
+def test_groups_are_shown_with_their_images(reported: tuple[Made, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    made, path = reported
+    ids, own = made.universe.unit_ids, np.bincount(made.owner)
+    shown = read(path).all("section", class_="who")
+    if own.max() == 1:
+        assert shown == []
+        return
+    (section,) = shown
+    height, width = made.factual.shape[1:3]
+    for unit, item in enumerate(section.all("li")):
+        (sheet,) = images_of(item)
+        for image in made.training[made.owner == unit]:
+            assert any(y % height == 0 and x % width == 0 for y, x in places(sheet, image))
+        assert item.text == f"{ids[unit]}{own[unit]} images"
+    assert len(section.all("li")) == len(ids)
+    monkeypatch.setattr(content, "GROUPS", 2)
+    monkeypatch.setattr(content, "GROUP_IMAGES", 1)
+    (section,) = read(write_report(made.universe, path.parent.parent / "few")).all("section", class_="who")
+    assert [item.text for item in section.all("li")] == [f"{unit}3 images, the first 1 shown" for unit in ids[:2]]
+    assert "The first 2 of the 7 units" in section.text
+
+
 def test_files_beside_the_page(reported: tuple[Made, Path]) -> None:
     made, path = reported
     folder, samples = path.parent, len(made.factual)

@@ -7,7 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    HeunDiscreteScheduler,
+)
 from diffusers.schedulers import scheduling_ddpm
 from torch import Tensor
 
@@ -15,6 +21,7 @@ import ablatable as ab
 import oracles
 from ablatable import Sampling
 from ablatable.diffusion.denoiser import Denoiser
+from ablatable.diffusion.heun import heun_timesteps
 from ablatable.diffusion.ideal import IdealDenoiser
 from ablatable.diffusion.sampling import Trajectories, noise_trajectory, parse_seeds, sample
 from ablatable.diffusion.sampling_settings import SAMPLERS
@@ -118,6 +125,59 @@ def test_dpmsolver_is_diffusers_dpmsolver(denoiser: Denoiser, steps: int) -> Non
     torch.testing.assert_close(given, expected, **CLOSE)
 
 
+@pytest.mark.parametrize("steps", [1, 6, 10, 18])
+def test_heun_is_diffusers_heun(denoiser: Denoiser, steps: int) -> None:
+    """Its own scheduler, given the same timesteps; it does not scale pictures down, so its loop does."""
+    noise, visits = noise_trajectory([3, 1, 4], steps, (1, 8, 8)), []
+
+    def watched(x: Tensor, t: int) -> Tensor:
+        visits.append(t)
+        return denoiser(x, t)
+
+    given = sample(watched, noise, sampling=Sampling(sampler="heun", steps=steps, clip=False))
+    times = visits[::2]
+    assert len(visits) == 2 * steps - 1 == Sampling("heun", steps).passes
+    assert visits[1::2] == times[1:]
+    scheduler = HeunDiscreteScheduler(1000, **LINEAR)
+    scheduler.set_timesteps(timesteps=times)
+    first = oracles.abar()[times[0]]
+    x = noise[0] / first**0.5
+    for t in scheduler.timesteps:
+        x = scheduler.step(denoiser(scheduler.scale_model_input(x, t), int(t)), t, x).prev_sample
+    torch.testing.assert_close(given, x, **CLOSE)
+
+
+def test_heun_s_noise_levels_are_edm_s() -> None:
+    """diffusers' EDM scheduler from 80 to the schedule's lowest; the schedule has others close by."""
+    abar = np.array(oracles.abar())
+    sigma = np.sqrt((1 - abar) / abar)
+    edm = EDMEulerScheduler(sigma_min=float(sigma[0]), sigma_max=80.0)
+    for steps in (2, 10, 18):
+        edm.set_timesteps(steps)
+        assert heun_timesteps(sigma, steps) == [
+            int(np.abs(np.log(sigma / s)).argmin()) for s in edm.sigmas[:-1].numpy()
+        ]
+
+
+def test_heun_is_second_order() -> None:
+    """Towards the solution of the differential equation, with many more steps of the same closed-form denoiser.
+
+    Levels are those of a schedule so fine that moving them to the nearest does not matter, and the last step, of first
+    order for every number of steps, is left out: it starts at the lowest level in each.
+    """
+    fine = Schedule(train_steps=100_000, beta_start=1e-6, beta_end=2e-4)
+    denoiser = IdealDenoiser(torch.tensor([[[[-0.5]]], [[[0.1]]], [[[0.6]]]], dtype=torch.float64), fine, torch.float64)
+    noise = torch.linspace(-1.5, 1.5, 40, dtype=torch.float64).reshape(1, 40, 1, 1, 1)
+
+    def error(steps: int) -> float:
+        drawn = sample(denoiser, noise, schedule=fine, sampling=Sampling("heun", steps, clip=False))
+        return (drawn - exact).square().mean().sqrt().item()
+
+    exact = sample(denoiser, noise, schedule=fine, sampling=Sampling("heun", 1600, clip=False))
+    orders = [np.log2(error(steps) / error(2 * steps)) for steps in (50, 100)]
+    assert all(1.7 < order < 2.4 for order in orders), orders
+
+
 # --- against the papers' formulas, in NumPy and float64 ---
 
 
@@ -171,13 +231,13 @@ def test_noise_is_asked_for_only_where_it_is_added() -> None:
     for sampler in SAMPLERS:
         noise, steps = Watched(), []
         sample(ideal(), noise, sampling=Sampling(sampler=sampler, steps=4), on_step=steps.append)
-        assert steps == [1, 2, 3, 4]
+        assert steps == [1, 2, 3, 4]  # as many as were asked for, with whatever number of passes
         assert set(noise.asked) == ({0, 1, 2, 3, 4} if sampler == "ddpm" else {0})
 
 
 def test_impossible_settings() -> None:
     noise = noise_trajectory([0], 4, (1, 8, 8))
-    with pytest.raises(SettingsError, match=r"no sampler 'euler'; there are ddpm, ddim, dpmsolver\+\+"):
+    with pytest.raises(SettingsError, match=r"no sampler 'euler'; there are ddpm, ddim, dpmsolver\+\+, heun"):
         sample(ideal(), noise, sampling=Sampling(sampler="euler", steps=4))
     short = Schedule(train_steps=4)
     for sampler, steps, expected in (

@@ -159,7 +159,8 @@ export class App {
       const { manifest, base, size } = this.site;
       const engine = await openEngine(manifest, base, (opened) => this.describe(opened));
       this.trajectories = new Trajectories(engine, size, manifest.steps);
-      this.describe(null, engine.where);
+      engine.onmoved = () => this.describe(null, engine.where);
+      engine.onmoved();
       document.documentElement.dataset.engine = "open";
       await this.redraw();
     } catch (error) {

@@ -11,9 +11,11 @@ import { Code } from "../site/code.js";
 import { readView, writeView } from "../site/address.js";
 import { ideal, meanOf } from "../site/engine/denoisers.js";
 import { draw } from "../site/engine/drawing.js";
+import { fasterOf } from "../site/engine/racing.js";
 import { blake2b128, noise } from "../site/engine/rng.js";
 import { alphasCumprod, rint, takeStep, toLevels } from "../site/engine/sampling.js";
 import { withQ } from "../site/ui/answers.js";
+import { rate } from "../site/ui/dom.js";
 
 const expected = process.env.EXPECTED ? JSON.parse(readFileSync(process.env.EXPECTED, "utf8")) : null;
 const compared = { skip: expected ? false : "EXPECTED names no file of numbers from Python" };
@@ -160,4 +162,32 @@ test("q-values", compared, () => {
     q,
     1e-12,
   );
+});
+
+test("the second way to draw is taken only if it agrees and is faster", async () => {
+  const after = (/** @type {number} */ ms, /** @type {number} */ off) => async (/** @type {Float32Array} */ x) => {
+    await new Promise((resume) => setTimeout(resume, ms));
+    return x.map((value) => value * 0.5 + off);
+  };
+  const how = { size: 12, components: 3, idle: async () => {} };
+  const slow = after(40, 0),
+    fast = after(1, 1e-5),
+    wrong = after(1, 0.01),
+    broken = after(1, NaN);
+  assert.equal(await fasterOf(slow, fast, how), fast);
+  assert.equal(await fasterOf(fast, slow, how), fast);
+  assert.equal(await fasterOf(slow, wrong, how), slow);
+  assert.equal(await fasterOf(slow, broken, how), slow);
+  assert.equal(await fasterOf(fast, slow, { ...how, handicap: 0 }), slow);
+});
+
+test("a rate above a level does not read as if it were at it", () => {
+  assert.equal(rate(0.1001), "0.11");
+  assert.equal(rate(Math.fround(0.1)), "0.10");
+  assert.equal(rate(Math.fround(0.05)), "0.05");
+  assert.equal(rate(0.0501), "0.06");
+  assert.equal(rate(0.0012), "0.002");
+  assert.equal(rate(0.01), "0.01");
+  assert.equal(rate(0.0099), "0.010");
+  assert.equal(rate(1), "1.00");
 });

@@ -82,6 +82,8 @@ class Calibration(Tabular):
         unit_ids: the units' names, one per row.
         samples: the samples' numbers, one per column.
         available: how many spares the code has; `weight`: how many components each removes.
+        balanced: whether every component has seen the same number of these units, within one: then the code was
+            balanced, not drawn at random, and p-values are approximate.
     """
 
     statistic: str
@@ -94,6 +96,7 @@ class Calibration(Tabular):
     samples: tuple[int, ...] = ()
     available: int = 0
     weight: int = 1
+    balanced: bool = False
 
     def table(self) -> pl.DataFrame:
         """One row per sample and unit. Columns: sample, unit, score, p, q, marked."""
@@ -126,6 +129,15 @@ class Calibration(Tabular):
         return Message(
             f"whether a single unit stands out cannot be judged with {self.spares} {what}: to reach a false discovery "
             f"rate of {level:g} among {units} units takes {how}"
+        )
+
+    def approximate(self) -> Message | None:
+        """Why p-values are not exact; None if they are."""
+        if not self.balanced:
+            return None
+        return Message(
+            "p is approximate: every component has seen equally many of these units, so their codewords were balanced, "
+            "and not drawn at random"
         )
 
     def verdict(self, sample: int, units: tuple[str, ...], level: float = LEVEL) -> Message:
@@ -187,7 +199,7 @@ def calibrate(
         score[missing, column], p[missing, column] = np.nan, 1
     if statistic not in SPARED and len(chosen):
         compared = max(reference.size(int(weight)) for weight in words[ablation].sum(axis=1)) - 1
-    about = universe.unit_ids, tuple(chosen), *spares_of(settings)
+    about = universe.unit_ids, tuple(chosen), *spares_of(settings), _balanced(words[ablation])
     return Calibration(statistic, score * scale, p, q_values(p), radius_p, compared, *about)
 
 
@@ -229,6 +241,11 @@ def component_evidence(seen: Seen, sample: int) -> np.ndarray:
         effects.see(first, seen.counterfactuals(sample, rows[first:last]) - factual, towards)
     parts = [effects.lost(first, towards(np.arange(first, last))) for first, last in seen.pieces()]
     return np.concatenate(parts, axis=1)
+
+
+def _balanced(words: np.ndarray) -> bool:
+    """Whether all components have seen as many of these units, within one; of few units, that happens by chance."""
+    return len(words) > words.shape[1] and int(np.ptp(words.sum(axis=0))) <= 1
 
 
 def default_statistic(universe: Landscapes) -> Statistic:

@@ -14,7 +14,9 @@ import numpy as np
 
 from .._runtime.files import write_atomic
 from .._runtime.plotting import contact_sheet, figure_png, png
+from ..diffusion.advice import remedy
 from ..diffusion.sampling_settings import Sampling
+from ..errors import Message
 from ..runs.records import read_training
 from ..runs.run import Run
 from .sample_quality import SampleQuality, judge
@@ -31,11 +33,13 @@ class FirstLook:
         sheet: the contact sheet's path.
         loss: the loss figure's path; None if nothing was trained.
         quality: the samples judged against the training images.
+        remedies: what to change, where too many of them are broken.
     """
 
     sheet: Path
     loss: Path | None
     quality: SampleQuality
+    remedies: tuple[Message, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """The same for programs."""
@@ -45,11 +49,12 @@ class FirstLook:
             "drawn": len(broken),
             "broken": int(broken.sum()),
             "sound": self.quality.sound,
+            "remedies": list(self.remedies),
         }
 
     def sentences(self) -> list[str]:
         """The verdict, and where to look."""
-        return [*self.quality.sentences(), f"samples above their nearest training images: {self.sheet}"]
+        return [*self.quality.sentences(), *self.remedies, f"samples above their nearest training images: {self.sheet}"]
 
 
 def first_look(
@@ -70,7 +75,8 @@ def first_look(
     from ..diffusion.sampling import Trajectories, sample
 
     opened = run if isinstance(run, Run) else Run(run)
-    training = opened.units().images
+    units = opened.units()
+    training = units.images
     with computing(device, sampling.precision), torch.inference_mode():
         noise = Trajectories(range(samples), opened.shape, device=device)
         drawn = sample(opened.ensemble(device=device), noise, schedule=opened.recipe.schedule, sampling=sampling)
@@ -82,7 +88,9 @@ def first_look(
     loss = opened.path / LOSS if any(curves) else None
     if loss is not None:
         write_atomic(loss, loss_figure(curves))
-    return FirstLook(sheet, loss, quality)
+    images = int((np.bincount(units.owner) @ opened.code.matrix).max())  # of the largest split
+    remedies = () if quality.sound else (remedy(opened.recipe, opened.shape, images),)
+    return FirstLook(sheet, loss, quality, remedies)
 
 
 def loss_figure(curves: list[list[tuple[int, float]]]) -> bytes:

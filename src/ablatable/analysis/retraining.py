@@ -33,7 +33,8 @@ from .._runtime.stats import bootstrap, rank_correlation
 from .._runtime.tables import Tabular
 from ..data.distance import euclidean
 from ..diffusion.sampling_settings import Sampling
-from ..errors import SettingsError
+from ..errors import SettingsError, command
+from ..runs.adopting import refuse_claimed
 from ..runs.run import Run, as_run
 from ..universes.drawing import draw
 
@@ -129,6 +130,7 @@ def control(
     from ..runs.component_training import train_component
 
     opened, path, execution = as_run(run), Path(out), execution.resolved()
+    refuse_claimed(opened.recipe.component, command("study retraining"))
     rows = choose(opened, units, seed)
     settings = {
         "run_sha256": opened.digest,
@@ -185,8 +187,10 @@ def choose(run: Run, units: int, seed: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Training:
-    """A model to train: its folder, the number that keys its randomness, and its split: that of a component of the run,
-    or all units, less one."""
+    """A model to train: its folder, the number that keys its randomness, and its split.
+
+    The split is that of a component of the run, or all units (None), less one (None: less none).
+    """
 
     folder: str
     number: int

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..data.distance import pairwise
-from ..errors import Message, option
 
 NOISE = 15.0  # levels of 255, beyond what the noisiest twentieth of the training images has
 FAR = 1.35  # times the distance within which 95 % of the training images have their nearest neighbour
@@ -60,7 +59,7 @@ class SampleQuality:
         return float(self.broken.mean()) <= TOLERATED
 
     def sentences(self) -> list[str]:
-        """The verdict, and what to do about it."""
+        """The verdict."""
         count, broken = len(self.noise), int(self.broken.sum())
         if self.sound:
             median = float(np.median(self.distance))
@@ -79,12 +78,7 @@ class SampleQuality:
             if which.any()
         ]
         return [
-            f"samples: {broken} of {count} are broken ({', '.join(found)}): the components are not trained well enough",
-            Message(
-                f"what helps: more training steps ({option('steps')}, twice as many); {option('preset', 'colour')} for "
-                f"drawings in colour, small for 28 x 28 and more; smaller images ({option('size')}); fewer images per "
-                "unit"
-            ),
+            f"samples: {broken} of {count} are broken ({', '.join(found)}): the components are not trained well enough"
         ]
 
 

@@ -102,7 +102,8 @@ def _named_again(
     """Whether each sample's unit is named again without itself, and in which share of the pictures without another.
 
     A quick method is asked about the pictures without each of the other units (OTHERS of them, drawn at random, if
-    there are more), another method about one. Float64 (2, samples); None where there is no other unit, or where stored scores do not cover these pictures.
+    there are more), another method about one. Float64 (2, samples).
+    None where there is no other unit, or where stored scores do not cover these pictures.
     """
     every = [_some_others(ready.universe, sample, unit) for sample, unit in zip(samples, named, strict=True)]
     if not all(every):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Sampler = Literal["ddpm", "ddim", "dpmsolver++"]
+Sampler = Literal["ddpm", "ddim", "dpmsolver++", "heun"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Preset = Literal["tiny", "small", "colour", "paper", "ideal"]
 Statistic = Literal["plain", "directional", "likeness", "residual", "both", "regressed"]

@@ -97,6 +97,8 @@ def influence(
             f"Units are in the order of p, then of the {tested.statistic} score, which p compares with that of "
             f"{tested.spares} {against}. By distance alone, the first is {_farthest(opened, sample_number)}."
         )
+        if doubt := tested.approximate():
+            say(f"{doubt[0].upper()}{doubt[1:]}.")
     else:
         say(calibration.without_spares(opened))
     next_step(

@@ -80,6 +80,27 @@ def passes(training: TrainingConfig, images: int) -> float:
     return training.steps * min(training.batch, images) / images
 
 
+def remedy(recipe: Recipe, shape: tuple[int, int, int], images: int) -> Message:
+    """What to change after training by this recipe gave samples that are broken.
+
+    Args:
+        recipe: the components' recipe.
+        shape: of the images, (C, H, W).
+        images: in the largest split.
+    """
+    if not recipe.component.trained:
+        return Message("what helps: more images per unit, or a code of higher weight; these components do not train")
+    training, (name, advised) = recipe.training, chosen(None, shape, images)
+    steps = max(2 * training.steps, steps_for(training, images), advised.training.steps)
+    told = (
+        f"what helps: {option('steps', steps)} (each image was seen {passes(training, images):.0f} times in "
+        f"{training.steps} steps, and would be {passes(training, images) * steps / training.steps:.0f} times)"
+    )
+    if isinstance(recipe.component, UNetConfig) and recipe.component != advised.component:
+        told += f"; {option('preset', name)}, which is for such images"
+    return Message(f"{told}; smaller images ({option('size')}); fewer images per unit")
+
+
 def concerns(recipe: Recipe, shape: tuple[int, int, int], images: int) -> list[Message]:
     """Why samples of this recipe may be noise, with what to change; empty if nothing is known against it.
 

@@ -85,7 +85,7 @@ class SharedTimestepUNet(nn.Module):
             upsampling(block.upsamplers[0].conv) if block.upsamplers else nn.Identity() for block in unet.up_blocks
         )
 
-    def forward(self, x: Tensor, t: int) -> Tensor:
+    def forward(self, x: Tensor, t: float) -> Tensor:
         """Predicted noise (B, C, H, W) at timestep `t` of every row of `x`."""
         features = self.unet.time_proj(torch.full((1,), t, device=x.device)).to(x.dtype)
         time = functional.silu(self.unet.time_embedding(features))  # (1, D)
@@ -129,9 +129,9 @@ class PlainUNet(nn.Module):
         super().__init__()
         self.unet = unet
 
-    def forward(self, x: Tensor, t: int) -> Tensor:
+    def forward(self, x: Tensor, t: float) -> Tensor:
         """Predicted noise (B, C, H, W) at timestep `t` of every row of `x`."""
-        return self.unet(x, t, return_dict=False)[0]
+        return self.unet(x, torch.tensor([t], device=x.device), return_dict=False)[0]  # as a number it is cut to int
 
 
 class PlainUpsample(nn.Module):

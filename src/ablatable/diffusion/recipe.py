@@ -37,11 +37,13 @@ class ComponentConfig(_Config):
         weights: the name of the file with its weights.
         trained: whether its weights are trained, or follow from its split and seed as soon as it is built.
         own_precision: whether its settings say in which precision it computes, so that sampling cannot choose one.
+        claimed: whether it was trained elsewhere, so that who saw what is somebody's claim, its setting `claim`.
     """
 
     weights: ClassVar[str]
     trained: ClassVar[bool] = True
     own_precision: ClassVar[bool] = False
+    claimed: ClassVar[bool] = False
 
     kind: str
 
@@ -62,13 +64,14 @@ class UNetConfig(ComponentConfig):
     attention: tuple[int, ...] = Field(default=(), description="levels (from 0) that attend")
     middle_attention: bool = False
     norm_groups: int = Field(default=8, ge=1)
-    prediction: Literal["noise", "velocity"] = Field(
-        default="noise", description="what the network computes; the component gives noise in either case"
+    prediction: Literal["noise", "velocity", "edm"] = Field(
+        default="noise", description="what the network computes; the component gives noise in any case"
     )
+    sigma_data: float = Field(default=0.5, gt=0, description="for edm: root mean square of the images, in [-1, 1]")
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_defaults(handler(self), {"prediction": "noise"})
+        return _without_defaults(handler(self), {"prediction": "noise", "sigma_data": 0.5})
 
     @model_validator(mode="after")
     def _check(self) -> UNetConfig:

@@ -12,6 +12,7 @@ from torch import Tensor
 from .._runtime.rng import generator
 from ..errors import SettingsError
 from .clipping import clip_noise, scheduler_abar
+from .heun import heun_sampler
 from .sampling_settings import Sampling
 from .schedule import Schedule
 
@@ -68,8 +69,8 @@ def sample(
         denoiser: maps (x_t (B, C, H, W), t) to the predicted noise.
         noise: the trajectories; `noise[k]` is asked for only by samplers that add noise.
         schedule: the noise schedule that the denoiser was trained with; None = the default one.
-        sampling: the sampler and its number of steps, which is the number of denoiser calls.
-        on_step: called with the number of steps done.
+        sampling: the sampler and its number of steps; `heun` calls the denoiser twice at all but the last.
+        on_step: called with the number of steps done, after each.
 
     Returns:
         float (B, C, H, W), about [-1, 1], and within it only if `sampling.clip`; dtype and device of `noise[0]`.
@@ -83,23 +84,35 @@ def sample(
     for number, t in enumerate(timesteps, start=1):
         z = noise[number] if sampling.sampler == "ddpm" else x  # the others add none
         x = step_from(denoiser(x, t), t, x, z)
-        on_step(number)
+        if done := sampling.finished(number):
+            on_step(done)
     return x
 
 
 def make_sampler(sampling: Sampling, schedule: Schedule) -> tuple[list[int], Step]:
-    """The timesteps a sampler visits, highest first, and its step, both by a diffusers scheduler.
+    """The timesteps at which a sampler asks for the noise, highest first, and what follows each.
 
-    Without clipping the step is linear in the prediction, x_t and the noise.
+    One step follows each, by a diffusers scheduler; half a step with `heun`. Without clipping it is linear in the
+    prediction, x_t and the noise. Some samplers remember what came before, so this serves one trajectory.
     """
     sampling.check(schedule)
+    timesteps, step_from = _sampler(sampling, schedule)
+    if not sampling.clip:
+        return timesteps, step_from
+    abar = scheduler_abar(schedule)
+
+    def clipped(predicted: Tensor, t: int, x: Tensor, z: Tensor) -> Tensor:
+        return step_from(clip_noise(predicted, x, abar[t]), t, x, z)
+
+    return timesteps, clipped
+
+
+def _sampler(sampling: Sampling, schedule: Schedule) -> tuple[list[int], Step]:
+    """As `make_sampler`, without clipping."""
     sampler, steps = sampling.sampler, sampling.steps
-    betas = {
-        "num_train_timesteps": schedule.train_steps,
-        "beta_start": schedule.beta_start,
-        "beta_end": schedule.beta_end,
-        "beta_schedule": "linear",
-    }
+    if sampler == "heun":
+        return heun_sampler(schedule, steps)
+    betas = schedule.for_diffusers()
     if sampler == "dpmsolver++":
         from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
@@ -112,11 +125,8 @@ def make_sampler(sampling: Sampling, schedule: Schedule) -> tuple[list[int], Ste
         # eta = 1 makes the variance that of the ancestral sampler (DDIM paper, eq. 16: sigma^2 = beta-tilde)
         options = {"eta": 1.0} if sampler == "ddpm" else {"eta": 0.0}
     scheduler.set_timesteps(steps)
-    abar = scheduler_abar(schedule) if sampling.clip else None
 
     def step_from(predicted: Tensor, t: int, x: Tensor, z: Tensor) -> Tensor:
-        if abar is not None:
-            predicted = clip_noise(predicted, x, abar[t])
         if sampler == "ddpm":
             options["variance_noise"] = z
         return scheduler.step(predicted, t, x, **options)[0]

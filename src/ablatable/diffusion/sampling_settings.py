@@ -10,7 +10,7 @@ from ..data.images import check_threshold
 from ..errors import SettingsError
 from .schedule import Schedule
 
-SamplerName = Literal["ddpm", "ddim", "dpmsolver++"]
+SamplerName = Literal["ddpm", "ddim", "dpmsolver++", "heun"]
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 CLIP = True  # unless said otherwise; universes without the setting on record were drawn without (docs/colour.md)
 
@@ -21,8 +21,9 @@ class Sampling:
 
     Attributes:
         sampler: `ddpm` (ancestral, fixed-small variance; with fewer steps than the schedule, its strided form
-            t = k T/steps), `ddim` (deterministic), or `dpmsolver++` (second order, multistep).
-        steps: sampling steps; each is one forward pass of every component.
+            t = k T/steps), `ddim` (deterministic), `dpmsolver++` (second order, multistep), or `heun` (second order,
+            two passes per step).
+        steps: sampling steps; each is one forward pass of every component, two with `heun` (the last one is one).
         precision: `fp32`; `tf32`, where a CUDA GPU may round the factors of products to 10 bits; or `bf16` for forward
             passes in bfloat16 (sums and samplers stay in float32).
         compiled: let `torch.compile` fuse the forward passes; needs a C++ compiler.
@@ -49,6 +50,17 @@ class Sampling:
         if self.steps < 1:
             raise SettingsError(f"{self.steps} sampling steps; give 1 or more")
         check_threshold(self.threshold)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of every component."""
+        return 2 * self.steps - 1 if self.sampler == "heun" else self.steps
+
+    def finished(self, passes: int) -> int:
+        """The number of the step that ends with this many passes; 0 if none does."""
+        if self.sampler != "heun" or passes == self.passes:
+            return min(passes, self.steps)
+        return passes // 2 if passes % 2 == 0 else 0
 
     def check(self, schedule: Schedule) -> None:
         """Raise `SettingsError` unless the sampler can take so many steps with this noise schedule."""

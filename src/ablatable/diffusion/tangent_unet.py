@@ -35,8 +35,8 @@ def push_unet(component: UNetDenoiser, x: Tensor, t: int, directions: Tensor) ->
         _TANGENTS[component] = TangentUNet(component.unet)
     height, width = x.shape[-2:]
     pad = (0, -width % component.multiple, 0, -height % component.multiple)
-    rows = functional.pad(torch.cat([x[None], directions]), pad)
-    out = _TANGENTS[component](rows, t)[..., :height, :width]
+    rows, time = component.asked(torch.cat([x[None], directions]), t)
+    out = _TANGENTS[component](functional.pad(rows, pad), float(time))[..., :height, :width]
     out = component.noise(out, torch.cat([x[None], directions]), t)
     return out[0], out[1:]
 
@@ -52,7 +52,7 @@ class TangentUNet:
         for upsampler in filter(None, self.upsamplers):
             upsampler.bias = None
 
-    def __call__(self, h: Tensor, t: int) -> Tensor:
+    def __call__(self, h: Tensor, t: float) -> Tensor:
         """(1 + K, C, H, W) at timestep `t`, likewise out."""
         unet = self.unet
         features = unet.time_proj(torch.tensor([t], device=h.device)).to(h.dtype)

@@ -28,18 +28,20 @@ class UNetDenoiser(nn.Module):
     noise is then nearly x_t itself, and an error of the network is an error of the image, not 1/sqrt(a) times that.
     """
 
-    def __init__(self, unet: Any, multiple: int, abar: Tensor | None = None) -> None:
+    def __init__(self, unet: Any, multiple: int, abar: Tensor | None = None, sigma_data: float | None = None) -> None:
         """Wrap a network.
 
         Args:
             unet: the `UNet2DModel`.
             multiple: sides are padded to a multiple of this, see `UNetConfig.multiple`.
-            abar: abar_t, float (T,), if what the network computes is the velocity; None = the noise.
+            abar: abar_t, float (T,), if what the network computes is not the noise.
+            sigma_data: with `abar`, EDM's preconditioning for images of that size; None = the velocity.
         """
         super().__init__()
         self.unet = unet
         self.multiple = multiple
         self.abar = None if abar is None else abar.float()  # no buffer: it must stay float32 when weights are bfloat16
+        self.sigma_data = sigma_data
         self.inference: SharedTimestepUNet | PlainUNet | None = None
         self.compiled = False  # see `SharedTimestepUNet`
 
@@ -50,19 +52,22 @@ class UNetDenoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
         """Predicted noise, same shape and dtype as `x` (B, C, H, W); the network computes in its weights' dtype."""
-        given, x = x, x.to(self.unet.conv_in.weight.dtype)
+        given, at = x, t
+        x, t = self.asked(x, t)
+        x = x.to(self.unet.conv_in.weight.dtype)
         height, width = x.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
         if any(pad):
             x = nn.functional.pad(x, pad)
-        if isinstance(t, int) and not self.training and not torch.is_grad_enabled():
+        if not isinstance(t, Tensor) and not self.training and not torch.is_grad_enabled():
             if self.inference is None:
                 known = agrees(self.unet)
                 self.inference = SharedTimestepUNet(self.unet, self.compiled) if known else PlainUNet(self.unet)
             predicted = self.inference(x, t)
-        else:
-            predicted = self.unet(x, t, return_dict=False)[0]
-        return self.noise(predicted[..., :height, :width].to(given.dtype), given, t)
+        else:  # a float as such would be cut to an integer
+            time = torch.tensor([t], device=x.device) if isinstance(t, float) else t
+            predicted = self.unet(x, time, return_dict=False)[0]
+        return self.noise(predicted[..., :height, :width].to(given.dtype), given, at)
 
     def fast(self) -> UNetDenoiser:
         """Let `torch.compile` fuse the inference pass; the weights become channels-last."""
@@ -73,14 +78,36 @@ class UNetDenoiser(nn.Module):
         """Its prediction and its derivatives along some directions, see `tangents.push`."""
         return push_unet(self, x, t, directions)
 
+    def asked(self, x: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor | float]:
+        """What the network is given for `x` at `t`: a multiple of x, and t, or what stands for it."""
+        if self.sigma_data is None:
+            return x, t
+        sigma = self._sigma(x, t)
+        time = 250 * sigma.log().flatten()  # 1000 c_noise
+        scaled = ((1 + sigma**2) / (sigma**2 + self.sigma_data**2)).sqrt() * x  # c_in x sqrt(1 + sigma^2)
+        return scaled, time if isinstance(t, Tensor) else float(time)
+
     def noise(self, predicted: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
         """What the network computed of `x` at `t`, as noise: linear in both, so directions become noise likewise."""
         if self.abar is None:
             return predicted
+        if self.sigma_data is not None:
+            sigma, data = self._sigma(x, t), self.sigma_data
+            total = sigma**2 + data**2
+            return (1 + sigma**2).sqrt() * sigma / total * x - data / total.sqrt() * predicted
+        a = self._abar(x, t)
+        return a.sqrt() * predicted + (1 - a).sqrt() * x
+
+    def _abar(self, x: Tensor, t: Tensor | int) -> Tensor:
+        """abar_t for the rows of `x`, (B, 1, 1, 1) or (1, 1, 1, 1)."""
+        assert self.abar is not None
         if self.abar.device != x.device:
             self.abar = self.abar.to(x.device)
-        a = self.abar[t].to(x.dtype).reshape(-1, 1, 1, 1)
-        return a.sqrt() * predicted + (1 - a).sqrt() * x
+        return self.abar[t].to(x.dtype).reshape(-1, 1, 1, 1)
+
+    def _sigma(self, x: Tensor, t: Tensor | int) -> Tensor:
+        a = self._abar(x, t)
+        return ((1 - a) / a).sqrt()
 
 
 def build(config: UNetConfig, shape: tuple[int, int, int], seed: int, schedule: Schedule | None = None) -> UNetDenoiser:
@@ -97,11 +124,12 @@ def build(config: UNetConfig, shape: tuple[int, int, int], seed: int, schedule: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = _unet_class()(**_unet_arguments(config, shape[0], (height, width)))
-    return UNetDenoiser(unet, config.multiple, _abar_of(config, schedule or Schedule()))
+    return _wrapped(unet, config, schedule or Schedule())
 
 
-def _abar_of(config: UNetConfig, schedule: Schedule) -> Tensor | None:
-    return schedule.alphas_cumprod() if config.prediction == "velocity" else None
+def _wrapped(unet: Any, config: UNetConfig, schedule: Schedule) -> UNetDenoiser:
+    abar = None if config.prediction == "noise" else schedule.alphas_cumprod()
+    return UNetDenoiser(unet, config.multiple, abar, config.sigma_data if config.prediction == "edm" else None)
 
 
 def _unet_class() -> type:
@@ -141,7 +169,7 @@ def _load(folder: Path, config: UNetConfig, schedule: Schedule) -> UNetDenoiser:
     architecture = unet_class.load_config(folder, local_files_only=True)
     unet = _with_weights(lambda: unet_class.from_config(architecture), load_file(folder / config.weights))
     agrees(unet)  # here, on the CPU in fp32; the answer is kept for the architecture
-    return UNetDenoiser(unet, config.multiple, _abar_of(config, schedule))
+    return _wrapped(unet, config, schedule)
 
 
 def _with_weights(make: Callable[[], Any], state: dict[str, Tensor]) -> Any:
@@ -157,7 +185,14 @@ def _with_weights(make: Callable[[], Any], state: dict[str, Tensor]) -> Any:
 
 
 def _loss(config: UNetConfig, predicted: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
-    """Mean squared error of what the network computes: an error e of the velocity is one of sqrt(a) e of the noise."""
+    """Mean squared error of what the network computes, from that of the noise.
+
+    An error e of the velocity is one of sqrt(a) e of the noise; one of EDM's F is sigma_data / sqrt(sigma^2 +
+    sigma_data^2) e. (Karras et al. 2022, eq. 8, with lambda = 1 / c_out^2.)
+    """
+    if config.prediction == "edm":
+        weight = (1 + (1 - abar) / abar / config.sigma_data**2).reshape(-1, 1, 1, 1)
+        return (weight * (predicted - noise).square()).mean()
     if config.prediction == "velocity":
         return ((predicted - noise).square() / abar.reshape(-1, 1, 1, 1)).mean()
     return nn.functional.mse_loss(predicted, noise)

@@ -75,7 +75,8 @@ class Steps:
                 guess = (x - rest * predicted) / signal
                 guess = guess.clamp(-1, 1) if self.sampling.clip else guess
                 x = step_from(predicted, t, x, noise[number] if self.sampling.sampler == "ddpm" else x)
-            yield told(number, x, guess)
+            if done := self.sampling.finished(number):
+                yield told(done, x, guess)
 
 
 def application(run: Run, site: Path, sampling: Sampling, *, ensemble: Ensemble | None = None) -> FastAPI:

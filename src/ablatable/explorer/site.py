@@ -26,6 +26,7 @@ from .content import (
 )
 
 if TYPE_CHECKING:
+    from ..diffusion.recipe import Recipe
     from ..diffusion.sampling_settings import Sampling
     from ..runs.run import Run
     from ..universes.reader import Universe
@@ -34,6 +35,7 @@ MANIFEST = "data/manifest.json"
 SEEDS = tuple(range(8))
 STEPS = 25  # without a universe: half as many as the library takes otherwise, as a visitor waits
 NOT_SHIPPED = ("*.d.mts",)
+GPU_FOLDER = "webgpu"  # what only WebGPU needs, 6.7 MB
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def write_explorer(
     seeds: Sequence[int] | None = None,
     sampling: Sampling | None = None,
     max_mb: float = 60,
+    webgpu: bool = False,
     overwrite: bool = False,
 ) -> Site:
     """Write a folder that runs an ensemble in a visitor's browser; any static host can serve it.
@@ -77,6 +80,8 @@ def write_explorer(
         sampling: without a universe, how they are drawn; `ddpm` with 25 steps if not given.
         max_mb: an ensemble of more megabytes is not sent to browsers: the page then asks a server to draw (see
             `serve_site`). Stored pictures beyond it are left out, the last samples first.
+        webgpu: put the program on the site that runs networks on a visitor's GPU (6.7 MB, fetched only by browsers that
+            have WebGPU). A browser takes the GPU if it agrees with its processor and is faster.
         overwrite: replace a site that is there.
 
     Raises:
@@ -96,6 +101,7 @@ def write_explorer(
         "drawing": drawing.described(),
         "max_mb": max_mb,
         **versions(),
+        **({"webgpu": True} if webgpu else {}),
     }
     folder = Path(out)
     if (there := _kept(folder, source, overwrite)) is not None:
@@ -103,6 +109,8 @@ def write_explorer(
     content = describe(opened, drawing)
     _fill(content, opened, drawing, stored, int(max_mb * MEGABYTE))
     content.manifest["source"] = source
+    if webgpu and content.manifest["files"]["components"]:
+        content.manifest["webgpu"] = {}
     _write(folder, content)
     return _told(folder, content.manifest, was_there=False)
 
@@ -133,7 +141,7 @@ def serve_site(
 
 def _fill(content: Content, run: Run, drawing: Drawing, universe: Universe | None, limit: int) -> None:
     """Components where they fit, exact pictures, and as much of a universe as fits."""
-    if _weights_size(run) + content.size <= limit:
+    if browsable(run.recipe) and _weights_size(run) + content.size <= limit:
         add_components(content, run)
     else:
         content.manifest["engine"] = "server"
@@ -143,8 +151,13 @@ def _fill(content: Content, run: Run, drawing: Drawing, universe: Universe | Non
     add_factual(content, run, drawing, universe)
 
 
+def browsable(recipe: Recipe) -> bool:
+    """Whether the page's own engine knows the noise schedule; a server draws whatever there is."""
+    return recipe.schedule.curve == "linear" and recipe.schedule.trained_betas is None
+
+
 def _weights_size(run: Run) -> int:
-    if not run.recipe.component.trained:
+    if run.recipe.component.kind == "ideal":
         return 0
     return sum(file.stat().st_size for i in range(run.code.components) for file in run.component_folder(i).iterdir())
 
@@ -218,7 +231,8 @@ def _write(folder: Path, content: Content) -> None:
     """Everything aside, then moved into place at once."""
     with writing(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
         aside = Path(beside) / folder.name
-        shutil.copytree(page_folder(), aside, ignore=shutil.ignore_patterns(*NOT_SHIPPED))
+        left_out = (*NOT_SHIPPED, *(() if "webgpu" in content.manifest else (GPU_FOLDER,)))
+        shutil.copytree(page_folder(), aside, ignore=shutil.ignore_patterns(*left_out))
         for name, data in {
             **content.files,
             MANIFEST: canonical_json(content.manifest),

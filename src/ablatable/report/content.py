@@ -1,4 +1,4 @@
-"""What a report says, as numbers and arrays, before it is a page or a picture. Of a landscape, what is shown is read."""
+"""What a report says, as numbers and arrays, before it is a page or a picture. It reads what it shows of a landscape."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ..universes.reader import Universe
 SHEET_UNITS = 500  # units a contact sheet shows at most: those of largest distance
 SHEET_SPARES = 200  # spare ablations it shows at most: those of largest distance
 REPORT_SAMPLES = 100  # samples that get a card and a contact sheet at most: the first
+GROUPS, GROUP_IMAGES = 48, 24  # units of several images that are shown with their images, and how many of these
 SPARE_EXAMPLES = 3  # the first spares by number: an example must not be picked for how it looks
 
 
@@ -191,6 +192,13 @@ class Content:
     def first_image(self) -> np.ndarray:
         """Where each unit's images begin in `training.images`, int (units,)."""
         return np.cumsum(self.images_of) - self.images_of
+
+    def groups(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Units of several images (row, their first images (<= GROUP_IMAGES, H, W, C)), the first GROUPS of them."""
+        grouped = np.flatnonzero(self.images_of > 1)[:GROUPS]
+        for row in grouped.tolist():
+            first, count = int(self.first_image[row]), min(int(self.images_of[row]), GROUP_IMAGES)
+            yield row, self.universe.training.images[first : first + count]
 
     def training_image(self, image: int) -> np.ndarray:
         """A training image by its place in `training.images`."""

@@ -94,6 +94,7 @@ class Page:
             overview=self._overview(),
             histogram=self._histogram(),
             facts=facts(self.content, self.run),
+            groups=self._groups(),
             ticks=self.scale.ticks(),
             ceiling=REFERENCE**0.5,
             brighter=_rgb(pictures.BRIGHTER),
@@ -177,6 +178,21 @@ class Page:
             "images": int(content.images_of[row]),
         }
 
+    def _groups(self) -> list[dict[str, Any]]:
+        """Contact sheets of the units that have several images."""
+        content, grouped = self.content, int((self.content.images_of > 1).sum())
+        return [
+            {
+                "id": shorten(content.unit_ids[row]),
+                "images": int(content.images_of[row]),
+                "shown": len(images),
+                "columns": pictures.sprite_columns(len(images)),
+                "sheet": pictures.data_uri(pictures.sprite(images)),
+                "of": grouped,
+            }
+            for row, images in content.groups()
+        ]
+
     def _training(self) -> str:
         """The sprite of all training images that any tile refers to."""
         return pictures.data_uri(pictures.sprite(self.content.universe.training.images[list(self.images)]))
@@ -220,6 +236,7 @@ class Page:
             "unattributable_interval": same.interval(),
             "marked": None if content.calibration is None else int(content.calibration.marked().any(axis=0).sum()),
             "undecidable": content.undecidable,
+            "approximate": None if content.calibration is None else content.calibration.approximate(),
             "sharers": [shorten(unit) for unit in content.sharers],
             "level": LEVEL,
             "witness": None if content.witness is None else content.witness.headline(),

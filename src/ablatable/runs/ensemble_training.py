@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -15,27 +13,19 @@ import numpy as np
 
 from .._runtime.devices import CPU
 from .._runtime.execution import Execution
-from .._runtime.files import (
-    check_room,
-    file_hash,
-    link_or_copy,
-    move_folder_into_place,
-    read_json,
-    write_atomic,
-    write_json,
-)
+from .._runtime.files import check_room, file_hash, link_or_copy, move_folder_into_place, write_json
 from .._runtime.outputs import check_clearable, output_folder
 from .._runtime.progress import Display
-from .._runtime.provenance import compare_settings, environment
 from ..codes.code import RANDOM, Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe, preset
 from ..errors import SettingsError, StoreError, command
 from .disk_room import training_bytes
 from .enough_units import refuse_too_few
-from .records import Manifest, RunSettings, Trained, UnitsLoaded, log, read_training
-from .run import IMAGES, RUN, Run, component_folder
+from .records import RunSettings, Trained, UnitsLoaded, log, read_training
+from .run import RUN, Run, component_folder
 from .shared import FOLDER, NOTHING_SHARED, Shared, SharedPart, copy_parts, records_of
+from .writing import begin_run, manifest_of
 
 if TYPE_CHECKING:
     from .component_training import TrainTask
@@ -131,7 +121,7 @@ def make_run(
     )
     inside = Shared(settings.shared or (), path.resolve() / FOLDER)
     with output_folder(path, RUN, overwrite=overwrite):
-        _open_for_training(path, settings, units, code, reuse)
+        begin_run(path, settings, units, code, reuse)
         copy_parts(shared, path)
         inside.check()
         if units.report is not None:
@@ -150,7 +140,7 @@ def make_run(
             check_room(path, room, f"training {len(missing)} components")
             _train_components(path, recipe, missing, len(tasks), execution)
         if not (path / "ensemble.json").exists():
-            write_json(path / "ensemble.json", _manifest(path, settings).values())
+            write_json(path / "ensemble.json", manifest_of(path, settings).values())
     return Run(path)
 
 
@@ -292,66 +282,3 @@ def _train_components(path: Path, recipe: Recipe, tasks: Tasks[TrainTask], of: i
         device=execution.device,
     )
     log(path, done)
-
-
-def _open_for_training(path: Path, settings: RunSettings, units: Units, code: Code, reuse: Run | None) -> None:
-    """Make `path`, which is empty or a run, a run with these settings: a new one, or the one that is there."""
-    known = path / "settings.json"
-    if known.exists():
-        there, now = {"hardware": CPU, **read_json(known)}, {"hardware": CPU, **settings.values()}
-        if (path / "ensemble.json").exists():  # nothing is left to do, and other hardware does no harm
-            now["hardware"] = there["hardware"]
-        compare_settings(there, now, path)
-    else:
-        write_json(known, settings.values())  # first: it makes the folder a run, whatever happens next
-    if not (path / "units.parquet").exists():
-        _write_units_table(path, units, code)
-    if not (path / IMAGES).exists():
-        _write_images(path, units, reuse)
-
-
-def _manifest(path: Path, settings: RunSettings) -> Manifest:
-    folders = [component_folder(path, number) for number in settings.present]
-    return Manifest(
-        settings=settings,
-        settings_sha256=file_hash(path / "settings.json"),
-        units_table_sha256=file_hash(path / "units.parquet"),
-        images_sha256=file_hash(path / IMAGES),
-        weights_sha256=[file_hash(folder / settings.recipe.component.weights) for folder in folders],
-        split_commitments=[read_training(folder).split_commitment for folder in folders],
-        files_sha256={
-            file.relative_to(path).as_posix(): file_hash(file)
-            for folder in [*folders, *(path / FOLDER / part.name for part in settings.shared or ())]
-            for file in sorted(folder.rglob("*"))
-            if file.is_file()
-        },
-        environment=environment(),
-    ).sealed()
-
-
-def _write_units_table(path: Path, units: Units, code: Code) -> None:
-    import polars as pl
-
-    buffer = io.BytesIO()
-    pl.DataFrame(
-        {
-            "unit": list(units.ids),
-            "sha256": list(units.digests),
-            "images": np.bincount(units.owner, minlength=len(units)),
-            "codeword": code.words(),
-            "ablation": code.ablations()[1],
-        }
-    ).write_parquet(buffer)
-    write_atomic(path / "units.parquet", buffer.getvalue())
-
-
-def _write_images(path: Path, units: Units, reuse: Run | None) -> None:
-    """Write the units' images, or share the file of a run that has the same ones."""
-    if reuse is not None and (reuse.unit_ids, reuse.digests) == (units.ids, units.digests):
-        aside = path / f".{IMAGES}.{os.getpid()}.partial"
-        link_or_copy(reuse.path / IMAGES, aside)
-        if file_hash(aside) == reuse.manifest.images_sha256:
-            aside.replace(path / IMAGES)
-            return
-        aside.unlink()  # damaged there
-    units.write_to(path / IMAGES)

@@ -166,7 +166,7 @@ class AblatablePipeline(DiffusionPipeline):
             without: units to remove, or the name of one; every component that saw one of them is ablated. None removes
                 nothing.
             num_inference_steps: sampling steps.
-            sampler: `ddpm`, `ddim` or `dpmsolver++`.
+            sampler: `ddpm`, `ddim`, `dpmsolver++` or `heun`.
             clip: bring the image that every step's prediction implies into the range of images.
             output_type: `pil`; `np`, uint8 (B, H, W, C); or `pt`, float32 (B, C, H, W) about [-1, 1].
             return_dict: False returns a tuple, as in diffusers.

@@ -97,7 +97,8 @@ def sample_jacobian(
                 along = clip_noise_along(along, dx, mean[None], x, abar[t])
             x = step_from(mean[None], t, x, z)
             dx = step_along(along, t, dx, torch.zeros_like(dx))
-            on_step(number)
+            if done := sampling.finished(number):
+                on_step(done)
     return x[0], torch.cat([dx, -dx.sum(0, keepdim=True)])
 
 

@@ -63,7 +63,7 @@ def precision_error(
     universe = Universe.open(universe)
     settings, opened = universe.settings, as_run(run)
     device = resolve_device(device)
-    samples, ablations = subset(settings.codewords, len(universe.seeds), settings.sampling.steps)
+    samples, ablations = subset(settings.codewords, len(universe.seeds), settings.sampling.passes)
     words = settings.codewords[:ablations]
     removed = np.concatenate([np.zeros((1, words.shape[1]), bool), words])
     with computing(device):
@@ -82,12 +82,12 @@ def precision_error(
     return compare(np.moveaxis(stored, -1, -3), exact)
 
 
-def subset(codewords: np.ndarray, samples: int, steps: int) -> tuple[int, int]:
+def subset(codewords: np.ndarray, samples: int, passes: int) -> tuple[int, int]:
     """How many of the first samples and ablations are compared: as many as PASSES allow, and one of each at least."""
     samples, ablations = min(SAMPLES, samples), min(ABLATIONS, len(codewords))
     survivors = (~codewords[:ablations]).sum(axis=1)
     while samples > 1 or ablations > 1:
-        if samples * steps * (codewords.shape[1] + survivors[:ablations].sum()) <= PASSES:
+        if samples * passes * (codewords.shape[1] + survivors[:ablations].sum()) <= PASSES:
             break
         if samples > 1:
             samples -= 1

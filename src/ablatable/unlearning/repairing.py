@@ -23,6 +23,7 @@ from ..data.loading import LoadOptions
 from ..data.units import Units, load_units
 from ..diffusion.recipe import Recipe
 from ..errors import CodeError, DataError, SettingsError, command, option
+from ..runs.adopting import refuse_claimed
 from ..runs.ensemble_training import make_run, reusable
 from ..runs.loading_record import options_of
 from ..runs.run import RUN, Run, as_run
@@ -58,8 +59,9 @@ class Work:
 def plan_repair(run: Run, units: Units | None = None) -> Work:
     """Which components a run lacks, to be trained on `units` (see `run_units`); None = as stored in the run.
 
-    A component that no unit is left for is not brought back.
+    A component that no unit is left for is not brought back. `SettingsError` if they were trained elsewhere.
     """
+    refuse_claimed(run.recipe.component, command("run repair"))
     return _work(run, run.units() if units is None else units, run.design)
 
 
@@ -67,10 +69,12 @@ def plan_extension(run: Run, new: Units) -> Work:
     """Give new units unused codewords, see `extended`, and see which components that touches.
 
     Raises:
-        SettingsError: the run lacks components (repair it first), or the pictures' shape differs.
+        SettingsError: the run lacks components (repair it first), the pictures' shape differs, or its components were
+            trained elsewhere.
         DataError: a new unit has the id of one that is there.
         CodeError: too few codewords are left.
     """
+    refuse_claimed(run.recipe.component, command("run extend"))
     if len(run.present) < run.design.components and (run.design.split_sizes() > 0).sum() > len(run.present):
         raise SettingsError(
             f"{run.path} lacks components; repair it first: {command('run repair', run.path, option('out', 'RUN3'))}"

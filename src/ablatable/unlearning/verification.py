@@ -24,6 +24,7 @@ from ..data.images import fit, read_picture, recolour
 from ..data.likeness import NEAR, likeness
 from ..data.units import Units
 from ..errors import SettingsError, option
+from ..runs.adopting import claimed, refuse_claimed
 from ..runs.component_training import TrainTask, first_marks, train_component
 from ..runs.ensemble_training import Tasks, task_of
 from ..runs.loading_record import background_of
@@ -57,6 +58,8 @@ class Audit:
     """The most alike other unit, near-duplicate or not."""
     shared: tuple[SharedRecord, ...]
     """The frozen models that all components use: what is said of a component is relative to them."""
+    claimed: tuple[str, ...]
+    """What is to be said where the components were trained elsewhere; empty otherwise."""
     wrong: tuple[str, ...]
     """What does not hold in the chain units -> code -> splits -> training records -> weights."""
 
@@ -137,6 +140,7 @@ def _audit(run: Run, subject: str, digest: str, pictures: np.ndarray, wrong: lis
         ),
         closest=(order[0], alike[order[0]]) if order else None,
         shared=run.shared.records,
+        claimed=tuple(claimed(run.recipe.component)),
         wrong=tuple(wrong),
     )
 
@@ -214,8 +218,9 @@ def repeat(
         report: called with (task number, event) during training.
 
     Raises:
-        SettingsError: a component saw one of the units, or there is no such component.
+        SettingsError: a component saw one of the units, or there is no such component; or they were trained elsewhere.
     """
+    refuse_claimed(run.recipe.component, option("retrain"))
     clean = dict(zip(run.present, run.survivors(without), strict=True))
     for number in components:
         if not clean.get(number, False):

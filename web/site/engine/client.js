@@ -5,9 +5,12 @@
  * @typedef {import("./drawing.js").Row} Row
  * @typedef {import("./drawing.js").Frame} Frame
  * @typedef {{urgent?: boolean, signal?: AbortSignal, onFrame: (frame: Frame) => void}} Options
- * @typedef {{draw: (rows: Row[], options: Options) => Promise<number>, where: string}} Engine
- *   `draw` resolves to the milliseconds it took, and rejects with an AbortError once `signal` is aborted
+ * @typedef {{draw: (rows: Row[], options: Options) => Promise<number>, where: string,
+ *            onmoved?: () => void}} Engine
+ *   `where` may change, then `onmoved` is called; `draw` resolves to the milliseconds it took, and rejects with an AbortError once `signal` is aborted
  */
+
+const PLACES = { wasm: "in this browser", webgpu: "in this browser, on the GPU" };
 
 const aborted = () => new DOMException("cancelled", "AbortError");
 
@@ -43,12 +46,17 @@ function local(manifest, base, onOpened) {
       worker.postMessage({ draw: id, rows, urgent });
     });
 
+  /** @type {Engine} */
+  const engine = { draw, where: PLACES.wasm };
   return new Promise((resolve, reject) => {
     worker.onmessage = ({ data }) => {
       const job = jobs.get(data.job);
       if (data.opened !== undefined) onOpened(++opened);
-      else if (data.ready !== undefined) resolve({ draw, where: "in this browser" });
-      else if (data.frame) job?.onFrame(data.frame);
+      else if (data.ready !== undefined) resolve(engine);
+      else if (data.where !== undefined) {
+        engine.where = PLACES[/** @type {import("./network.js").Where} */ (data.where)];
+        engine.onmoved?.();
+      } else if (data.frame) job?.onFrame(data.frame);
       else if (data.job !== undefined) {
         jobs.delete(data.job);
         if (data.error) job?.reject(new Error(data.error));

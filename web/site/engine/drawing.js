@@ -29,10 +29,13 @@ export async function* draw(denoise, rows, { sampler, steps, schedule, size, thr
   const guess = new Float32Array(x.length);
   yield { step: 0, of: steps, levels: toLevels(x), guess: toLevels(x) };
   const table = makeSteps(sampler, schedule, steps);
-  for (const [k, step] of table.entries()) {
+  let done = 0;
+  for (const step of table) {
     const predicted = await denoise(x, step.t, alive);
-    takeStep(step, x, predicted, step.fresh === 0 ? null : noiseOf(k + 1), guess, clip);
-    const last = k + 1 === steps ? threshold : null;
-    yield { step: k + 1, of: steps, levels: toLevels(x, last), guess: toLevels(guess, last) };
+    takeStep(step, x, predicted, step.fresh === 0 ? null : noiseOf(done + 1), guess, clip);
+    if (step.half) continue;
+    done++;
+    const last = done === steps ? threshold : null;
+    yield { step: done, of: steps, levels: toLevels(x, last), guess: toLevels(guess, last) };
   }
 }

@@ -1,16 +1,16 @@
 /** A helper worker: holds some of the components and runs them. See `network.js`. */
 
 import { fetchBytes } from "./fetching.js";
-import { openComponent, prepare } from "./network.js";
+import { prepare } from "./network.js";
 
 /** @type {Map<number, import("./denoisers.js").Component>} */
 const components = new Map();
 
-/** @param {{id: number, open?: {index: number, file: string}[], shape: [number, number, number], index: number,
- *           x: Float32Array, t: number}} message */
+/** @param {{id: number, open?: {index: number, file: string}[], where: import("./network.js").Where,
+ *           shape: [number, number, number], index: number, x: Float32Array, t: number}} message */
 async function answer(message) {
   if (message.open) {
-    await prepare();
+    const openComponent = await prepare(message.where);
     for (const { index, file } of message.open) {
       components.set(index, await openComponent(await fetchBytes(file), message.shape));
       postMessage({ opened: index });

@@ -1,14 +1,15 @@
 /**
- * The samplers of the library: `ddpm` (ancestral, strided), `ddim` and `dpmsolver++` (second order, multistep).
+ * The samplers of the library: `ddpm` (ancestral, strided), `ddim`, `dpmsolver++` (second order, multistep) and `heun`
+ * (second order, two predictions per step).
  *
  * Every step of any of them is linear in what it is given,
  *     x0 = (x_t - noise * e) / signal                           (the picture the ensemble guesses at)
  *     x  = keep * x_t + guess * x0 + earlier * x0_before + towards * e + fresh * z
- * so a sampler is a table of numbers, one row per step, and one loop applies them all.
+ * so a sampler is a table of numbers, one row per prediction, and one loop applies them all.
  *
  * @typedef {{train_steps: number, beta_start: number, beta_end: number}} Schedule
  * @typedef {{t: number, signal: number, noise: number, keep: number, guess: number, earlier: number,
- *            towards: number, fresh: number}} Step
+ *            towards: number, fresh: number, half?: boolean}} Step  `half`: another prediction ends the step
  */
 
 /** abar_t for t = 0 .. train_steps - 1: how much of the picture's variance is left. @param {Schedule} schedule */
@@ -35,6 +36,7 @@ export function rint(/** @type {number} */ value) {
 export function makeSteps(sampler, schedule, steps) {
   const abar = alphasCumprod(schedule);
   if (sampler === "dpmsolver++") return multistep(abar, steps);
+  if (sampler === "heun") return heun(abar, steps);
   if (sampler !== "ddpm" && sampler !== "ddim") throw new Error(`no sampler '${sampler}'`);
   const stride = Math.floor(abar.length / steps);
   return Array.from({ length: steps }, (_, k) => {
@@ -79,6 +81,48 @@ function multistep(/** @type {Float64Array} */ abar, /** @type {number} */ steps
       fresh: 0,
     };
   });
+}
+
+/** Heun's steps, Karras et al. 2022, algorithm 1: see the library's `diffusion/heun.py`. */
+function heun(/** @type {Float64Array} */ abar, /** @type {number} */ steps) {
+  const sigma = [...abar].map((a) => Math.sqrt((1 - a) / a)); // infinite where abar is 0
+  const times = heunTimes(sigma, steps);
+  const at = (/** @type {number} */ t) => ({ t, signal: Math.sqrt(abar[t]), noise: Math.sqrt(1 - abar[t]) });
+  const nothing = { keep: 0, guess: 0, earlier: 0, towards: 0, fresh: 0 };
+  return times.flatMap((t, k) => {
+    if (k + 1 === steps) return [{ ...at(t), ...nothing, guess: 1 }];
+    const next = times[k + 1],
+      change = sigma[next] - sigma[t],
+      { signal } = at(next);
+    return [
+      { ...at(t), ...nothing, keep: signal / Math.sqrt(abar[t]), towards: signal * change, half: true },
+      // half of the first prediction, which is (x / signal - x0_before) / sigma of where it led, is taken back
+      {
+        ...at(next),
+        ...nothing,
+        keep: 1 - change / 2 / sigma[next],
+        earlier: (signal * change) / 2 / sigma[next],
+        towards: (signal * change) / 2,
+      },
+    ];
+  });
+}
+
+/** Different timesteps, highest first, spread as sigma^(1/7) is. */
+function heunTimes(/** @type {number[]} */ sigma, /** @type {number} */ steps) {
+  const known = sigma.filter(Number.isFinite),
+    low = known[0] ** (1 / 7),
+    high = Math.min(80, known[known.length - 1]) ** (1 / 7);
+  const times = /** @type {number[]} */ ([]);
+  for (let k = 0; k < steps; k++) {
+    const level = 7 * Math.log(steps > 1 ? low + ((high - low) * k) / (steps - 1) : high);
+    let near = 0;
+    known.forEach((value, t) => {
+      if (Math.abs(Math.log(value) - level) < Math.abs(Math.log(known[near]) - level)) near = t;
+    });
+    times.push(k > 0 ? Math.max(near, times[k - 1] + 1) : near);
+  }
+  return times.map((t, k) => Math.min(t, sigma.length - steps + k)).reverse();
 }
 
 /**

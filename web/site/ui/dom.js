@@ -71,5 +71,13 @@ export function listed(names, most = 3) {
   return names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`;
 }
 
-/** A probability or rate for people. @param {number} value */
-export const rate = (value) => (value < 0.01 ? value.toFixed(3) : value.toFixed(2));
+/**
+ * A probability or rate for people. It is rounded up, so that what is above a level never reads as if it were at it;
+ * single precision's last digits are no reason to.
+ * @param {number} value
+ */
+export function rate(value) {
+  const digits = value < 0.0099999 ? 3 : 2,
+    scale = 10 ** digits;
+  return (Math.ceil(value * scale - 1e-4) / scale).toFixed(digits);
+}

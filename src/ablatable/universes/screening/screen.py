@@ -245,11 +245,11 @@ class Screen:
         return ranked(self.unit_ids, distances[rows], drawn=found.drawn[rows])
 
     def passes(self) -> tuple[int, int]:
-        """Forward passes (rows times survivors times steps) that were made, and that the whole universe would take."""
-        words, steps = self.settings.codewords, self.settings.sampling.steps
+        """Forward passes (rows times survivors times passes of each) that were made, and that a universe would take."""
+        words, each = self.settings.codewords, self.settings.sampling.passes
         survivors, factual = (~words).sum(1), words.shape[1] * len(self.seeds)
         made = factual + sum(int(survivors[found.rows].sum()) for found in self._samples())
-        return made * steps, (factual + int(survivors.sum()) * len(self.seeds)) * steps
+        return made * each, (factual + int(survivors.sum()) * len(self.seeds)) * each
 
     # --- for notebooks --------------------------------------------------------------------------------------------
 
