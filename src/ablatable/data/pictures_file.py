@@ -1,6 +1,6 @@
 """Units' pictures as a file: `images` and `owner` in a safetensors file, written in pieces and mapped into memory.
 
-Neither writing nor reading takes memory of the pictures' size: the system drops a mapped file's pages when it needs them.
+Neither writing nor reading takes memory of the pictures' size: the system drops pages of a mapped file when it must.
 """
 
 from __future__ import annotations

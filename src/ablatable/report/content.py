@@ -1,4 +1,4 @@
-"""What a report says, as numbers and arrays, before it is a page or a picture. It reads what it shows of a landscape."""
+"""What a report says, as numbers and arrays, before it is a page or a picture. It reads what it shows."""
 
 from __future__ import annotations
 
