@@ -607,7 +607,7 @@ def test_fit_page(samples: int, units: int, spares: int, picture: float, images:
 
 def test_only_what_is_shown_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each landscape the pictures that the page has, and of few samples: never all of it."""
-    made, read_from = make([f"unit {k}" for k in range(40)], samples=5, spares=6), []
+    made, read_from = make([f"unit {k}" for k in range(40)], samples=5, spares=6, components=8), []
     monkeypatch.setattr(content, "REPORT_SAMPLES", 2)
     monkeypatch.setattr(content, "SHEET_UNITS", 5)
     monkeypatch.setattr(Universe, "landscape", None)

@@ -77,7 +77,7 @@ def _squares_on(device: str, x: np.ndarray, y: np.ndarray, parts: list[slice]) -
     total = torch.zeros((len(x), len(y)), dtype=torch.int64, device=device)
     for part in parts:
         u, v = mine[:, part].float(), theirs[:, part].float()
-        total += (u.square().sum(1)[:, None] + v.square().sum(1)).long() - 2 * (u @ v.T).long()
+        total += u.square().sum(1).long()[:, None] + v.square().sum(1).long() - 2 * (u @ v.T).long()
     return total.cpu().numpy().astype(np.float64)
 
 

@@ -121,7 +121,7 @@ class Universe:
             found = self._get("counterfactual", slice(int(rows[0]), int(rows[-1]) + 1), number)
             return channels_last(found if len(found) == len(rows) else found[rows - rows[0]])
         keys = [key for row in self._block_rows(rows) for key in self._keys("counterfactual", row, number)]
-        return channels_last(self._arrays.get("counterfactual", (rows, number), objects=keys))
+        return channels_last(self._arrays.get("counterfactual", (rows, slice(number, number + 1)), objects=keys)[:, 0])
 
     def sample_parts(self) -> list[slice]:
         """Slices that cover the samples, each of those that are stored together."""
