@@ -85,7 +85,7 @@ class Arrays:
 
         Args:
             name: the array.
-            where: indices and slices, as NumPy takes them; or slices and arrays of indices, each for an axis of its own.
+            where: indices and slices, as NumPy takes them; or slices and arrays of indices, each for its own axis.
             objects: the objects that hold these values. Checksums in a chunk do not tell whether it is in its place.
 
         Raises:
