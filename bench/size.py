@@ -166,7 +166,7 @@ def fill(options: argparse.Namespace) -> dict[str, Any]:
 def opening(options: argparse.Namespace) -> dict[str, Any]:
     """Open the universe."""
     universe = ab.Universe.open(options.folder / "u.zarr")
-    return {"objects": len(universe.settings.words)}
+    return {"ablations": universe.settings.ablations}
 
 
 def radius(options: argparse.Namespace) -> dict[str, Any]:

@@ -163,7 +163,8 @@ class Content:
 
     def digest(self, stamp: str) -> str:
         """SHA-256 over all of it, and over the stamp of the file that scores come from."""
-        arrays = [hashlib.sha256(np.ascontiguousarray(each)).hexdigest() for each in (self.scores, self.again)]
+        given = [each for each in (self.scores, self.again) if each is not None]
+        arrays = [hashlib.sha256(np.ascontiguousarray(each, np.float64).data).hexdigest() for each in given]
         return json_hash([*arrays, self.seconds, self.others, self.ready, stamp])
 
 

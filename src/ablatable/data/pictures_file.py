@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,17 +18,17 @@ from .._runtime.files import writing
 PIECE = 32 * 2**20  # bytes that are copied at once
 
 
-def write_pictures(path: Path, images: np.ndarray, owner: np.ndarray, rows: Sequence[int] | None = None) -> None:
+def write_pictures(path: Path, images: np.ndarray, owner: np.ndarray, rows: np.ndarray | None = None) -> None:
     """Write pictures, the bytes being those that safetensors writes; the file is complete as soon as it is there.
 
     Args:
         path: the file.
         images: uint8 (images, H, W, C); may be mapped.
         owner: int64 (images written,), each written image's unit.
-        rows: which images, in which order; None = all.
+        rows: which images, in which order, int (images written,); None = all.
     """
-    rows = range(len(images)) if rows is None else rows
-    shape = (len(rows), *images.shape[1:])
+    wanted: range | np.ndarray = range(len(images)) if rows is None else rows
+    shape = (len(wanted), *images.shape[1:])
     at_once = max(1, PIECE // max(1, int(np.prod(shape[1:]))))
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -38,8 +37,8 @@ def write_pictures(path: Path, images: np.ndarray, owner: np.ndarray, rows: Sequ
             with aside.open("wb") as file:
                 file.write(_header(shape))
                 file.write(np.ascontiguousarray(owner, "<i8").tobytes())
-                for first in range(0, len(rows), at_once):
-                    part = rows[first : first + at_once]
+                for first in range(0, len(wanted), at_once):
+                    part = wanted[first : first + at_once]
                     where = slice(part.start, part.stop) if isinstance(part, range) else part
                     file.write(np.ascontiguousarray(images[where]).data)
                 file.flush()
