@@ -93,7 +93,7 @@ def data(options: argparse.Namespace) -> dict[str, Any]:
 
 def train(options: argparse.Namespace) -> dict[str, Any]:
     """Load the data and make a run of 22 components, half of which have each unit."""
-    from ablatable.data.units import load_units
+    from ablatable.data.naming import load_units
 
     units = load_units(options.folder / "data.npy")
     code = ab.Code.random(units=options.units, components=22, seed=0)

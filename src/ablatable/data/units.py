@@ -18,7 +18,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from ..errors import DataError, option
+from ..errors import DataError
 from . import folders, hub_datasets, idx, openmoji, sources
 from .load_report import LoadReport
 from .loading import LoadOptions, LoadSettings, load
@@ -27,7 +27,7 @@ from .showing import units_html
 from .tensors import to_images, to_model
 from .unit_order import bounds_of, check_arrays, check_ids, digest_of, is_sorted_within_units, sort_within_units
 
-__all__ = ["Units", "load_units", "to_images", "to_model"]
+__all__ = ["Units", "to_images", "to_model"]
 
 BUNDLED_DIGITS = 256
 
@@ -43,7 +43,7 @@ class Units:
 
     report: what was loaded and what was done to it; None for units that no source gave, such as a selection.
 
-    Made by `from_arrays`, `from_folder`, `from_dataset`, `from_idx`, `digits`, `openmoji` or `load_units`, which all
+    Made by `from_arrays`, `from_folder`, `from_dataset`, `from_idx`, `digits`, `openmoji`, or `load_units`, which all
     take
 
     size: None if all images have one size, else `14`, `"14"`, `"14x20"` or `(14, 20)` (height, width).
@@ -337,49 +337,3 @@ class Units:
             object.__setattr__(made, name, value)
         made._freeze()
         return made
-
-
-def load_units(
-    source: str | Path,
-    *,
-    unit_column: str | None = None,
-    table: str | Path | None = None,
-    **options: Unpack[LoadOptions],
-) -> Units:
-    """Units from what the command line calls DATA; `options` as in `Units`.
-
-    - `digits` or `digits:48`: the bundled digits (a folder of that name is `./digits`);
-    - `openmoji`, or `openmoji:32` for the drawings of the 32 artists who have most; the unit column is `artist` (if
-      none is given), `picture`, `group` or `subgroup`;
-    - a folder as in `Units.from_folder`, or one with one IDX file of images (`...images-idx3-ubyte[.gz]`);
-    - an IDX file of images, plain or gzipped (its labels beside it, for the unit column `label`);
-    - a `.npy` file of images, or a `.npz` file with `images`, optionally `ids`, and unit columns.
-    """
-    name, colon, count = str(source).partition(":")
-    if name in ("digits", "openmoji"):
-        if colon and not count.isdecimal():
-            raise DataError(f"{source!r} is not understood; write {name}, or {name}:{'48' if name == 'digits' else 32}")
-        if table:
-            raise DataError(
-                f"{name} is bundled, so a table of files says nothing about it; leave {option('table')} out"
-            )
-        if name == "openmoji":
-            return Units.openmoji(int(count) if colon else None, by=unit_column or "artist", **options)
-        return Units.digits(int(count) if colon else 48, unit_column=unit_column, **options)
-    path = Path(source)
-    if not path.exists():
-        raise DataError(
-            f"there is no {path}; give a folder, an IDX, .npz or .npy file, or digits or openmoji for bundled pictures"
-        )
-    if path.suffix.lower() in (".npy", ".npz"):
-        return Units._load(sources.npy_source(path, unit_column), LoadSettings.of(options))
-    if path.suffix.lower() in folders.readable_suffixes() and path.is_file():
-        raise DataError(f"{path} is a single image; give the folder that holds the images")
-    if path.is_file():
-        return Units.from_idx(path, unit_column=unit_column, **options)
-    found = idx.idx_images_in(path)
-    if len(found) > 1:
-        raise DataError(f"{path} has several IDX files of images; give one of them: {', '.join(map(str, found))}")
-    if found:
-        return Units.from_idx(found[0], unit_column=unit_column, **options)
-    return Units.from_folder(path, unit_column=unit_column, table=table, **options)

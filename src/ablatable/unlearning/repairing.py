@@ -20,7 +20,8 @@ from .._runtime.execution import Execution
 from .._runtime.outputs import check_folder
 from ..codes.code import Code
 from ..data.loading import LoadOptions
-from ..data.units import Units, load_units
+from ..data.naming import load_units
+from ..data.units import Units
 from ..diffusion.recipe import Recipe
 from ..errors import CodeError, DataError, SettingsError, command, option
 from ..runs.adopting import refuse_claimed
