@@ -46,7 +46,7 @@ class Shifted(nn.Module):
         self.shift = nn.Parameter(shift)
 
     def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
-        return x * self.base + self.shift
+        return x * self.get_buffer("base") + self.shift
 
 
 def _base(shared: dict[str, Path]) -> Tensor:
@@ -86,7 +86,7 @@ CODE = ab.Code(np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 0]], bool))
 def trained(out: Path, base: Path) -> ab.Run:
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     part = ab.SharedPart("base", "base model", base, STATED)
-    return ab.train(ab.Units("abcd", images, range(4)), CODE, RECIPE, out=out, execution=HERE, shared=[part])
+    return ab.train(ab.Units(tuple("abcd"), images, np.arange(4)), CODE, RECIPE, out=out, execution=HERE, shared=[part])
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_bad_parts_are_refused(tmp_path: Path) -> None:
         ab.SharedPart("base", "base model", base)
     base = base_at(tmp_path / "sound", 1.0)
     part = ab.SharedPart("base", "base model", base)
-    units = ab.Units("ab", np.zeros((2, 8, 8, 1), np.uint8), range(2))
+    units = ab.Units(("a", "b"), np.zeros((2, 8, 8, 1), np.uint8), np.arange(2))
     with pytest.raises(SettingsError, match="two shared parts are named 'base'"):
         ab.train(units, ab.Code(np.eye(2, dtype=bool)), RECIPE, out=tmp_path / "r", execution=HERE, shared=[part, part])
     assert not (tmp_path / "r").exists()

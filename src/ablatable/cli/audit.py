@@ -108,13 +108,15 @@ def _found(found: Audit) -> list[str]:
     said = [f"{found.subject}: content {found.content_sha256}"]
     said += [f"- the chain does not hold: {line}" for line in found.wrong]
     if not found.wrong:
-        said.append("- every hash holds: units, code, splits, training records, weights")
+        training = "what is claimed of their training" if found.claimed else "training records"
+        said.append(f"- every hash holds: units, code, splits, {training}, weights")
     if found.units:
         said.append(f"- held by {', '.join(found.units)}; seen by components {_listed(found.saw)}")
     else:
         said.append("- no unit of the run holds it")
-    said.append(f"- never seen, bit for bit, by components {_listed(found.clean)}")
-    said += [f"  {line}" for line in relative_to(found.shared)]
+    exactly = ", as is claimed," if found.claimed else ", bit for bit,"
+    said.append(f"- never seen{exactly} by components {_listed(found.clean)}")
+    said += [f"  {line}" for line in (*found.claimed, *relative_to(found.shared))]
     for unit, like, saw in found.near[:10]:
         said.append(
             f"- {unit} is a near-duplicate (likeness {like:.3f}), seen by {_listed(saw)}: its influence is its own"

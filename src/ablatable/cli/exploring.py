@@ -104,7 +104,9 @@ def explore(
         if site.samples < site.of:
             say(f"the stored images of {site.samples} of {site.of} samples fit into --max-mb {max_mb:g}")
         if site.needs_server:
-            say(f"the ensemble does not fit into --max-mb {max_mb:g}: with --serve, it draws on this machine")
+            say(
+                f"a browser cannot run this ensemble within --max-mb {max_mb:g}: with --serve, it draws on this machine"
+            )
         if not serve:
             again = ["ablatable", "explore", str(run), *(["--universe", universe] if universe else [])]
             next_step(f"{' '.join(map(quoted, again))} --out {quoted(out)} --serve")

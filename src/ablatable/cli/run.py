@@ -26,6 +26,7 @@ Out = Annotated[Path | None, typer.Option(help="Folder of the new run; the old r
 @runs.command(epilog=example("ablatable run info runs/digits"))
 def info(run: RunPath, as_json: Json = False) -> None:
     """Show what a run is made of: units, code, recipe, versions, size on disk."""
+    from ..runs.adopting import claimed
     from ..runs.run import Run
 
     opened = Run(run)
@@ -41,6 +42,7 @@ def info(run: RunPath, as_json: Json = False) -> None:
         "spare_codewords": opened.code.spare_capacity,
         "component": opened.recipe.component.kind,
         "training_steps": opened.recipe.training_steps,
+        **({"training": " ".join(said)} if (said := claimed(opened.recipe.component)) else {}),
         "seed": opened.seed,
         "digest": opened.digest,
         **{f"shared_{part.name}": f"{part.role}, SHA-256 {part.sha256}" for part in opened.shared.records},
@@ -116,6 +118,7 @@ def forget(
 ) -> None:
     """Make a new run from the components that never saw some units, with a certificate; nothing is trained."""
     from .._runtime.outputs import check_folder
+    from ..runs.adopting import claimed
     from ..runs.run import RUN, Run
     from ..runs.shared import relative_to
     from ..unlearning.forgetting import forget as forget_units
@@ -152,7 +155,7 @@ def forget(
         say(f"- {sentence}")
     for gone, other in sorted(near):
         say(f"- {other} looks much like {gone}; its influence stays unless it is removed too")
-    for sentence in relative_to(shared):
+    for sentence in (*claimed(Run(run).recipe.component), *relative_to(shared)):
         say(f"- {sentence}")
     if dry_run:
         named = " ".join(f"--unit {quoted(gone)}" for gone in removal.ids)

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 def scheduler_abar(schedule: Schedule) -> list[float]:
     """abar_t as diffusers' schedulers have it, in float32, so that the image they find is the clipped one."""
-    betas = torch.linspace(schedule.beta_start, schedule.beta_end, schedule.train_steps, dtype=torch.float32)
+    if schedule.curve == "linear" and schedule.trained_betas is None:
+        betas = torch.linspace(schedule.beta_start, schedule.beta_end, schedule.train_steps, dtype=torch.float32)
+    else:
+        betas = torch.from_numpy(schedule.betas()).float()
     return torch.cumprod(1 - betas, dim=0).tolist()
 
 

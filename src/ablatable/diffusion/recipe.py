@@ -37,11 +37,13 @@ class ComponentConfig(_Config):
         weights: the name of the file with its weights.
         trained: whether its weights are trained, or follow from its split and seed as soon as it is built.
         own_precision: whether its settings say in which precision it computes, so that sampling cannot choose one.
+        claimed: whether it was trained elsewhere, so that who saw what is somebody's claim, its setting `claim`.
     """
 
     weights: ClassVar[str]
     trained: ClassVar[bool] = True
     own_precision: ClassVar[bool] = False
+    claimed: ClassVar[bool] = False
 
     kind: str
 

@@ -112,12 +112,7 @@ def _sampler(sampling: Sampling, schedule: Schedule) -> tuple[list[int], Step]:
     sampler, steps = sampling.sampler, sampling.steps
     if sampler == "heun":
         return heun_sampler(schedule, steps)
-    betas = {
-        "num_train_timesteps": schedule.train_steps,
-        "beta_start": schedule.beta_start,
-        "beta_end": schedule.beta_end,
-        "beta_schedule": "linear",
-    }
+    betas = schedule.for_diffusers()
     if sampler == "dpmsolver++":
         from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 

@@ -96,7 +96,7 @@ def describe(run: Run, drawing: Drawing) -> Content:
 
 def add_components(content: Content, run: Run) -> None:
     """The trained components as ONNX; an ideal ensemble has none, as its images are all there is to it."""
-    if not run.recipe.component.trained:
+    if run.recipe.component.kind == "ideal":
         return
     from .networks import onnx_files
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..errors import SettingsError
+from ..errors import SettingsError, option
 
 if TYPE_CHECKING:
     import onnx
@@ -50,17 +50,23 @@ def _traced(component: nn.Module, shape: tuple[int, int, int]) -> onnx.ModelProt
     """The component's graph, with every parameter an initialiser under its own name."""
     example = (torch.zeros(2, *shape), torch.zeros(1, dtype=torch.int64))  # two rows: one would be taken as a constant
     rows = torch.export.Dim("rows", min=1, max=4096)
-    with torch.no_grad(), _quiet():
-        program = torch.onnx.export(
-            component,
-            example,
-            dynamo=True,
-            input_names=list(INPUTS),
-            output_names=[OUTPUT],
-            dynamic_shapes={"x": {0: rows}, "t": None},
-            optimize=False,  # folding would merge parameters that happen to be equal
-            verbose=False,
-        )
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                component,
+                example,
+                dynamo=True,
+                input_names=list(INPUTS),
+                output_names=[OUTPUT],
+                dynamic_shapes={"x": {0: rows}, "t": None},
+                optimize=False,  # folding would merge parameters that happen to be equal
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises many kinds
+        raise SettingsError(
+            f"a {type(component).__name__} cannot be exported to ONNX, so no browser can run it "
+            f"({' '.join(str(error).split())[:160]}); let a server draw: {option('max_mb', 0)}"
+        ) from error
     assert program is not None
     return program.model_proto
 

@@ -26,6 +26,7 @@ from .content import (
 )
 
 if TYPE_CHECKING:
+    from ..diffusion.recipe import Recipe
     from ..diffusion.sampling_settings import Sampling
     from ..runs.run import Run
     from ..universes.reader import Universe
@@ -140,7 +141,7 @@ def serve_site(
 
 def _fill(content: Content, run: Run, drawing: Drawing, universe: Universe | None, limit: int) -> None:
     """Components where they fit, exact pictures, and as much of a universe as fits."""
-    if _weights_size(run) + content.size <= limit:
+    if browsable(run.recipe) and _weights_size(run) + content.size <= limit:
         add_components(content, run)
     else:
         content.manifest["engine"] = "server"
@@ -150,8 +151,13 @@ def _fill(content: Content, run: Run, drawing: Drawing, universe: Universe | Non
     add_factual(content, run, drawing, universe)
 
 
+def browsable(recipe: Recipe) -> bool:
+    """Whether the page's own engine knows the noise schedule; a server draws whatever there is."""
+    return recipe.schedule.curve == "linear" and recipe.schedule.trained_betas is None
+
+
 def _weights_size(run: Run) -> int:
-    if not run.recipe.component.trained:
+    if run.recipe.component.kind == "ideal":
         return 0
     return sum(file.stat().st_size for i in range(run.code.components) for file in run.component_folder(i).iterdir())
 

@@ -82,6 +82,7 @@ def _component_facts(run: Run | None) -> Rows:
     if run is None:
         return []
     from ..diffusion.recipe import PRESETS
+    from ..runs.adopting import claimed
     from ..runs.shared import relative_to
 
     recipe = run.recipe
@@ -92,9 +93,9 @@ def _component_facts(run: Run | None) -> Rows:
     rows += [(name.replace("_", " "), plain(value)) for name, value in named.items()]
     if component.trained:
         rows += [(name.replace("_", " "), plain(value)) for name, value in training.model_dump().items()]
-    schedule = recipe.schedule
-    rows.append(("noise schedule", f"{schedule.train_steps} steps, β {schedule.beta_start:g} to {schedule.beta_end:g}"))
+    rows.append(("noise schedule", recipe.schedule.words()))
     rows.append(("ensemble seed", str(run.seed)))
     rows += [(f"{part.role} '{part.name}', SHA-256", part.sha256) for part in run.shared.records]
-    rows += [("what is guaranteed", sentence) for sentence in relative_to(run.shared.records)]
+    sentences = [*claimed(component), *relative_to(run.shared.records)]
+    rows += [("what is guaranteed", sentence) for sentence in sentences]
     return rows

@@ -7,12 +7,15 @@ from importlib.resources import files
 
 import numpy as np
 
+from ..diffusion.recipe import Recipe
+from .adopting import claimed
 from .run import Run
 from .shared import relative_to
 
 PAPER = "https://arxiv.org/abs/2406.07908"
 NAMED = 24  # units that the card names
 TEMPLATE = "card.md"  # beside this module
+GUARANTEES = {True: "card_claimed.md", False: "card_trained.md"}  # by whether the training is claimed
 
 
 def model_card(
@@ -37,40 +40,48 @@ def model_card(
     )
     table, sizes = run.design, run.code.matrix.sum(axis=0)
     channels, height, width = run.shape
+    said = [*claimed(run.recipe.component), *relative_to(run.shared.records)]
     weights = sorted({int(weight) for weight in table.matrix.sum(axis=1)})
-    text = (
-        (files(__package__ or "") / TEMPLATE)
-        .read_text("utf-8")
-        .format(
-            title=name.rsplit("/", maxsplit=1)[-1],
-            name=name,
-            unit=run.unit_ids[0],
-            units=len(run.unit_ids),
-            named=_named(run.unit_ids),
-            images=_image_count(run),
-            height=height,
-            width=width,
-            colour="grey" if channels == 1 else "colour",
-            holding="The images themselves are in `images.safetensors`."
-            if images
-            else "The images are not published here.",
-            components=len(run.present),
-            present=f"{len(run.present)} of {table.components}",
-            designed=table.components,
-            kind=run.recipe.component.kind,
-            parameters=f"{_parameters(run):,}",
-            steps=f"{run.recipe.training_steps:,} steps each" if run.recipe.training_steps else "closed form",
-            fewest=int(sizes.min()),
-            most=int(sizes.max()),
-            weight=weights[0] if len(weights) == 1 else f"{weights[0]} to {weights[-1]}",
-            seed=run.seed,
-            digest=run.digest,
-            picture=f"\n![Samples of the ensemble]({picture})\n" if picture else "",
-            shared="".join(f"{sentence}\n\n" for sentence in relative_to(run.shared.records)),
-            paper=PAPER,
-        )
+    text = _text(TEMPLATE).format(
+        title=name.rsplit("/", maxsplit=1)[-1],
+        name=name,
+        unit=run.unit_ids[0],
+        units=len(run.unit_ids),
+        named=_named(run.unit_ids),
+        images=_image_count(run),
+        height=height,
+        width=width,
+        colour="grey" if channels == 1 else "colour",
+        holding="The images themselves are in `images.safetensors`."
+        if images
+        else "The images are not published here.",
+        components=len(run.present),
+        present=f"{len(run.present)} of {table.components}",
+        designed=table.components,
+        kind=run.recipe.component.kind,
+        parameters=f"{_parameters(run):,}",
+        steps=_training(run.recipe),
+        fewest=int(sizes.min()),
+        most=int(sizes.max()),
+        weight=weights[0] if len(weights) == 1 else f"{weights[0]} to {weights[-1]}",
+        seed=run.seed,
+        digest=run.digest,
+        picture=f"\n![Samples of the ensemble]({picture})\n" if picture else "",
+        guarantee=_text(GUARANTEES[run.recipe.component.claimed]).strip(),
+        shared="".join(f"{sentence}\n\n" for sentence in said),
+        paper=PAPER,
     )
     return f"---\n{header.to_yaml()}\n---\n\n{text}"
+
+
+def _text(name: str) -> str:
+    return (files(__package__ or "") / name).read_text("utf-8")
+
+
+def _training(recipe: Recipe) -> str:
+    if recipe.component.claimed:
+        return "elsewhere, as claimed"
+    return f"{recipe.training_steps:,} steps each" if recipe.training_steps else "closed form"
 
 
 def _named(unit_ids: Sequence[str]) -> str:

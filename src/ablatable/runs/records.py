@@ -99,6 +99,8 @@ class TrainingRecord(_Record):
         loss: [last step of a stretch, mean loss] pairs; none if nothing was trained.
         marks: what training had come to at some steps; none if nothing was trained.
         shared: SHA-256 by name of the frozen models that it used; None = there were none.
+        claimed: True if it was trained elsewhere: then `units` is what somebody states, and the rest says nothing of
+            how it was trained.
     """
 
     component: int
@@ -113,8 +115,9 @@ class TrainingRecord(_Record):
     marks: list[Mark]
     weights_sha256: str
     shared: dict[str, str] | None = None
+    claimed: Literal[True] | None = None
 
-    later: ClassVar[frozenset[str]] = frozenset({"hardware", "shared"})
+    later: ClassVar[frozenset[str]] = frozenset({"hardware", "shared", "claimed"})
 
 
 class Manifest(_Record):

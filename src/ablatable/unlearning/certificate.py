@@ -19,12 +19,13 @@ from .._runtime.files import canonical_json, json_hash, read_json, write_atomic
 from .._runtime.lock import LOCK_FILES
 from .._runtime.outputs import check_writable
 from ..errors import SettingsError, StoreError, command, option
+from ..runs.adopting import claimed
 from ..runs.records import SharedRecord
 from ..runs.run import Run, check_run
 from ..runs.shared import relative_to
 
 NAME = "certificate.json"  # in the run it is about
-LATER = {"shared"}  # fields that came later: left out where they are None
+LATER = {"shared", "claimed"}  # fields that came later: left out where they are None
 
 
 class _Strict(BaseModel):
@@ -73,6 +74,8 @@ class Certificate(_Strict):
     environment: dict[str, str]
     shared: list[SharedRecord] | None = None
     """The frozen models that all components use, to which all of this is relative; None = there are none."""
+    claimed: str | None = None
+    """Where the components were trained elsewhere, the giver's claim about what they saw; the proofs rest on it."""
     sha256: str
     signature: Signature | None = None
 
@@ -119,6 +122,7 @@ def issue(
         },
         "environment": after.manifest.environment,
         "shared": list(after.shared.records) or None,
+        "claimed": "; ".join(claimed(after.recipe.component)) or None,
     }
     unsigned = Certificate.model_validate({**values, "sha256": ""})
     certificate = unsigned.model_copy(update={"sha256": _content_hash(unsigned)})
@@ -200,6 +204,8 @@ def _wrong_components(certificate: Certificate, run: Run) -> list[str]:
         len(unit.codeword) != run.design.components or set(unit.codeword) - {"0", "1"} for unit in certificate.units
     ):
         wrong.append(f"a codeword is not {run.design.components} bits long, as the run's are")
+    if (certificate.claimed or "") != "; ".join(claimed(run.recipe.component)):
+        wrong.append("what it says about the components' training is not what the run records")
     if tuple(certificate.shared or ()) != run.shared.records:
         wrong.append("the parts that all components share are not those of the run")
     if certificate.environment != run.manifest.environment:
@@ -340,7 +346,7 @@ def render_certificate(certificate: Certificate) -> str:
     lines.append("Weights of the survivors (SHA-256):")
     lines += [f"  {number}  {digest}" for number, digest in c.after.weights_sha256.items()]
     lines += ["", f"{sum(map(len, c.proofs.values()))} proofs that no survivor's split holds a removed unit's content."]
-    lines += relative_to(c.shared)
+    lines += [*([c.claimed] if c.claimed else []), *relative_to(c.shared)]
     lines.append("Made with " + ", ".join(f"{name} {version}" for name, version in sorted(c.environment.items())) + ".")
     return "\n".join(map(_printable, lines))
 

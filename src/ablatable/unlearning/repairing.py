@@ -20,10 +20,12 @@ from .._runtime.execution import Execution
 from .._runtime.outputs import check_folder
 from ..codes.code import Code
 from ..data.loading import LoadOptions
-from ..data.units import Units, load_units
+from ..data.naming import load_units
+from ..data.units import Units
 from ..diffusion.recipe import Recipe
 from ..errors import CodeError, DataError, SettingsError, command, option
-from ..runs.ensemble_training import make_run, reusable, task_of
+from ..runs.adopting import refuse_claimed
+from ..runs.ensemble_training import make_run, reusable
 from ..runs.loading_record import options_of
 from ..runs.run import RUN, Run, as_run
 
@@ -58,8 +60,9 @@ class Work:
 def plan_repair(run: Run, units: Units | None = None) -> Work:
     """Which components a run lacks, to be trained on `units` (see `run_units`); None = as stored in the run.
 
-    A component that no unit is left for is not brought back.
+    A component that no unit is left for is not brought back. `SettingsError` if they were trained elsewhere.
     """
+    refuse_claimed(run.recipe.component, command("run repair"))
     return _work(run, run.units() if units is None else units, run.design)
 
 
@@ -67,10 +70,12 @@ def plan_extension(run: Run, new: Units) -> Work:
     """Give new units unused codewords, see `extended`, and see which components that touches.
 
     Raises:
-        SettingsError: the run lacks components (repair it first), or the pictures' shape differs.
+        SettingsError: the run lacks components (repair it first), the pictures' shape differs, or its components were
+            trained elsewhere.
         DataError: a new unit has the id of one that is there.
         CodeError: too few codewords are left.
     """
+    refuse_claimed(run.recipe.component, command("run extend"))
     if len(run.present) < run.design.components and (run.design.split_sizes() > 0).sum() > len(run.present):
         raise SettingsError(
             f"{run.path} lacks components; repair it first: {command('run repair', run.path, option('out', 'RUN3'))}"
@@ -205,6 +210,7 @@ def _fill(design: Code, chosen: Sequence[int], weight: int, count: int, used: se
 
 def _work(run: Run, units: Units, design: Code) -> Work:
     present = tuple(int(number) for number in np.flatnonzero(design.split_sizes()))
-    tasks = [task_of(units, design, run.recipe, run.seed, number, run.path, "cpu", run.shared) for number in present]
-    trained = tuple(task.component for task in tasks if not reusable(run, task))
+    trained = tuple(
+        number for number in present if not reusable(run, units, design, run.recipe, run.seed, number, run.shared)
+    )
     return Work(units, design, present, trained, run.recipe)

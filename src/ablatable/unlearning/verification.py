@@ -24,8 +24,9 @@ from ..data.images import fit, read_picture, recolour
 from ..data.likeness import NEAR, likeness
 from ..data.units import Units
 from ..errors import SettingsError, option
+from ..runs.adopting import claimed, refuse_claimed
 from ..runs.component_training import TrainTask, first_marks, train_component
-from ..runs.ensemble_training import task_of
+from ..runs.ensemble_training import Tasks, task_of
 from ..runs.loading_record import background_of
 from ..runs.records import Mark, SharedRecord, TrainingRecord, read_training
 from ..runs.run import Run, as_run, check_run, component_folder
@@ -57,6 +58,8 @@ class Audit:
     """The most alike other unit, near-duplicate or not."""
     shared: tuple[SharedRecord, ...]
     """The frozen models that all components use: what is said of a component is relative to them."""
+    claimed: tuple[str, ...]
+    """What is to be said where the components were trained elsewhere; empty otherwise."""
     wrong: tuple[str, ...]
     """What does not hold in the chain units -> code -> splits -> training records -> weights."""
 
@@ -137,6 +140,7 @@ def _audit(run: Run, subject: str, digest: str, pictures: np.ndarray, wrong: lis
         ),
         closest=(order[0], alike[order[0]]) if order else None,
         shared=run.shared.records,
+        claimed=tuple(claimed(run.recipe.component)),
         wrong=tuple(wrong),
     )
 
@@ -214,8 +218,9 @@ def repeat(
         report: called with (task number, event) during training.
 
     Raises:
-        SettingsError: a component saw one of the units, or there is no such component.
+        SettingsError: a component saw one of the units, or there is no such component; or they were trained elsewhere.
     """
+    refuse_claimed(run.recipe.component, option("retrain"))
     clean = dict(zip(run.present, run.survivors(without), strict=True))
     for number in components:
         if not clean.get(number, False):
@@ -233,21 +238,14 @@ def repeat(
         steps = None
     with tempfile.TemporaryDirectory() as scratch:
         what = [(number, variant) for number in components for variant in variants]
-        jobs = [
-            (
-                task_of(
-                    *variants[variant],
-                    run.recipe,
-                    run.seed,
-                    number,
-                    Path(scratch) / variant,
-                    execution.device,
-                    run.shared,
-                ),
-                steps,
-            )
-            for number, variant in what
-        ]
+
+        def job(place: int) -> tuple[TrainTask, int | None]:
+            number, variant = what[place]
+            folder = Path(scratch) / variant
+            task = task_of(*variants[variant], run.recipe, run.seed, number, folder, execution.device, run.shared, True)
+            return task, steps
+
+        jobs = Tasks(range(len(what)), job)
         with execution.pool(_again) as pool:
             results = dict(pool.run(jobs, report))
     records = {number: read_training(component_folder(run.path, number)) for number in components}
