@@ -34,6 +34,7 @@ from .shared import NOTHING_SHARED, Shared
 Report = Callable[[dict], None]
 """Receives {"step", "steps", "loss", "images"} now and then while a component trains."""
 
+SPLIT = "split.safetensors"  # a split on its way to training, see `task_of`
 REPORT_SECONDS = 0.5
 AHEAD = 2  # batches that are made while a GPU works
 
@@ -149,11 +150,10 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
     weights = task.folder / recipe.component.weights
     if task.folder.exists():
         return file_hash(weights)
-    partial = task.folder.with_name(task.folder.name + ".partial")
+    partial = beside(task.folder)
     partial.mkdir(parents=True, exist_ok=True)
     sweep(partial)
-    # rows in an order that only the split decides, whatever order the source had
-    split = split.select(sorted(split.ids))
+    split = _in_order(split)
     losses: list[tuple[int, float]] = []
     marks: list[Mark] = []
     if recipe.component.trained:
@@ -178,9 +178,21 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
         shared=task.shared.digests or None,
     )
     write_json(partial / TRAINING, record.values())
-    (partial / "checkpoint").unlink(missing_ok=True)
+    for gone in ("checkpoint", SPLIT):
+        (partial / gone).unlink(missing_ok=True)
     move_folder_into_place(partial, task.folder)
     return file_hash(weights)
+
+
+def beside(folder: Path) -> Path:
+    """Where a component is made before it is moved into its folder."""
+    return folder.with_name(folder.name + ".partial")
+
+
+def _in_order(split: Units) -> Units:
+    """Rows in an order that only the split decides, whatever order the source had."""
+    ids = sorted(split.ids)
+    return split if ids == list(split.ids) else split.select(ids)
 
 
 def _fresh(task: TrainTask, split: Units) -> nn.Module:
@@ -191,7 +203,7 @@ def _fresh(task: TrainTask, split: Units) -> nn.Module:
 def first_marks(task: TrainTask, steps: int, report: Report = lambda event: None) -> list[Mark]:
     """A component's first steps once more, from scratch: the marks that its training record should hold until then."""
     with computing(task.device, task.recipe.training.precision):
-        split = task.split.select(sorted(task.split.ids))
+        split = _in_order(task.split)
         return training_loop(task, split, report=report, until=steps)[1].marks
 
 

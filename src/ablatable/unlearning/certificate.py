@@ -22,7 +22,20 @@ from ..errors import SettingsError, StoreError, command, option
 from ..runs.adopting import claimed
 from ..runs.records import SharedRecord
 from ..runs.run import Run, check_run
-from ..runs.shared import relative_to
+from .certificate_text import render_certificate
+
+__all__ = [
+    "Certificate",
+    "ForgottenUnit",
+    "Side",
+    "Signature",
+    "check_certificate",
+    "issue",
+    "new_key",
+    "read_certificate",
+    "render_certificate",
+    "write",
+]
 
 NAME = "certificate.json"  # in the run it is about
 LATER = {"shared", "claimed"}  # fields that came later: left out where they are None
@@ -324,37 +337,3 @@ def _cryptography():
     except ImportError:
         raise SettingsError("signatures need the cryptography package: pip install 'ablatable[signing]'") from None
     return serialization, ed25519
-
-
-# --- for people ---
-
-
-def render_certificate(certificate: Certificate) -> str:
-    """The certificate in plain text."""
-    c = certificate
-    lines = ["CERTIFICATE OF REMOVAL", "", f"issued        {c.time}"]
-    if c.requested_by:
-        lines.append(f"requested by  {c.requested_by}")
-    lines += [f"certificate   {c.sha256}", f"signed with   {c.signature.public_key if c.signature else '(not signed)'}"]
-    lines += ["", f"Removed {len(c.units)} unit{'s' * (len(c.units) != 1)}:"]
-    for unit in c.units:
-        lines += [f"  {unit.unit or '(id kept as a hash)'}", f"    id       {unit.unit_sha256}"]
-        lines += [f"    content  {unit.content_sha256}", f"    seen by  {_numbers(unit.codeword)}"]
-    lines += ["", f"Ablated, and not in the new run:  {', '.join(c.ablated) or 'none'}"]
-    lines += [f"Surviving, weights unchanged:     {', '.join(c.survivors)}", ""]
-    lines += [f"run before  {c.before.run_sha256}", f"run after   {c.after.run_sha256}", ""]
-    lines.append("Weights of the survivors (SHA-256):")
-    lines += [f"  {number}  {digest}" for number, digest in c.after.weights_sha256.items()]
-    lines += ["", f"{sum(map(len, c.proofs.values()))} proofs that no survivor's split holds a removed unit's content."]
-    lines += [*([c.claimed] if c.claimed else []), *relative_to(c.shared)]
-    lines.append("Made with " + ", ".join(f"{name} {version}" for name, version in sorted(c.environment.items())) + ".")
-    return "\n".join(map(_printable, lines))
-
-
-def _printable(line: str) -> str:
-    """A line with control characters written out: an id must not be able to rewrite the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-
-
-def _numbers(codeword: str) -> str:
-    return ", ".join(f"{number:02d}" for number, bit in enumerate(codeword) if bit == "1") or "no component"
