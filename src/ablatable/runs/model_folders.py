@@ -37,7 +37,7 @@ class ModelFolder:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of what it denoises."""
-        side = self.config.get("sample_size")
+        side: Any = self.config.get("sample_size")
         height, width = side if isinstance(side, (list, tuple)) else (side, side)
         return int(self.config["in_channels"]), int(height), int(width)
 
