@@ -68,8 +68,8 @@ def training_loop(
     """
     recipe, config, device = task.recipe, task.recipe.training, torch.device(task.device)
     kind = kind_named(recipe.component.kind)
-    pictures = Pictures(split.images)
-    model = _fresh(task, split)
+    pictures = _pictures(task, split)
+    model = fresh(task, split, _seed(task))
     model = model.to(device).train()
     state = TrainingState(kind.parameters(model), config, _fingerprint(task, split))
     start = state.load(checkpoint) if checkpoint else 0
@@ -114,7 +114,7 @@ class Pictures:
         return to_model(self.images[rows.numpy()])
 
 
-def _batches(task: TrainTask, pictures: Pictures, steps: range) -> Iterator[tuple[Tensor, ...]]:
+def _batches(task: TrainTask, pictures: Tensor | Pictures, steps: range) -> Iterator[tuple[Tensor, ...]]:
     """Every step's x_t, t, noise and abar_t on the task's device, to which they are sent while it works on others."""
     device, schedule = torch.device(task.device), task.recipe.schedule
     abar = schedule.alphas_cumprod().float()  # (T,)
@@ -161,7 +161,7 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
             denoiser, state = training_loop(task, split, report=report, checkpoint=partial / "checkpoint")
         losses, marks = state.history(), state.marks
     else:
-        denoiser = _fresh(task, split)
+        denoiser = fresh(task, split, _seed(task))
     save_component(denoiser, recipe.component, partial, recipe.training.stored)
     record = TrainingRecord(
         component=task.component,
@@ -183,9 +183,25 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
     return file_hash(weights)
 
 
-def _fresh(task: TrainTask, split: Units) -> nn.Module:
-    seed = torch_seed("weights", task.seed, task.component)
-    return build_component(task.recipe, split.images, seed, task.shared.folders)
+def _seed(task: TrainTask) -> int:
+    return torch_seed("weights", task.seed, task.component)
+
+
+def fresh(task: TrainTask, split: Units, seed: int) -> nn.Module:
+    """The component before it is trained."""
+    pixels, latent = split.images, task.recipe.latent
+    if latent is not None:  # of which a kind may know the shape, as it knows that of pictures
+        pixels = np.zeros((len(pixels), *latent.shape[1:], latent.shape[0]), np.uint8)
+    return build_component(task.recipe, pixels, seed, task.shared.folders)
+
+
+def _pictures(task: TrainTask, split: Units) -> Tensor | Pictures:
+    """What the component denoises: pictures, or latents, each encoded alone and once."""
+    if task.recipe.latent is None:
+        return Pictures(split.images)
+    from ..diffusion.autoencoder import PART, load_codec
+
+    return load_codec(task.shared.folders[PART], task.recipe.latent).encode(split.images)
 
 
 def first_marks(task: TrainTask, steps: int, report: Report = lambda event: None) -> list[Mark]:

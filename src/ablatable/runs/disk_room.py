@@ -16,11 +16,11 @@ CHECKPOINT = 4  # times the weights in 32 bits: the weights, their average, and 
 
 def training_bytes(tasks: Sequence[TrainTask], execution: Execution) -> int:
     """Bytes of the components that these tasks make, and of the checkpoints beside them at any one time."""
-    from ..diffusion.kinds import build_component
+    from .component_training import fresh
 
     first = tasks[0]  # made when it is asked for
     recipe = first.recipe
-    made = build_component(recipe, first.split.images, 0, first.shared.folders)
+    made = fresh(first, first.split, 0)
     numbers = sum(tensor.numel() for tensor in made.state_dict().values())
     weights = numbers * (4 if recipe.training.stored == "float32" else 2)
     at_once = 1 if execution.workers == 0 else execution.workers or default_workers()
