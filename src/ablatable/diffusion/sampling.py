@@ -74,7 +74,7 @@ def sample(
         schedule: the noise schedule that the denoiser was trained with; None = the default one.
         sampling: the sampler and its number of steps; `heun` calls the denoiser twice at all but the last.
         on_step: called with the number of steps done, after each.
-        codec: between latents, which the denoiser then knows, and pictures. Latents have no range, so nothing is clipped.
+        codec: between latents, which the denoiser then knows, and pictures. Latents have no range: nothing is clipped.
 
     Returns:
         float (B, C, H, W), about [-1, 1], and within it only if `sampling.clip`; dtype and device of `noise[0]`.

@@ -50,8 +50,8 @@ class BlockTransform:
         channels, height, width = shape
         if height % self.block or width % self.block:
             raise SettingsError(
-                f"the codec {self.name} has blocks of {self.block} x {self.block} pixels, which do not fill pictures of "
-                f"{height} x {width}; choose another {option('size')}"
+                f"the codec {self.name} has blocks of {self.block} x {self.block} pixels, which do not fill pictures "
+                f"of {height} x {width}; choose another {option('size')}"
             )
         return channels * self.block**2, height // self.block, width // self.block
 

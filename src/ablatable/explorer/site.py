@@ -152,7 +152,7 @@ def _fill(content: Content, run: Run, drawing: Drawing, universe: Universe | Non
 
 
 def browsable(recipe: Recipe) -> bool:
-    """Whether the page's own engine knows the noise schedule, and no codec is needed; a server draws whatever there is."""
+    """Whether the page's own engine can draw: it knows linear schedules and no codec. A server draws all there is."""
     linear = recipe.schedule.curve == "linear" and recipe.schedule.trained_betas is None
     return linear and recipe.latent is None
 
