@@ -238,7 +238,11 @@ def test_the_table_is_of_these() -> None:
     assert {capability for _, capability in TABLE} == set(CAPABILITIES)
 
 
-@pytest.mark.parametrize(("kind", "capability"), TABLE)
+SLOW = {"several workers"}  # starting processes takes ten seconds and more
+CELLS = [pytest.param(*cell, marks=[pytest.mark.slow] if cell[1] in SLOW else []) for cell in TABLE]
+
+
+@pytest.mark.parametrize(("kind", "capability"), CELLS)
 def test_it_is_as_the_table_says(kind: str, capability: str, places: Path, tmp_path: Path) -> None:
     run = run_of(kind, places)
     if TABLE[kind, capability]:
