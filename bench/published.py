@@ -1,4 +1,4 @@
-"""The published MNIST experiment at its own resolution, as far as a processor gets: 28 x 28, half of the components seen.
+"""The published MNIST experiment at its own resolution, as far as a processor gets: 28 x 28 pixels.
 
 python bench/published.py train CELL --mnist FILE      train the ensemble (resumable, one process)
 python bench/published.py draw CELL --mnist FILE       and draw the universe (resumable)
@@ -87,7 +87,7 @@ def figures(name: str, mnist: Path, out: Path) -> list[str]:
 
     def mean(key: str) -> str:
         values = np.asarray(measured[key])
-        low, high = bootstrap(len(values), lambda rows: geometric_mean(values[rows]))
+        low, high = bootstrap(lambda rows: geometric_mean(values[rows]), len(values))
         return f"{geometric_mean(values):.1f} ({low:.1f} to {high:.1f})"
 
     nearest = nearest_units(universe)
@@ -105,7 +105,7 @@ def figures(name: str, mnist: Path, out: Path) -> list[str]:
         f"{np.median(nearest.distance):.0f}",
         f"{nearest.changed.sum()} of {len(nearest.changed)}, {np.nanmean(nearest.changed_spares):.2f}, "
         f"{np.nanmean(nearest.changed_others):.2f}",
-        f"{far.named.mean():.2f}, {far.other.mean():.2f}",
+        f"{far.without_named.mean():.2f}, {far.without_other.mean():.2f}",
         ", ".join("{:.2f} ({:.2f} to {:.2f})".format(h / WITNESSED, *wilson(h, WITNESSED)) for h in hits),
     ]
 

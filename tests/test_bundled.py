@@ -67,3 +67,10 @@ def test_by_its_name(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fing
     assert fingerprints(FOLDER) == before  # reading it writes nothing into the package
     (tmp_path / "bundled").mkdir()
     assert located(Path("bundled")) == Path("bundled")  # a folder of that name comes first
+
+
+def test_commands_that_are_printed_name_it_by_its_word() -> None:
+    from ablatable.cli.output import quoted
+
+    assert quoted(ab.bundled().path) == "bundled"
+    assert quoted("my runs/bundled") == "'my runs/bundled'"

@@ -220,7 +220,8 @@ def test_stopped_while_images_are_read(tmp_path: Path) -> None:
     for number in range(1, 600):
         shutil.copyfile(tile, place / f"{number}.png")
     program = (
-        "import os, sys, time\nfrom ablatable.data import loading\nfrom ablatable.cli import main\nread = loading._read\n"
+        "import os, sys, time\nfrom ablatable.data import loading\nfrom ablatable.cli import main\n"
+        "read = loading._read\n"
         "loading._read = lambda *given: (time.sleep(0.02), os.write(1, b'reading\\n'), read(*given))[2]\n"
         f"sys.argv = ['ablatable', 'train', {str(place)!r}, '--no-cache', '--out', {str(tmp_path / 'run')!r}]\nmain()"
     )

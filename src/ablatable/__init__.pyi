@@ -28,6 +28,7 @@ from .diffusion.sampling_settings import Sampling as Sampling
 from .errors import AblatableError as AblatableError
 from .explorer.site import write_explorer as write_explorer
 from .report import write_report as write_report
+from .runs.adapters import adapters as adapters
 from .runs.adopting import adopt as adopt
 from .runs.bundled import bundled as bundled
 from .runs.ensemble_training import train as train

@@ -31,7 +31,9 @@ def next_step(command: str) -> None:
 
 def quoted(value: object) -> str:
     """A path or a unit's name as a part of a command that can be copied: in quotes if a shell needs them."""
-    return shlex.quote(str(value))
+    from ..runs.bundled import FOLDER, WORD
+
+    return WORD if str(value) == str(FOLDER) else shlex.quote(str(value))
 
 
 def print_table(table: pl.DataFrame, title: str) -> None:

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from ..diffusion.recipe import Recipe
     from ..errors import Message
     from ..runs.run import Run
+    from ..runs.shared import SharedPart
 
-_TRAINING = "Training"
+_TRAINING, _ADAPTERS = "Training", "Adapters"
 
 
 @app.command(epilog=example("ablatable demo --out demo"))
@@ -85,7 +86,6 @@ class Training:
     precision: Annotated[
         choices.Precision | None, typer.Option(help="Precision of training (autocast).", rich_help_panel=_TRAINING)
     ] = None
-
     codec: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +113,36 @@ class Training:
         return name, recipe, doubts
 
 
+@dataclass(frozen=True)
+class OnBase:
+    """Whether components are adapters on a frozen base model."""
+
+    base: Annotated[
+        Path | None,
+        typer.Option(help="Train small adapters (LoRA) on this diffusers model instead.", rich_help_panel=_ADAPTERS),
+    ] = None
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters.", rich_help_panel=_ADAPTERS)] = 4
+    statement: Annotated[
+        str | None, typer.Option(help="What the base was trained on, for the record.", rich_help_panel=_ADAPTERS)
+    ] = None
+
+    def recipe(
+        self, training: Training, shape: tuple[int, int, int], most: int, *, quiet: bool
+    ) -> tuple[str, Recipe, list[Message], list[SharedPart]]:
+        """As `Training.recipe`, and the shared parts: the base, if there is one."""
+        from ..errors import SettingsError
+        from ..runs.adapters import adapters
+
+        if self.base is None:
+            return *training.recipe(shape, most, quiet=quiet), []
+        if training.preset_name is not None:
+            raise SettingsError("--base brings its own architecture; leave --preset out")
+        asked = {"steps": training.steps, "batch": training.batch, "precision": training.precision}
+        given = {name: value for name, value in asked.items() if value is not None}
+        recipe, shared = adapters(self.base, rank=self.rank, statement=self.statement, **given)
+        return "adapters", recipe, [], shared
+
+
 @app.command(
     epilog=example(
         "ablatable train digits:48 --size 14 --out runs/digits",
@@ -129,6 +159,7 @@ def train(
     removals: Removals = None,
     even: Even = False,
     training: Training = Training(),
+    on_base: OnBase = OnBase(),
     seed: Annotated[
         int, typer.Option(help="The ensemble's seed; all randomness follows from it.", rich_help_panel=_TRAINING)
     ] = 0,
@@ -158,22 +189,14 @@ def train(
     units = loading.units(data, size, channels, quiet=as_json)
     recorded = None if overwrite else recorded_code(out)
     images = np.bincount(units.owner)
-    even_out = images if even else None
-    code = designed(len(units), components, weight, seed=seed, bear=removals, images=even_out, recorded=recorded)
+    wanted = {"bear": removals, "images": images if even else None, "recorded": recorded}
+    code = designed(len(units), components, weight, seed=seed, **wanted)
     most = int((images @ code.matrix).max())  # images of the largest split
-    name, recipe, doubts = training.recipe(units.shape, most, quiet=as_json)
+    name, recipe, doubts, shared = on_base.recipe(training, units.shape, most, quiet=as_json)
     for sentence in on_marking(code, half=weight is None) if not as_json else []:
         say(f"note: {sentence}")
-    run = train_ensemble(
-        units,
-        code,
-        recipe,
-        out=out,
-        seed=seed,
-        execution=working.execution(),
-        overwrite=overwrite,
-        codec=training.codec,
-    )
+    how = {"execution": working.execution(), "overwrite": overwrite, "codec": training.codec}
+    run = train_ensemble(units, code, recipe, out=out, seed=seed, shared=shared, **how)
     looked = _look(run, working.device) if look else None
     if as_json:
         told = {"run": str(out), "units": len(units), "components": code.components, "weight": code.weight}

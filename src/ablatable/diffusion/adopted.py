@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from safetensors.torch import load_file
@@ -52,10 +52,24 @@ class AdoptedConfig(ComponentConfig):
     claim: str
 
 
+class Asked(Protocol):
+    """How a model of diffusers is asked."""
+
+    @property
+    def label(self) -> int | None:
+        """The class that every sample is drawn of."""
+        ...
+
+    @property
+    def prediction(self) -> str:
+        """What the network predicts."""
+        ...
+
+
 class AdoptedDenoiser(nn.Module):
     """A diffusers model as a denoiser: (x_t, t) -> predicted noise."""
 
-    def __init__(self, model: nn.Module, config: AdoptedConfig, schedule: Schedule, embedding: Tensor | None) -> None:
+    def __init__(self, model: nn.Module, config: Asked, schedule: Schedule, embedding: Tensor | None) -> None:
         """`embedding`: what a text encoder would give, float (L, D), for models that attend to one."""
         super().__init__()
         self.model, self.config = model, config

@@ -1,7 +1,8 @@
 """The kinds of component there are: what every other module asks of one, and how another package adds its own.
 
-A kind says how a component is built, saved and loaded, and what else it can do. `unet`, `ideal` and `adopted` come
-with the package. Another package registers a kind by an entry point of the group `ablatable.kinds`, named as the kind:
+A kind says how a component is built, saved and loaded, and what else it can do. `unet`, `ideal`, `adopted` and
+`lora` come with the package. Another package registers a kind by an entry point of the group `ablatable.kinds`, named
+as the kind:
 
     [project.entry-points."ablatable.kinds"]
     convolution = "my_package.convolution:KIND"
@@ -36,6 +37,7 @@ BUILT_IN = {
     "unet": "ablatable.diffusion.unet",
     "ideal": "ablatable.diffusion.ideal",
     "adopted": "ablatable.diffusion.adopted",
+    "lora": "ablatable.diffusion.lora",
 }
 
 

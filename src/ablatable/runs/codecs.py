@@ -29,10 +29,10 @@ def with_codec(
     """
     if codec is None:
         return recipe, []
-    component = recipe.component
-    if not isinstance(component, UNetConfig):
+    component, without_data = recipe.component, str(codec) in WITHOUT_DATA
+    if not (isinstance(component, UNetConfig) if without_data else component.trained):
         raise SettingsError(f"components of kind '{component.kind}' work on pixels alone; leave the codec out")
-    if str(codec) in WITHOUT_DATA:
+    if isinstance(component, UNetConfig) and without_data:
         return recipe_from({**recipe.model_dump(), "component": {**component.model_dump(), "codec": str(codec)}}), []
     from ..diffusion.autoencoder import PART, latent_config
 

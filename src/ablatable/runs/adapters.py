@@ -1,0 +1,64 @@
+"""Adapters on a frozen base model: the recipe, and the base as a part that all components share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..diffusion.adopted import AdoptedConfig
+from ..diffusion.lora import BASE, TARGETS
+from ..diffusion.recipe import Recipe, recipe_from
+from .model_folders import read_folders, recipe_of
+from .shared import SharedPart
+
+TRAINING = {"steps": 500, "batch": 16, "learning_rate": 1e-3, "weight_decay": 0.0}
+
+
+def adapters(
+    base: str | Path,
+    *,
+    rank: int = 4,
+    alpha: int | None = None,
+    targets: tuple[str, ...] = TARGETS,
+    label: int | None = None,
+    scheduler: str | Path | None = None,
+    statement: str | None = None,
+    **training: Any,
+) -> tuple[Recipe, list[SharedPart]]:
+    """What `train` needs to train a small adapter per component on a frozen base model (LoRA, Hu et al. 2021).
+
+    ```python
+    recipe, shared = ab.adapters("models/base", rank=4, statement="trained on drawings by nobody in this data")
+    run = ab.train(units, code, recipe, out="runs/adapters", shared=shared)
+    ```
+
+    What such a run guarantees is relative to the base: a removed unit was never seen in fine-tuning. Whether the base
+    saw it is for its giver to state.
+
+    Args:
+        base: the base's folder in diffusers' format, or a pipeline's with one in it: a `UNet2DModel`, or a model that
+            takes a class (`label`) or a text's embedding (a shared part `condition`, see `adopt`).
+        rank: r, of the update of each layer's weight.
+        alpha: the update is multiplied by alpha / r; None = r.
+        targets: which layers are adapted, by the ends of their names in the base.
+        label: the class that every sample is drawn of, for bases that take one.
+        scheduler: a `scheduler_config.json` for a base that has none beside it.
+        statement: what the base was trained on; it is shown wherever the run's guarantees are.
+        training: settings of `TrainingConfig` other than 500 steps of 16 images at a rate of 1e-3.
+
+    Raises:
+        DataError, SettingsError: the folder holds no model that can be used; the message says why.
+    """
+    model = read_folders([base], scheduler)[0]
+    found = recipe_of(model, claim="", label=label)
+    assert isinstance(found.component, AdoptedConfig)
+    component = {
+        "kind": "lora",
+        "rank": rank,
+        "alpha": rank if alpha is None else alpha,
+        "targets": targets,
+        "prediction": found.component.prediction,
+        "label": label,
+    }
+    values = {"component": component, "schedule": found.schedule.model_dump(), "training": {**TRAINING, **training}}
+    return recipe_from(values), [SharedPart(BASE, "base model", model.folder, statement)]
