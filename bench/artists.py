@@ -3,9 +3,10 @@
 python bench/artists.py draw [CELL ..]     train and draw (resumable, one process)
 python bench/artists.py tables             every figure of docs/results/artists.md, as JSON
 python bench/artists.py pictures           its pictures, into docs/results/images
+python bench/artists.py bundled            many samples of the bundled ensemble: draw, and print figures as JSON
 
-All goes to --out (default bench/out/artists). Components are ideal: closed-form denoisers of their splits, which
-memorise without limit. Cells:
+All goes to --out (default bench/out/artists). Components of the cells are ideal: closed-form denoisers of their splits,
+which memorise without limit. Cells:
 
 - `first`, `second`: the same 16 designers, all with 40 drawings or more. In `first` 40 drawings are kept of 8 of them,
   chosen at random, and 8 drawings of the others; `second` is the other way round. So sizes are dealt at random, and
@@ -31,8 +32,10 @@ from ablatable._runtime.stats import wilson
 from ablatable.analysis.nearest import nearest_units
 from ablatable.analysis.witness import Witness, witness_pictures
 from ablatable.data.distance import pairwise
+from ablatable.runs.bundled import located
 
 MANY, FEW = 40, 8
+MANY_SEEDS = 384
 ALPHA = 0.05
 
 
@@ -91,7 +94,11 @@ class Seen:
 
 def see(name: str, out: Path) -> Seen:
     """Everything that the tables need of a cell."""
-    universe, run = ab.Universe.open(out / name / "u.zarr"), ab.Run(out / name / "run")
+    return seen(ab.Universe.open(out / name / "u.zarr"), ab.Run(out / name / "run"))
+
+
+def seen(universe: ab.Universe, run: ab.Run) -> Seen:
+    """The same of a universe."""
     told = witness_pictures(run, universe.factual, universe.seeds)
     near = nearest_units(universe)
     images = np.bincount(universe.training.owner)
@@ -198,6 +205,38 @@ def tables(out: Path) -> None:
     print(json.dumps(told, indent=1, ensure_ascii=False))
 
 
+def bundled(out: Path) -> None:
+    """The ensemble that comes with the package, many samples: what is unique, and what nobody's removal moves."""
+    run = ab.Run(located(Path("bundled")))
+    universe = ab.enumerate_universe(
+        run,
+        range(MANY_SEEDS),
+        out=out / "bundled.zarr",
+        sampling=ab.Sampling("dpmsolver++", 15),
+        spares=8,
+        execution=ab.Execution(workers=0),
+    )
+    cell = seen(universe, run)
+    radius = cell.distances.max(axis=0)
+    stays = (nearest_of(universe, run.units()) == cell.nearest).all(axis=0)
+    least = np.argsort(radius)[:8]
+    told = {
+        "company": by_company(cell),
+        "recognised, p <= 0.05": share(cell.witness.nearest_p <= ALPHA),
+        "radius": {f"{q:.0%}": round(float(np.quantile(radius, q)), 1) for q in (0, 0.01, 0.1, 0.5, 0.9)},
+        "nearest artist the same whoever is removed": share(stays),
+        "seeds that move least": {int(k): round(float(radius[k]), 1) for k in least},
+        "their nearest artist's p": {int(k): round(float(cell.witness.nearest_p[k]), 3) for k in least},
+    }
+    print(json.dumps(told, indent=1, ensure_ascii=False))
+
+
+def nearest_of(universe: ab.Universe, units: ab.Units) -> np.ndarray:
+    """Row of the unit nearest to every counterfactual, int (units, samples)."""
+    rows = [universe.counterfactual(unit) for unit in universe.unit_ids]
+    return np.stack([units.owner[pairwise(row, units.images).argmin(axis=1)] for row in rows])
+
+
 def pictures(out: Path) -> None:
     """Samples of the cell of all, with and without their nearest designer."""
     cell = see("all", out)
@@ -232,7 +271,7 @@ def _nearest_drawing(drawings: np.ndarray, picture: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["draw", "tables", "pictures"])
+    parser.add_argument("what", choices=["draw", "tables", "pictures", "bundled"])
     parser.add_argument("cells", nargs="*", default=list(CELLS))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "artists")
     given = parser.parse_args()
@@ -240,7 +279,7 @@ def main() -> None:
         for name in given.cells:
             draw(name, given.out)
     else:
-        {"tables": tables, "pictures": pictures}[given.what](given.out)
+        {"tables": tables, "pictures": pictures, "bundled": bundled}[given.what](given.out)
 
 
 if __name__ == "__main__":

@@ -458,8 +458,10 @@ def test_an_evaluation_goes_on_and_grows(ideal: ab.Universe, tmp_path: Path, mon
     assert found.results["a"]["far"] == found.results["b"]["far"] == whole.results["euclidean"]["far"]
 
     calls.clear()
-    piece = next((out / "pieces" / "a").glob("*.json"))
-    piece.write_text(piece.read_text().replace("1", "2", 1))  # damaged: not believed
+    piece = next((out / "pieces" / "a").glob("*.parquet"))
+    table = pl.read_parquet(piece)
+    assert table["scores"].to_numpy().shape == (2, len(ideal.unit_ids)), "a row per sample, and no text"
+    table.with_columns(seconds=pl.lit(3.0)).write_parquet(piece)  # changed: not believed
     evaluate.evaluate(ideal, {"a": counting("a")}, out=out, execution=Execution(quiet=True))
     assert calls
     with pytest.raises(SettingsError, match="rule: max there, mean asked for"):

@@ -21,7 +21,7 @@ import ablatable as ab
 from ablatable import Execution
 from ablatable._runtime.files import file_hash
 from ablatable._runtime.rng import generator
-from ablatable.data.units import load_units
+from ablatable.data.naming import load_units
 from ablatable.diffusion.recipe import Recipe, TrainingConfig, UNetConfig
 from ablatable.runs import component_training as fitting
 from ablatable.runs import ensemble_training as training

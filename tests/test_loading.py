@@ -20,7 +20,7 @@ import ablatable as ab
 from ablatable._runtime.execution import HERE
 from ablatable.data import load_cache, loading
 from ablatable.data.folders import readable_suffixes
-from ablatable.data.units import load_units
+from ablatable.data.naming import load_units
 from ablatable.errors import AblatableError, DataError, SettingsError
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)

@@ -16,7 +16,7 @@ from PIL import Image
 
 import ablatable as ab
 from ablatable.data import units as units_module
-from ablatable.data.units import load_units
+from ablatable.data.naming import load_units
 from ablatable.errors import DataError
 
 ASSETS = Path(units_module.__file__).parent / "assets"

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ablatable import Execution, Sampling
+from ablatable.analysis import nearest
 from ablatable.analysis.calibration import calibrate
 from ablatable.data.units import Units
 from ablatable.errors import SettingsError
@@ -604,20 +605,24 @@ def test_fit_page(samples: int, units: int, spares: int, picture: float, images:
     assert roomier.samples >= caps.samples
 
 
-def test_one_landscape_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make(samples=5)
-    whole, largest = (made.units.size + made.spares.size) // 5, []
-    get = Universe._get
+def test_only_what_is_shown_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each landscape the pictures that the page has, and of few samples: never all of it."""
+    made, read_from = make([f"unit {k}" for k in range(40)], samples=5, spares=6, components=8), []
+    monkeypatch.setattr(content, "REPORT_SAMPLES", 2)
+    monkeypatch.setattr(content, "SHEET_UNITS", 5)
+    monkeypatch.setattr(Universe, "landscape", None)
+    monkeypatch.setattr(content, "comparable", lambda universe: False)  # tests look at every counterfactual
+    monkeypatch.setattr(nearest, "OTHERS", 3)
+    rows_of = Universe.counterfactuals
 
-    def spy(self: Universe, name: str, *where: Any) -> np.ndarray:
-        values = get(self, name, *where)
-        if name == "counterfactual":
-            largest.append(values.size)
-        return values
+    def spy(self: Universe, sample: int, rows: Any) -> np.ndarray:
+        read_from.append((sample, len(rows)))
+        return rows_of(self, sample, rows)
 
-    monkeypatch.setattr(Universe, "_get", spy)
+    monkeypatch.setattr(Universe, "counterfactuals", spy)
     write_report(made.universe, tmp_path)
-    assert largest and max(largest) == whole
+    assert max(count for _, count in read_from) <= 1 + 5 + 6
+    assert {count for sample, count in read_from if sample > 1} == {1}, "of the others, what is nearest without it"
 
 
 # --- files ------------------------------------------------------------------------------------------------------

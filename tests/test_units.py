@@ -23,7 +23,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from ablatable.data import units as units_module
-from ablatable.data.units import Units, load_units, to_images, to_model
+from ablatable.data.naming import load_units
+from ablatable.data.units import Units, to_images, to_model
 from ablatable.errors import AblatableError, DataError, SettingsError
 
 # Made-up pictures may be equal; tests/test_loading.py looks at what is said about it.

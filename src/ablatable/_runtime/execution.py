@@ -78,12 +78,19 @@ class Execution:
         """Bytes of a GPU's memory; None without a GPU, or on a cluster."""
         return None if self.ray is not None else memory(self.device)
 
+    def processes(self) -> int:
+        """How many tasks run at once, as `resolved`; on a cluster, as many as this machine would take."""
+        if self.workers is not None:
+            return max(1, self.workers)
+        if self.device == "cuda" and self.ray is None:
+            return max(1, len(visible_gpus()))
+        return 1 if kind_of(self.device) not in (CPU, "auto") and self.ray is None else default_workers()
+
     def pool(self, function: Callable, *, run: Path | None = None) -> Pool | RayPool:
         """Workers for one function, on devices as `resolved` gave them; a cluster copies `run` to each node, once."""
         if self.ray is None:
             gpus = visible_gpus() if self.device == "cuda" else ()
-            on_one = 1 if kind_of(self.device) != CPU else default_workers()
-            return Pool(function, (len(gpus) or on_one) if self.workers is None else self.workers, gpus)
+            return Pool(function, self.processes() if self.workers is None else self.workers, gpus)
         from .cluster import RayPool
 
         return RayPool(function, self.ray, run=run, device=self.device)

@@ -111,6 +111,16 @@ def write_atomic(path: Path, data: bytes) -> None:
             aside.unlink()
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a finished file, which nobody changes in place, a second name; where the disk cannot, a copy."""
+    target.unlink(missing_ok=True)
+    with writing(target):
+        try:
+            os.link(source, target)
+        except OSError:  # another disk, or a file system without links
+            shutil.copyfile(source, target)
+
+
 def sweep(folder: Path) -> None:
     """Remove what a `write_atomic` into this folder left behind when it was killed."""
     for aside in folder.glob(".*.partial"):

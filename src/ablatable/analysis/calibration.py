@@ -24,6 +24,7 @@ import numpy as np
 
 from .._runtime.stats import LEVEL, q_values, spares_to_mark_one
 from .._runtime.tables import Tabular
+from .._runtime.workers import chunks
 from ..codes.code import Code, components_for
 from ..data.distance import native_to_scaled
 from ..errors import Message, SettingsError, command, option
@@ -32,7 +33,8 @@ from ..universes.opening import open_landscapes
 from ..universes.screening.screen import Screen
 from .exchangeable import Reference, standardised
 from .features import Features
-from .statistics import SPARED, STATISTICS, Landscape, Statistic, regressed, scores
+from .seen import Seen
+from .statistics import SPARED, STATISTICS, Effects, Landscape, Statistic, scores
 
 if TYPE_CHECKING:
     import polars as pl
@@ -104,7 +106,7 @@ class Calibration(Tabular):
         return pl.DataFrame(
             {
                 "sample": np.repeat(np.array(self.samples, int), count),
-                "unit": list(self.unit_ids) * len(self.samples),
+                "unit": pl.Series(self.unit_ids, dtype=pl.String).gather(np.tile(np.arange(count), len(self.samples))),
                 **{name: values.T.reshape(-1) for name, values in columns.items()},
             }
         )
@@ -175,40 +177,70 @@ def calibrate(
         raise SettingsError(f"no statistic '{statistic}'; there are {', '.join(STATISTICS)}")
     if not comparable(universe, statistic):
         raise SettingsError(without_spares(universe))
-    words = settings.codewords
-    ablation, spares = np.array(settings.ablation), np.array(settings.spares)
+    words, ablation = settings.codewords, np.array(settings.ablation)
     chosen = range(len(universe.seeds)) if samples is None else samples
-    scale = native_to_scaled(settings.shape) / 255 if features is None else 1.0
-    see = features or _pixels
-    training, factual = universe.training, see(universe.factual).astype(np.float64)
-    images, starts = see(training.images).astype(np.float64), np.flatnonzero(np.diff(training.owner, prepend=-1))
+    seen = Seen(universe, features)
     score = np.empty((len(universe.unit_ids), len(chosen)))
-    p = np.empty_like(score)
-    reference, compared = Reference(Code(words[ablation], allow_dummy=True)), len(spares)
+    p, radius_p = np.ones_like(score), np.empty(len(chosen))
+    reference, compared = Reference(Code(words[ablation], allow_dummy=True)), len(settings.spares)
+    scale = native_to_scaled(settings.shape) / 255 if features is None and statistic in SPARED else 1.0
     for column, sample in enumerate(chosen):
-        vectors = see(np.ma.getdata(universe.landscape(sample))).astype(np.float64)
+        one = slice(sample, sample + 1)
+        distances, spares = universe.distances(samples=one), universe.spare_distances(samples=one)
+        radius_p[column] = radius_p_values(distances, spares)[0]
         if statistic in SPARED:
-            landscape = Landscape(
-                factual[sample], vectors[ablation], vectors[spares], words[ablation], words[spares], images, starts
-            )
-            score[:, column], null = scores(landscape, statistic)
-            p[:, column] = p_values(score[:, column], null)
-            continue
-        rows, own = np.unique(ablation, return_inverse=True)
-        landscape = Landscape(factual[sample], vectors[rows], vectors[:0], words[rows], words[:0], images, starts)
-        drawn = np.isin(rows, ablation[universe.drawn()[:, sample]])
-        evidence = regressed(landscape, own, drawn)
-        score[:, column] = standardised(words[ablation], evidence)
-        key = (str(settings.run_sha256), universe.seeds[sample])
-        p[:, column] = reference.p_values(evidence, np.arange(len(ablation)), key)
+            score[:, column], p[:, column] = spared_scores(seen, sample, statistic)
+        else:
+            evidence = component_evidence(seen, sample)
+            score[:, column] = standardised(words[ablation], evidence)
+            key = (str(settings.run_sha256), universe.seeds[sample])
+            p[:, column] = reference.p_values(evidence, np.arange(len(ablation)), key)
+        missing = ~universe.drawn(samples=one)[:, 0]
+        score[missing, column], p[missing, column] = np.nan, 1
+    if statistic not in SPARED and len(chosen):
         compared = max(reference.size(int(weight)) for weight in words[ablation].sum(axis=1)) - 1
-        scale = 1.0
-    columns = list(chosen)
-    missing = ~universe.drawn()[:, columns]
-    score[missing], p[missing] = np.nan, 1
-    radius_p = radius_p_values(universe.distances()[:, columns], universe.spare_distances()[:, columns])
     about = universe.unit_ids, tuple(chosen), *spares_of(settings), _balanced(words[ablation])
     return Calibration(statistic, score * scale, p, q_values(p), radius_p, compared, *about)
+
+
+def spared_scores(seen: Seen, sample: int, statistic: str) -> tuple[np.ndarray, np.ndarray]:
+    """The units' scores and p-values of one sample, float64 (units,) twice, a piece of the units at a time."""
+    settings, words = seen.universe.settings, seen.universe.settings.codewords
+    spares, score, p = np.array(settings.spares), np.empty(len(seen.ablation)), np.empty(len(seen.ablation))
+    spare_vectors = seen.counterfactuals(sample, spares)
+    for first, last in seen.pieces():
+        rows = seen.ablation[first:last]
+        begin, end = seen.starts[first], seen.starts[last]
+        landscape = Landscape(
+            seen.factual(sample),
+            seen.counterfactuals(sample, rows),
+            spare_vectors,
+            words[rows],
+            words[spares],
+            seen.images(slice(begin, end)),
+            seen.starts[first:last] - begin,
+            seen.mean,
+        )
+        score[first:last], null = scores(landscape, statistic)
+        p[first:last] = p_values(score[first:last], null)
+    return score, p
+
+
+def component_evidence(seen: Seen, sample: int) -> np.ndarray:
+    """What the removals in one sample say of each component and unit, see `regressed`: float64 (n, units)."""
+    universe, words = seen.universe, seen.universe.settings.codewords
+    rows, own = np.unique(seen.ablation, return_inverse=True)
+    drawn = np.isin(rows, seen.ablation[universe.drawn(samples=slice(sample, sample + 1))[:, 0]])
+    factual, effects = seen.factual(sample), Effects(words[rows], own, drawn)
+    speaker = seen.speakers(factual)
+
+    def towards(units: np.ndarray) -> np.ndarray:
+        return seen.images(speaker[units]) - seen.mean
+
+    for first, last in chunks(len(rows), seen.at_once):
+        effects.see(first, seen.counterfactuals(sample, rows[first:last]) - factual, towards)
+    parts = [effects.lost(first, towards(np.arange(first, last))) for first, last in seen.pieces()]
+    return np.concatenate(parts, axis=1)
 
 
 def _balanced(words: np.ndarray) -> bool:
@@ -286,7 +318,3 @@ def without_spares(universe: Landscapes) -> Message:
         f"make it again with {command('universe create', 'RUN', needed)}, "
         "or as many spares as the code has"
     )
-
-
-def _pixels(images: np.ndarray) -> np.ndarray:
-    return images.reshape(len(images), -1)

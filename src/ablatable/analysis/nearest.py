@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._runtime.rng import generator
 from .._runtime.workers import chunks
-from ..data.distance import pairwise
+from ..data.distance import native_to_scaled, nearest_images, pairwise
 from ..data.grouping import per_unit
 from ..universes.reader import Universe
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 ROWS = 256  # pictures compared at once, for bounded memory
+OTHERS = 256  # of the other units' ablations, and of the spares', at most so many are looked at per sample
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,9 @@ class Nearest:
         after: the nearest unit of the counterfactual without it.
         changed: whether that is another unit, bool.
         changed_spares: share of the spare ablations, which remove no unit, under which the nearest unit is another;
-            float64, NaN where the universe has no spares.
-        changed_others: the same over the ablations of all other units; float64.
+            float64, NaN where the universe has no spares, and for samples that were not looked at so closely.
+        changed_others: the same over the ablations of other units; float64. Of more than OTHERS ablations or spares,
+            so many are drawn at random.
     """
 
     unit: list[str]
@@ -45,31 +49,53 @@ def unit_distances(pictures: np.ndarray, universe: Universe) -> np.ndarray:
     return -per_unit(-pairwise(pictures, universe.training.images), universe.training, "max")
 
 
-def nearest_units(universe: Universe) -> Nearest:
-    """Look up the nearest training unit of every factual sample and of every counterfactual of it."""
-    factual = unit_distances(universe.factual, universe)  # (samples, units)
-    first = factual.argmin(axis=1)
-    ablation = np.array(universe.settings.ablation)
+def nearest_units(universe: Universe, *, closely: Sequence[int] | None = None, device: str = "cpu") -> Nearest:
+    """Look up the nearest training unit of every factual sample, and of counterfactuals of it.
+
+    Args:
+        universe: the universe.
+        closely: the samples (indices) whose spares and other units' counterfactuals are looked at; None = all.
+        device: where pictures are compared; the result is exact everywhere.
+    """
+    training, settings = universe.training, universe.settings
+    factual = universe.factual
+    image, square = _streamed(factual, training.images, device)
+    first = training.owner[image]  # (samples,)
+    wanted = set(range(len(factual)) if closely is None else closely)
     after, changed_spares, changed_others = [], [], []
-    for sample, unit in enumerate(first):
-        landscape = universe.landscape(sample)
-        nearest = np.concatenate(
-            [unit_distances(landscape[a:b], universe).argmin(axis=1) for a, b in chunks(len(landscape), ROWS)]
-        )  # (ablations,)
-        after.append(int(nearest[ablation[unit]]))
-        other = nearest != unit
-        spares = other[list(universe.settings.spares)]
-        changed_spares.append(spares.mean() if len(spares) else np.nan)
-        others = np.delete(ablation, unit)
-        changed_others.append(other[others].mean() if len(others) else np.nan)
+    for sample, unit in enumerate(first.tolist()):
+        others, spares = _looked_at(universe, sample, unit) if sample in wanted else (np.empty(0, int),) * 2
+        rows, place = np.unique([settings.ablation[unit], *others, *spares], return_inverse=True)
+        pictures = universe.counterfactuals(sample, rows)
+        found = training.owner[_streamed(pictures, training.images, device)[0]][place]
+        after.append(int(found[0]))
+        other = found[1:] != unit
+        changed_others.append(other[: len(others)].mean() if len(others) else np.nan)
+        changed_spares.append(other[len(others) :].mean() if len(spares) else np.nan)
     return Nearest(
         unit=[universe.unit_ids[k] for k in first],
-        distance=factual.min(axis=1),
+        distance=(np.sqrt(square) / 255.0 * native_to_scaled(settings.shape)).astype(np.float32),
         after=[universe.unit_ids[k] for k in after],
         changed=np.array(after) != first,
         changed_spares=np.array(changed_spares),
         changed_others=np.array(changed_others),
     )
+
+
+def _looked_at(universe: Universe, sample: int, unit: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ablations of other units and of spares that one sample is looked at under, as many as OTHERS at most."""
+    settings, seed = universe.settings, universe.seeds[sample]
+    found = np.delete(np.array(settings.ablation), unit), np.array(settings.spares, np.int64)
+    if len(found[0]) > OTHERS:
+        found = generator("nearest others", seed).choice(found[0], OTHERS, replace=False), found[1]
+    if len(found[1]) > OTHERS:
+        found = found[0], generator("nearest spares", seed).choice(found[1], OTHERS, replace=False)
+    return found
+
+
+def _streamed(pictures: np.ndarray, images: np.ndarray, device: str) -> tuple[np.ndarray, np.ndarray]:
+    parts = [nearest_images(pictures[a:b], images, device) for a, b in chunks(len(pictures), ROWS)]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def summary(universe: Universe, nearest: Nearest | None = None) -> pl.DataFrame:
@@ -82,19 +108,23 @@ def summary(universe: Universe, nearest: Nearest | None = None) -> pl.DataFrame:
     import polars as pl
 
     nearest = nearest or nearest_units(universe)
-    distances, spares = universe.distances(), universe.spare_distances()
-    none = [None] * len(universe.seeds)
+    radius, top, spare = [], [], []
+    for part in universe.sample_parts():
+        distances, spares = universe.distances(samples=part), universe.spare_distances(samples=part)
+        radius += distances.max(axis=0).tolist()
+        top += distances.argmax(axis=0).tolist()
+        spare += spares.max(axis=0).tolist() if len(spares) else [None] * distances.shape[1]
     return pl.DataFrame(
         {
             "sample": np.arange(len(universe.seeds)),
             "seed": list(universe.seeds),
-            "radius": distances.max(axis=0),
-            "spare_radius": spares.max(axis=0) if len(spares) else none,
-            "top_unit": [universe.unit_ids[k] for k in distances.argmax(axis=0)],
+            "radius": pl.Series(radius, dtype=pl.Float32),
+            "spare_radius": pl.Series(spare, dtype=pl.Float32) if universe.settings.spares else spare,
+            "top_unit": [universe.unit_ids[k] for k in top],
             "nearest_unit": nearest.unit,
             "nearest_distance": nearest.distance,
             "nearest_without": nearest.after,
             "changed": nearest.changed,
-            "changed_spares": nearest.changed_spares if len(spares) else none,
+            "changed_spares": nearest.changed_spares if universe.settings.spares else spare,
         }
     )

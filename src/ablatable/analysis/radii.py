@@ -30,17 +30,19 @@ def radius_table(universe: Landscapes | str | Path, *, scaled: bool = True) -> p
     import polars as pl
 
     opened = open_landscapes(universe)
-    distances, spares = opened.distances(scaled=scaled), opened.spare_distances(scaled=scaled)
-    known, none = np.nan_to_num(distances, nan=-np.inf), [None] * len(opened.seeds)
+    found: dict[str, list] = {"radius": [], "spare_radius": [], "radius_p": [], "farthest_unit": []}
+    for part in opened.sample_parts():
+        distances = opened.distances(scaled=scaled, samples=part)
+        spares = opened.spare_distances(scaled=scaled, samples=part)
+        known, none = np.nan_to_num(distances, nan=-np.inf), [None] * distances.shape[1]
+        found["radius"] += known.max(axis=0).tolist()
+        found["spare_radius"] += spares.max(axis=0).tolist() if len(spares) else none
+        found["radius_p"] += radius_p_values(distances, spares).tolist() if len(spares) else none
+        found["farthest_unit"] += [opened.unit_ids[k] for k in known.argmax(axis=0)]
+    single = pl.Float32 if opened.settings.spares else pl.Null
     table = pl.DataFrame(
-        {
-            "sample": range(len(opened.seeds)),
-            "seed": list(opened.seeds),
-            "radius": known.max(axis=0),
-            "spare_radius": spares.max(axis=0) if len(spares) else none,
-            "radius_p": radius_p_values(distances, spares) if len(spares) else none,
-            "farthest_unit": [opened.unit_ids[k] for k in known.argmax(axis=0)],
-        }
+        {"sample": range(len(opened.seeds)), "seed": list(opened.seeds), **found},
+        schema_overrides={"radius": pl.Float32, "spare_radius": single},
     )
     if isinstance(opened, Screen):
         drawn, chance = opened.drawn().sum(axis=0), pl.Series(opened.chance(), dtype=pl.Float64)

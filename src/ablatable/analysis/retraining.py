@@ -15,6 +15,7 @@ All radii are over the same number of units (or random ablations), so that none 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,8 +147,8 @@ def control(
             compare_settings(read_json(known), settings, path)
         else:
             write_json(known, settings)
-        tasks = _tasks(opened, rows, path, execution.device)
-        missing = [task for task in tasks if not task.folder.exists()]
+        tasks = _trainings(opened, rows)
+        missing = [task for task in tasks if not (path / task.folder).exists()]
         steps_each = opened.recipe.training_steps or 1
         title = f"training {len(tasks)} models without a unit"
         done = len(tasks) - len(missing)
@@ -158,10 +159,9 @@ def control(
         ):
 
             def on_event(number: int, event: dict) -> None:
-                label = missing[number].folder.relative_to(path).as_posix()
-                display.update(number, label, event["step"], steps_each, f"loss {event['loss']:.4f}")
+                display.update(number, missing[number].folder, event["step"], steps_each, f"loss {event['loss']:.4f}")
 
-            for number, _ in pool.run(missing, on_event):
+            for number, _ in pool.run(_tasks(opened, missing, path, execution.device), on_event):
                 display.finish(number, steps_each)
         found = Control(
             tuple(settings["units"]),
@@ -185,30 +185,48 @@ def choose(run: Run, units: int, seed: int) -> list[int]:
     return able[:units]
 
 
-def _tasks(run: Run, rows: list[int], path: Path, device: str) -> list[TrainTask]:
-    from ..runs.component_training import TrainTask
+@dataclass(frozen=True)
+class _Training:
+    """A model to train: its folder, the number that keys its randomness, and its split.
 
-    units, n = run.units(), run.code.components
+    The split is that of a component of the run, or all units (None), less one (None: less none).
+    """
 
-    def task(folder: str, split: list[int], component: int) -> TrainTask:
-        return TrainTask(
-            split=units.select([run.unit_ids[row] for row in split]),
-            recipe=run.recipe,
-            component=component,
-            seed=run.seed,
-            folder=path / folder,
-            device=device,
-            shared=run.shared,
-        )
+    folder: str
+    number: int
+    split_of: int | None = None
+    without: int | None = None
 
-    everything = list(range(len(run.unit_ids)))
-    tasks = [task("single/all", everything, n), task("single/reseeded", everything, n + 1)]
+    def rows(self, run: Run) -> list[int]:
+        """The units that it trains on."""
+        every = range(len(run.unit_ids)) if self.split_of is None else run.code.split(self.split_of).tolist()
+        return [row for row in every if row != self.without]
+
+
+def _trainings(run: Run, rows: list[int]) -> list[_Training]:
+    n = run.code.components
+    found = [_Training("single/all", n), _Training("single/reseeded", n + 1)]
     for row in rows:
-        tasks.append(task(f"single/{row:05d}", [other for other in everything if other != row], n))
+        found.append(_Training(f"single/{row:05d}", n, None, row))
         for i in np.flatnonzero(run.code.matrix[row]).tolist():
-            split = [other for other in run.code.split(i).tolist() if other != row]
-            tasks.append(task(f"ensemble/{row:05d}/{i:02d}", split, i))
-    return tasks
+            found.append(_Training(f"ensemble/{row:05d}/{i:02d}", i, i, row))
+    return found
+
+
+def _tasks(run: Run, trainings: list[_Training], path: Path, device: str) -> Sequence[TrainTask]:
+    from ..runs.component_training import SPLIT, TrainTask, beside
+    from ..runs.ensemble_training import Tasks
+
+    units = run.units()
+
+    def task(place: int) -> TrainTask:
+        training = trainings[place]
+        folder = path / training.folder
+        ids = sorted(run.unit_ids[row] for row in training.rows(run))
+        split = units.write_to(beside(folder) / SPLIT, ids)
+        return TrainTask(split, run.recipe, training.number, run.seed, folder, device, shared=run.shared)
+
+    return Tasks(range(len(trainings)), task)
 
 
 def _distances(

@@ -5,6 +5,7 @@ A score may depend on the unit's images, but never on which of the ablations is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -27,6 +28,7 @@ class Landscape:
         units, spares: counterfactuals, float64 (units, D) and (spares, D).
         unit_words, spare_words: which components each removes, bool (units, n) and (spares, n).
         images: training images, float64 (images, D), grouped by unit; `starts`: where each unit's begin, int (units,).
+        mean: the mean of all training images, float64 (D,); None = of those in `images`.
     """
 
     factual: np.ndarray
@@ -36,6 +38,12 @@ class Landscape:
     spare_words: np.ndarray
     images: np.ndarray
     starts: np.ndarray
+    mean: np.ndarray | None = None
+
+    @property
+    def middle(self) -> np.ndarray:
+        """The mean training image, (D,)."""
+        return self.images.mean(axis=0) if self.mean is None else self.mean
 
 
 def scores(landscape: Landscape, statistic: str) -> tuple[np.ndarray, np.ndarray]:
@@ -49,6 +57,9 @@ def scores(landscape: Landscape, statistic: str) -> tuple[np.ndarray, np.ndarray
     - `residual`: how far it is from where the removed components, each by itself, would have moved it; see
       `left_out_distances`.
     - `both`: likeness and half the residual, each in standard deviations over the unit's ablation and the spares.
+
+    A unit's scores do not depend on which other units the landscape has, if it has their `mean`: it may be scored in
+    pieces.
     """
     if statistic == "both":
         pool = _standardised(*scores(landscape, "likeness")) + _standardised(*scores(landscape, "residual")) / 2
@@ -61,7 +72,7 @@ def scores(landscape: Landscape, statistic: str) -> tuple[np.ndarray, np.ndarray
         return left_out_distances(moved, spares_moved, landscape.unit_words, landscape.spare_words)
     unlike = _unlikeness if statistic == "likeness" else feature_distances
     ends = [*landscape.starts[1:], len(landscape.images)]
-    images = landscape.images - landscape.images.mean(axis=0) * (statistic == "likeness")
+    images = landscape.images - landscape.middle * (statistic == "likeness")
     before = np.minimum.reduceat(unlike(landscape.factual[None], images), landscape.starts, axis=1)[0]  # (units,)
     spare = np.minimum.reduceat(unlike(landscape.spares, images), landscape.starts, axis=1) - before
     own = zip(landscape.units[:, None], landscape.starts, ends, strict=True)
@@ -87,16 +98,56 @@ def regressed(landscape: Landscape, ablation: np.ndarray, drawn: np.ndarray | No
         Likeness lost per component removed, float64 (n, units).
     """
     used = np.ones(len(landscape.units), bool) if drawn is None else drawn
-    words = landscape.unit_words * used[:, None].astype(np.float64)  # (ablations, n); a row of zeros has no say
-    away = np.square(landscape.images - landscape.factual).sum(axis=1)
-    ends = [*landscape.starts[1:], len(away)]
-    speaker = [first + int(away[first:last].argmin()) for first, last in zip(landscape.starts, ends, strict=True)]
-    images = landscape.images[speaker] - landscape.images.mean(axis=0)
-    lost = _unlikeness(landscape.units - landscape.factual, images)  # (ablations, units)
-    own, units = words[ablation], np.arange(len(ablation))
-    gram = words.T @ words + RIDGE * np.eye(words.shape[1]) - own[:, :, None] * own[:, None, :]  # without its own row
-    moments = (words.T @ lost).T - own * lost[ablation, units][:, None]
-    return np.linalg.solve(gram, moments[:, :, None])[:, :, 0].T
+    effects = Effects(landscape.unit_words, ablation, used)
+    images = landscape.images[speakers(landscape.images, landscape.starts, landscape.factual)] - landscape.middle
+    effects.see(0, landscape.units - landscape.factual, lambda units: images[units])
+    return effects.lost(0, images)
+
+
+def speakers(images: np.ndarray, starts: np.ndarray, factual: np.ndarray) -> np.ndarray:
+    """Of each unit, the image nearest to the factual sample: its place among `images`, int (units,)."""
+    away = np.square(images - factual).sum(axis=1)
+    ends = [*starts[1:], len(away)]
+    return np.array([first + int(away[first:last].argmin()) for first, last in zip(starts, ends, strict=True)])
+
+
+class Effects:
+    """The regression of `regressed`, in time and memory that grow with ablations plus units, not with their product.
+
+    Of the likenesses, (ablations, units), only their sums over ablations, once with each component's bit, and each
+    unit's own are needed: the sums of the changes are taken first, (n, D), and their likenesses to the units then.
+    """
+
+    def __init__(self, words: np.ndarray, ablation: np.ndarray, drawn: np.ndarray) -> None:
+        """`words`: bool (ablations, n); `ablation`: each unit's row of them; `drawn`: which rows are pictures."""
+        self.words = words * drawn[:, None].astype(np.float64)  # (ablations, n); a row of zeros has no say
+        self.ablation, self.units = ablation, np.argsort(ablation, kind="stable")
+        self.gram = self.words.T @ self.words + RIDGE * np.eye(words.shape[1])
+        self.sums: np.ndarray | float = 0.0  # of the changes, (n, D)
+        self.own = np.zeros(len(ablation))  # what each unit's own ablation takes away
+
+    def see(self, first: int, moved: np.ndarray, towards: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Take in the changes, float64 (rows, D), that some ablations made, the first of them being row `first`.
+
+        `towards(units)`: these units' images less the mean image, float64 (units, D).
+        """
+        rows = slice(first, first + len(moved))
+        self.sums = self.sums + self.words[rows].T @ moved
+        span = np.searchsorted(self.ablation[self.units], [rows.start, rows.stop])
+        units = self.units[span[0] : span[1]]
+        if len(units):
+            self.own[units] = -np.einsum("ud,ud->u", moved[self.ablation[units] - first], _along(towards(units)))
+
+    def lost(self, first: int, towards: np.ndarray) -> np.ndarray:
+        """Likeness lost per component removed, float64 (n, units), of the units from number `first` on.
+
+        `towards`: their images less the mean image, float64 (units, D).
+        """
+        units = slice(first, first + len(towards))
+        own = self.words[self.ablation[units]]
+        gram = self.gram - own[:, :, None] * own[:, None, :]  # without its own row
+        moments = -(self.sums @ _along(towards).T).T - own * self.own[units][:, None]
+        return np.linalg.solve(gram, moments[:, :, None])[:, :, 0].T
 
 
 def _standardised(unit: np.ndarray, spare: np.ndarray) -> np.ndarray:
@@ -107,7 +158,12 @@ def _standardised(unit: np.ndarray, spare: np.ndarray) -> np.ndarray:
 
 def _unlikeness(vectors: np.ndarray, images: np.ndarray) -> np.ndarray:
     """How little of each image, centred, is in each vector: minus its length along the image, (N, images)."""
-    return -vectors @ (images / np.maximum(np.linalg.norm(images, axis=1), 1e-12)[:, None]).T
+    return -vectors @ _along(images).T
+
+
+def _along(images: np.ndarray) -> np.ndarray:
+    """Each image as a direction of length 1, (images, D)."""
+    return images / np.maximum(np.linalg.norm(images, axis=1), 1e-12)[:, None]
 
 
 @dataclass(frozen=True)

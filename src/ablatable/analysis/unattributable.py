@@ -82,14 +82,16 @@ def unattributable(universe: Universe | str | Path) -> Unattributable:
     Distances are exact sums of whole numbers, so a distance is 0 exactly where no pixel differs.
     """
     universe = Universe.open(universe)
-    distances = universe.distances()  # (units, samples)
-    moved_by = (distances > 0).sum(axis=0)
-    top = distances.argmax(axis=0)
-    native = universe.distances(scaled=False).max(axis=0)
+    found: list[tuple[np.ndarray, ...]] = []
+    for part in universe.sample_parts():
+        distances = universe.distances(samples=part)  # (units, samples)
+        native = universe.distances(scaled=False, samples=part).max(axis=0)
+        found.append(((distances > 0).sum(axis=0), distances.argmax(axis=0), distances.max(axis=0), native))
+    moved_by, top, radius, native = (np.concatenate(values) for values in zip(*found, strict=True))
     return Unattributable(
         moved_by=moved_by,
         top_unit=[universe.unit_ids[unit] if moved else None for unit, moved in zip(top, moved_by, strict=True)],
-        radius=distances.max(axis=0),
+        radius=radius,
         # a pixel that flips counts 1, so the native distance is the root of their number
         pixels=np.rint(native.astype(np.float64) ** 2).astype(np.int64) if universe.settings.threshold else None,
         seeds=universe.seeds,

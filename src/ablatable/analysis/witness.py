@@ -191,7 +191,11 @@ def witness(
 
 
 def draw_factual(run: Run, seeds: Sequence[int], sampling: Sampling, device: str) -> np.ndarray:
-    """Samples by all components that are present, uint8 (seeds, H, W, C): the bytes that a universe has for them."""
+    """Samples by all components that are present, uint8 (seeds, H, W, C).
+
+    On a CPU they are the bytes that a universe has for them. A GPU's universe may have another batch, and so differ by
+    rounding.
+    """
     from .._runtime.devices import computing
     from ..runs.samples import BATCH
     from ..universes.drawing import draw

@@ -153,7 +153,7 @@ def _tables(universe: Universe) -> dict[str, pl.DataFrame]:
         "removals": pl.DataFrame(
             {
                 "sample": np.repeat(samples, count),
-                "unit": list(universe.unit_ids) * len(samples),
+                "unit": pl.Series(universe.unit_ids, dtype=pl.String).gather(np.tile(np.arange(count), len(samples))),
                 "distance": universe.distances().T.ravel(),
                 "image": _bytes(removed.reshape(-1, *removed.shape[2:])),
             }

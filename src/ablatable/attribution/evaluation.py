@@ -38,7 +38,7 @@ EVALUATION = OutputKind(
     files=(
         r"evaluation\.json|results\.(csv|json|tex|png)",
         r"scores/[^/]+\.(parquet|ask\.csv)",
-        r"pieces/[^/]+/\d+\.json",
+        r"pieces/[^/]+/\d+\.(parquet|json)",  # JSON until 0.3
     ),
 )
 """What an evaluation's folder holds."""
@@ -103,7 +103,7 @@ def evaluate(
                 method=name,
                 rule=rule,
                 samples=span,
-                path=str(folder / "pieces" / _slug(labels[name]) / f"{span[0]:07d}.json"),
+                path=str(folder / "pieces" / _slug(labels[name]) / f"{span[0]:07d}.parquet"),
                 stamp=_stamp(name),
             )
             for name in chosen
@@ -152,14 +152,14 @@ def _compute(
 def _assemble(pieces: list[Piece]) -> Scored:
     contents = [content for piece in pieces if (content := finished(piece)) is not None]
     assert len(contents) == len(pieces)
-    scores = np.concatenate([np.array(content["scores"]) for content in contents])
-    far = None
-    if all(content["again"] is not None for content in contents):
-        again = np.concatenate([np.array(content["again"], dtype=np.float64) for content in contents], axis=1)
+    scores, far = np.concatenate([content.scores for content in contents]), None
+    answers = [content.again for content in contents if content.again is not None]
+    if len(answers) == len(contents):
+        again = np.concatenate(answers, axis=1)
         far = FalseAttribution(again[0] > 0, again[1])
     counts = np.array([last - first for first, last in (piece.samples for piece in pieces)])
-    seconds = np.array([content["seconds"] for content in contents])
-    ready = max(content["ready"] for content in contents)
+    seconds = np.array([content.seconds for content in contents])
+    ready = max(content.ready for content in contents)
     return Scored(scores, far, float((seconds * counts).sum() / counts.sum()), float(ready))
 
 

@@ -96,18 +96,19 @@ class Method:
 def pictures_of(universe: Universe, samples: Sequence[int], removed: Sequence[int]) -> Pictures:
     """Some pictures of a universe: sample `samples[k]` without unit `removed[k]` (a row, or `FACTUAL`)."""
     settings, factual = universe.settings, universe.factual
-    landscapes: dict[int, np.ndarray] = {}
-    images, ablated = [], []
-    for sample, unit in zip(samples, removed, strict=True):
-        if unit == FACTUAL:
-            images.append(factual[sample])
-            ablated.append(None)
-            continue
-        if sample not in landscapes:
-            landscapes[sample] = universe.landscape(sample)
-        row = settings.ablation[unit]
-        images.append(landscapes[sample][row])
-        ablated.append(row)
+    ablated = [None if unit == FACTUAL else settings.ablation[unit] for unit in removed]
+    rows: dict[int, set[int]] = {}
+    for sample, row in zip(samples, ablated, strict=True):
+        if row is not None:
+            rows.setdefault(sample, set()).add(row)
+    drawn: dict[tuple[int, int], np.ndarray] = {}
+    for sample, wanted in rows.items():
+        ascending = sorted(wanted)
+        found = universe.counterfactuals(sample, ascending)
+        drawn |= {(sample, row): image for row, image in zip(ascending, found, strict=True)}
+    images = [
+        factual[sample] if row is None else drawn[sample, row] for sample, row in zip(samples, ablated, strict=True)
+    ]
     trajectories = None
     if not settings.imported:
         words, sampling = settings.codewords, settings.sampling

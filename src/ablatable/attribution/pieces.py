@@ -6,17 +6,17 @@ the same unit again without that unit, and in which share of the pictures withou
 
 from __future__ import annotations
 
-import json
+import hashlib
+import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .._runtime.files import json_hash, write_json
+from .._runtime.files import json_hash, write_atomic
 from .._runtime.rng import generator
 from .._runtime.workers import chunks
 from ..data.grouping import per_unit
@@ -26,6 +26,7 @@ from ..universes.reader import Universe
 from .methods import FACTUAL, Attributor, Method, NotScored, find_method, pictures_of
 
 PICTURES = 256  # that a method is asked about at once
+OTHERS = 256  # other units whose removal a quick method is asked about, at most
 
 
 @dataclass(frozen=True)
@@ -90,26 +91,21 @@ def score_piece(ready: Ready, piece: Piece) -> None:
 
     began = time.perf_counter()
     factual = score(samples, [FACTUAL] * len(samples))
-    content = {
-        "scores": factual.tolist(),
-        "seconds": (time.perf_counter() - began) / len(samples),
-        "again": _named_again(ready, samples, factual.argmax(axis=1).tolist(), score),
-        "others": "all" if ready.quick else "one",
-        "ready": ready.seconds,
-        "stamp": piece.stamp,
-    }
-    write_json(Path(piece.path), content | {"sha256": json_hash(content)})
+    seconds = (time.perf_counter() - began) / len(samples)
+    again = _named_again(ready, samples, factual.argmax(axis=1).tolist(), score)
+    store(piece, Content(factual, seconds, again, "all" if ready.quick else "one", ready.seconds))
 
 
 def _named_again(
     ready: Ready, samples: list[int], named: list[int], score: Callable[[Sequence[int], Sequence[int]], np.ndarray]
-) -> list[list[float]] | None:
+) -> np.ndarray | None:
     """Whether each sample's unit is named again without itself, and in which share of the pictures without another.
 
-    A quick method is asked about the pictures without each of the other units, another about one, drawn at random.
+    A quick method is asked about the pictures without each of the other units (OTHERS of them, drawn at random, if
+    there are more), another method about one. Float64 (2, samples).
     None where there is no other unit, or where stored scores do not cover these pictures.
     """
-    every = [other_units(ready.universe, unit).tolist() for unit in named]
+    every = [_some_others(ready.universe, sample, unit) for sample, unit in zip(samples, named, strict=True)]
     if not all(every):
         return None
     one = [[another_unit(ready.universe, sample, unit)] for sample, unit in zip(samples, named, strict=True)]
@@ -121,7 +117,7 @@ def _named_again(
             parts = [slice(first, last) for first, last in chunks(len(gone), PICTURES)]
             said = np.concatenate([score(asked[part], gone[part]).argmax(axis=1) for part in parts])
             hits = np.bincount(place, weights=said == np.array(named)[place])
-            return [itself.tolist(), (hits / np.bincount(place)).tolist()]
+            return np.array([itself, hits / np.bincount(place)])
         except NotScored:  # stored scores need not have counterfactuals, or not all of them
             continue
     return None
@@ -133,16 +129,80 @@ def other_units(universe: Universe, unit: int) -> np.ndarray:
     return np.flatnonzero(ablation != ablation[unit])
 
 
+def _some_others(universe: Universe, sample: int, unit: int) -> list[int]:
+    others = other_units(universe, unit)
+    if len(others) > OTHERS:
+        others = np.sort(generator("other units", universe.seeds[sample], unit).choice(others, OTHERS, replace=False))
+    return others.tolist()
+
+
 def another_unit(universe: Universe, sample: int, unit: int) -> int:
     """One of `other_units`, of which there must be some, drawn at random for each sample."""
     return int(generator("another unit", universe.seeds[sample], int(unit)).choice(other_units(universe, unit)))
 
 
-def finished(piece: Piece) -> dict[str, Any] | None:
-    """A finished piece; None if it is not there, damaged, of before all others were asked about, or of another file."""
+# --- as files -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What a piece holds.
+
+    Attributes:
+        scores: of the factual samples, float64 (samples, units).
+        seconds: that scoring one sample took; `ready`: that making the method ready took.
+        again: see `_named_again`.
+        others: how many counterfactuals a method was asked about: `all`, or `one` per sample.
+    """
+
+    scores: np.ndarray
+    seconds: float
+    again: np.ndarray | None
+    others: str
+    ready: float
+
+    def digest(self, stamp: str) -> str:
+        """SHA-256 over all of it, and over the stamp of the file that scores come from."""
+        given = [each for each in (self.scores, self.again) if each is not None]
+        arrays = [hashlib.sha256(np.ascontiguousarray(each, np.float64).data).hexdigest() for each in given]
+        return json_hash([*arrays, self.seconds, self.others, self.ready, stamp])
+
+
+def store(piece: Piece, content: Content) -> None:
+    """Write a piece's file: Parquet, one row per sample."""
+    import polars as pl
+
+    count, again = len(content.scores), content.again
+    shown = np.ascontiguousarray(content.scores, np.float64)
+    columns = {
+        "scores": pl.Series(shown, dtype=pl.Array(pl.Float64, shown.shape[1])),
+        "without_itself": [None] * count if again is None else again[0],
+        "without_others": [None] * count if again is None else again[1],
+    }
+    about = {
+        "seconds": content.seconds,
+        "ready": content.ready,
+        "others": content.others,
+        "stamp": piece.stamp,
+        "sha256": content.digest(piece.stamp),
+    }
+    buffer = io.BytesIO()
+    pl.DataFrame(columns).with_columns(**{name: pl.lit(value) for name, value in about.items()}).write_parquet(buffer)
+    write_atomic(Path(piece.path), buffer.getvalue())
+
+
+def finished(piece: Piece) -> Content | None:
+    """A finished piece; None if it is not there, damaged, or of another file."""
+    import polars as pl
+
     try:
-        content = json.loads(Path(piece.path).read_bytes())
-        digest = content.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError):
+        table = pl.read_parquet(piece.path)
+        about = table.row(0, named=True)
+        again = None
+        if about["without_itself"] is not None:
+            again = np.stack([table[name].to_numpy() for name in ("without_itself", "without_others")])
+        content = Content(table["scores"].to_numpy(), about["seconds"], again, about["others"], about["ready"])
+        sound = content.digest(piece.stamp) == about["sha256"]
+    except Exception:  # Parquet's readers have many kinds for damaged bytes
         return None
-    return content if json_hash(content) == digest and content["stamp"] == piece.stamp and "others" in content else None
+    return content if sound else None

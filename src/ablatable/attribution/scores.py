@@ -101,7 +101,7 @@ def long_table(scores: np.ndarray, units: tuple[str, ...]) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "sample": np.repeat(np.arange(samples), count),
-            "unit": list(units) * samples,
+            "unit": pl.Series(units, dtype=pl.String).gather(np.tile(np.arange(count), samples)),
             "score": scores.ravel(),
         }
     )

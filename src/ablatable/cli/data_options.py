@@ -80,7 +80,7 @@ class Loading:
 
         Raises `SettingsError` if two of the options on duplicates are given, and what `load_units` raises.
         """
-        from ..data.units import load_units
+        from ..data.naming import load_units
 
         asked = {"merge": self.merge_duplicates, "drop": self.drop_duplicates, "keep": self.keep_duplicates}
         chosen = [policy for policy in asked if asked[policy]]

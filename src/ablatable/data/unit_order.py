@@ -27,6 +27,16 @@ def check_ids(ids: tuple[str, ...]) -> None:
         seen.add(id)
 
 
+def check_arrays(ids: tuple[str, ...], images: np.ndarray, owner: np.ndarray) -> None:
+    """`DataError` unless these are units: ids as `check_ids` wants them, images of one size, one or more per unit."""
+    check_ids(ids)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise DataError(f"images must be uint8 (images, H, W, 1 or 3), got {images.dtype} {images.shape}")
+    sound = owner.shape == images.shape[:1] and np.array_equal(np.unique(owner), np.arange(len(ids)))
+    if not sound or (np.diff(owner) < 0).any():
+        raise DataError("owner must be each image's unit, in order, with an image for every unit")
+
+
 def bounds_of(owner: np.ndarray, units: int) -> list[tuple[int, int]]:
     """Where each unit's images begin and end, from each image's unit (non-decreasing)."""
     edges = np.searchsorted(owner, np.arange(units + 1)).tolist()

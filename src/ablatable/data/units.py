@@ -18,15 +18,16 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from ..errors import DataError, option
+from ..errors import DataError
 from . import folders, hub_datasets, idx, openmoji, sources
 from .load_report import LoadReport
 from .loading import LoadOptions, LoadSettings, load
+from .pictures_file import map_pictures, write_pictures
 from .showing import units_html
 from .tensors import to_images, to_model
-from .unit_order import bounds_of, check_ids, digest_of, is_sorted_within_units, sort_within_units
+from .unit_order import bounds_of, check_arrays, check_ids, digest_of, is_sorted_within_units, sort_within_units
 
-__all__ = ["Units", "load_units", "to_images", "to_model"]
+__all__ = ["Units", "to_images", "to_model"]
 
 BUNDLED_DIGITS = 256
 
@@ -42,7 +43,7 @@ class Units:
 
     report: what was loaded and what was done to it; None for units that no source gave, such as a selection.
 
-    Made by `from_arrays`, `from_folder`, `from_dataset`, `from_idx`, `digits`, `openmoji` or `load_units`, which all
+    Made by `from_arrays`, `from_folder`, `from_dataset`, `from_idx`, `digits`, `openmoji`, or `load_units`, which all
     take
 
     size: None if all images have one size, else `14`, `"14"`, `"14x20"` or `(14, 20)` (height, width).
@@ -71,13 +72,8 @@ class Units:
 
     def __post_init__(self) -> None:
         ids = tuple(self.ids)
-        check_ids(ids)
         images, owner = self.images, np.array(self.owner, dtype=np.int64)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
-            raise DataError(f"images must be uint8 (images, H, W, 1 or 3), got {images.dtype} {images.shape}")
-        sound = owner.shape == images.shape[:1] and np.array_equal(np.unique(owner), np.arange(len(ids)))
-        if not sound or (np.diff(owner) < 0).any():
-            raise DataError("owner must be each image's unit, in order, with an image for every unit")
+        check_arrays(ids, images, owner)
         sealed = images.flags.owndata and images.flags.c_contiguous and not images.flags.writeable
         if not (sealed and is_sorted_within_units(images, owner)):
             images = np.array(images, order="C")  # a copy, which nobody else can change
@@ -86,7 +82,14 @@ class Units:
             object.__setattr__(self, name, value)
         self._freeze()
 
+    def __getstate__(self) -> dict[str, Any]:
+        if (file := self.__dict__.get("_file")) is not None:  # the file is read where they arrive
+            return {"ids": self.ids, "_file": file}
+        return self.__dict__
+
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if (file := state.get("_file")) is not None:
+            state = Units.mapped(file, state["ids"]).__dict__
         self.__dict__.update(state)
         self._freeze()  # pickling forgets that the arrays are read-only
 
@@ -156,6 +159,38 @@ class Units:
         """All units but these, in order. `DataError` for an unknown id."""
         gone = set(self._rows((ids,) if isinstance(ids, str) else tuple(ids)))
         return self.select([id for row, id in enumerate(self.ids) if row not in gone])
+
+    # --- as a file ---
+
+    def write_to(self, file: Path, ids: Iterable[str] | None = None) -> Units:
+        """Write these units (None = all) into a file, in the order given, and give them back, mapped from it."""
+        ids = self.ids if ids is None else tuple(ids)
+        bounds = [self._bounds[row] for row in self._rows(ids)]
+        owner = np.repeat(np.arange(len(ids)), [stop - start for start, stop in bounds])
+        rows = None if ids == self.ids else np.concatenate([np.arange(*span) for span in bounds])
+        write_pictures(file, self.images, owner, rows)
+        return Units.mapped(file, ids)
+
+    @classmethod
+    def mapped(cls, file: Path, ids: Iterable[str]) -> Units:
+        """Units whose images stay in a file that `write_to` wrote and that nobody changes.
+
+        Pickled, they are the file's path and their ids. `DataError` if the file holds no such units.
+        """
+        ids = tuple(ids)
+        try:
+            images, owner = map_pictures(file)
+        except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+            raise DataError(f"{file} cannot be read as units' images ({error}); it is missing or damaged") from error
+        check_arrays(ids, images, owner)
+        if not is_sorted_within_units(images, owner):
+            raise DataError(f"{file} does not hold each unit's images in the order of their hashes; it is damaged")
+        made = object.__new__(cls)
+        values = {"ids": ids, "images": images, "owner": owner, "report": None, "_file": file}
+        for name, value in values.items():
+            object.__setattr__(made, name, value)
+        made._freeze()
+        return made
 
     @cached_property
     def _bounds(self) -> list[tuple[int, int]]:
@@ -302,49 +337,3 @@ class Units:
             object.__setattr__(made, name, value)
         made._freeze()
         return made
-
-
-def load_units(
-    source: str | Path,
-    *,
-    unit_column: str | None = None,
-    table: str | Path | None = None,
-    **options: Unpack[LoadOptions],
-) -> Units:
-    """Units from what the command line calls DATA; `options` as in `Units`.
-
-    - `digits` or `digits:48`: the bundled digits (a folder of that name is `./digits`);
-    - `openmoji`, or `openmoji:32` for the drawings of the 32 artists who have most; the unit column is `artist` (if
-      none is given), `picture`, `group` or `subgroup`;
-    - a folder as in `Units.from_folder`, or one with one IDX file of images (`...images-idx3-ubyte[.gz]`);
-    - an IDX file of images, plain or gzipped (its labels beside it, for the unit column `label`);
-    - a `.npy` file of images, or a `.npz` file with `images`, optionally `ids`, and unit columns.
-    """
-    name, colon, count = str(source).partition(":")
-    if name in ("digits", "openmoji"):
-        if colon and not count.isdecimal():
-            raise DataError(f"{source!r} is not understood; write {name}, or {name}:{'48' if name == 'digits' else 32}")
-        if table:
-            raise DataError(
-                f"{name} is bundled, so a table of files says nothing about it; leave {option('table')} out"
-            )
-        if name == "openmoji":
-            return Units.openmoji(int(count) if colon else None, by=unit_column or "artist", **options)
-        return Units.digits(int(count) if colon else 48, unit_column=unit_column, **options)
-    path = Path(source)
-    if not path.exists():
-        raise DataError(
-            f"there is no {path}; give a folder, an IDX, .npz or .npy file, or digits or openmoji for bundled pictures"
-        )
-    if path.suffix.lower() in (".npy", ".npz"):
-        return Units._load(sources.npy_source(path, unit_column), LoadSettings.of(options))
-    if path.suffix.lower() in folders.readable_suffixes() and path.is_file():
-        raise DataError(f"{path} is a single image; give the folder that holds the images")
-    if path.is_file():
-        return Units.from_idx(path, unit_column=unit_column, **options)
-    found = idx.idx_images_in(path)
-    if len(found) > 1:
-        raise DataError(f"{path} has several IDX files of images; give one of them: {', '.join(map(str, found))}")
-    if found:
-        return Units.from_idx(found[0], unit_column=unit_column, **options)
-    return Units.from_folder(path, unit_column=unit_column, table=table, **options)

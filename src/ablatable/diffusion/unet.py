@@ -68,22 +68,21 @@ class UNetDenoiser(nn.Module):
 
     def coefficients(self, x: Tensor, t: Tensor | int) -> Tensor:
         """As `forward`, of what the network computes on: coefficients where there is a codec, else pixels."""
-        given, at = x, t
-        x, t = self.asked(x, t)
-        x = x.to(self.unet.conv_in.weight.dtype)
+        given, (asked, time) = x, self.asked(x, t)
+        x = asked.to(self.unet.conv_in.weight.dtype)
         height, width = x.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
         if any(pad):
             x = nn.functional.pad(x, pad)
-        if not isinstance(t, Tensor) and not self.training and not torch.is_grad_enabled():
+        if not isinstance(time, Tensor) and not self.training and not torch.is_grad_enabled():
             if self.inference is None:
                 known = agrees(self.unet)
                 self.inference = SharedTimestepUNet(self.unet, self.compiled) if known else PlainUNet(self.unet)
-            predicted = self.inference(x, t)
+            predicted = self.inference(x, time)
         else:  # a float as such would be cut to an integer
-            time = torch.tensor([t], device=x.device) if isinstance(t, float) else t
+            time = torch.tensor([time], device=x.device) if isinstance(time, float) else time
             predicted = self.unet(x, time, return_dict=False)[0]
-        return self.noise(predicted[..., :height, :width].to(given.dtype), given, at)
+        return self.noise(predicted[..., :height, :width].to(given.dtype), given, t)
 
     def fast(self) -> UNetDenoiser:
         """Let `torch.compile` fuse the inference pass; the weights become channels-last."""

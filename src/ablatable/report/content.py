@@ -1,4 +1,4 @@
-"""What a report says, as numbers and arrays, before it is a page or a picture. One landscape in memory at a time."""
+"""What a report says, as numbers and arrays, before it is a page or a picture. It reads what it shows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..analysis.nearest import Nearest, nearest_units
 from ..analysis.unattributable import Unattributable, unattributable
 from ..analysis.witness import Witness, witness_pictures
 from ..codes.code import Code
-from ..data.distance import euclidean, geometric_mean, pairwise
+from ..data.distance import PIECE, euclidean, geometric_mean, squares_between
 from ..runs.run import Run
 from ..universes.reader import Universe
 
@@ -103,13 +103,13 @@ class Content:
 
     @cached_property
     def nearest(self) -> Nearest:
-        """The nearest training units."""
-        return nearest_units(self.universe)
+        """The nearest training units; closely of the samples shown."""
+        return nearest_units(self.universe, closely=range(self.shown))
 
     @cached_property
     def distances(self) -> np.ndarray:
-        """Of every unit's counterfactual: float32 (units, samples)."""
-        return self.universe.distances()
+        """Of every unit's counterfactual, of the samples shown: float32 (units, samples shown)."""
+        return self.universe.distances(samples=slice(self.shown))
 
     @cached_property
     def spare_distances(self) -> np.ndarray:
@@ -119,7 +119,7 @@ class Content:
     @cached_property
     def radius(self) -> np.ndarray:
         """Counterfactual radius, (samples,)."""
-        return self.distances.max(axis=0)
+        return self.universe.radius()
 
     @cached_property
     def spare_radius(self) -> np.ndarray | None:
@@ -218,13 +218,16 @@ class Content:
 
     def _sample(self, index: int, factual: np.ndarray) -> Sample:
         settings, nearest, tested = self.universe.settings, self.nearest, self.calibration
-        landscape = self.universe.landscape(index)
         distances, spare_distances = self.distances[:, index], self.spare_distances[:, index]
         order = np.argsort(-distances, kind="stable")[:SHEET_UNITS]
         spare_order = np.argsort(-spare_distances, kind="stable")[:SHEET_SPARES]
         ablation, spares = np.array(settings.ablation), np.array(settings.spares, dtype=np.int64)
         row = self._row[nearest.unit[index]]
-        without, after = landscape[ablation[row]].copy(), self._row[nearest.after[index]]
+        shown = ablation[row], ablation[order], spares[spare_order], spares[:SPARE_EXAMPLES]
+        wanted, place = np.unique(np.hstack(shown), return_inverse=True)
+        landscape = self.universe.counterfactuals(index, wanted)[place]
+        parts = np.split(landscape, np.cumsum([1, len(order), len(spare_order)]))
+        without, after = parts[0][0], self._row[nearest.after[index]]
         start, count = self.first_image[after], self.images_of[after]
         after_images = self.universe.training.images[start : start + count]
         return Sample(
@@ -234,10 +237,10 @@ class Content:
             distances=distances,
             spare_distances=spare_distances,
             order=order,
-            pictures=landscape[ablation[order]],
+            pictures=parts[1],
             spare_order=spare_order,
-            spare_pictures=landscape[spares[spare_order]],
-            spare_examples=landscape[spares[:SPARE_EXAMPLES]],
+            spare_pictures=parts[2],
+            spare_examples=parts[3],
             image=self._nearest_images(factual),
             nearest=row,
             nearest_distance=float(nearest.distance[index]),
@@ -260,7 +263,11 @@ class Content:
     def _nearest_images(self, picture: np.ndarray) -> np.ndarray:
         """Of every unit, the image nearest to a picture: int (units,)."""
         owner = self.universe.training.owner
-        distance = pairwise(picture[None], self.universe.training.images)[0]
+        images = self.universe.training.images
+        step = max(1, PIECE // int(np.prod(images.shape[1:])))
+        distance = np.concatenate(
+            [squares_between(picture[None], images[k : k + step])[0] for k in range(0, len(images), step)]
+        )
         ranked = np.lexsort((distance, owner))  # by unit, then by distance
         return ranked[self.first_image]
 

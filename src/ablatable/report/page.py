@@ -29,7 +29,7 @@ class Page:
     def __init__(self, content: Content, run: Run | None = None) -> None:
         """`run`: the run that the universe is of, for what only it knows of its components."""
         self.content, self.run = content, run
-        longest = max(float(content.distances.max()), float(content.spare_distances.max(initial=0)))
+        longest = max(float(content.radius.max()), float(content.spare_distances.max(initial=0)))
         self.scale = charts.Scale.of(0, longest)
         self.caps: Caps | None = None
         self.cards: list[dict[str, Any]] = []

@@ -34,6 +34,7 @@ from .shared import NOTHING_SHARED, Shared
 Report = Callable[[dict], None]
 """Receives {"step", "steps", "loss", "images"} now and then while a component trains."""
 
+SPLIT = "split.safetensors"  # a split on its way to training, see `task_of`
 REPORT_SECONDS = 0.5
 AHEAD = 2  # batches that are made while a GPU works
 
@@ -69,7 +70,7 @@ def training_loop(
     recipe, config, device = task.recipe, task.recipe.training, torch.device(task.device)
     kind = kind_named(recipe.component.kind)
     pictures = _pictures(task, split)
-    model = fresh(task, split, _seed(task))
+    model = _fresh(task, split)
     model = model.to(device).train()
     state = TrainingState(kind.parameters(model), config, _fingerprint(task, split))
     start = state.load(checkpoint) if checkpoint else 0
@@ -149,11 +150,10 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
     weights = task.folder / recipe.component.weights
     if task.folder.exists():
         return file_hash(weights)
-    partial = task.folder.with_name(task.folder.name + ".partial")
+    partial = beside(task.folder)
     partial.mkdir(parents=True, exist_ok=True)
     sweep(partial)
-    # rows in an order that only the split decides, whatever order the source had
-    split = split.select(sorted(split.ids))
+    split = _in_order(split)
     losses: list[tuple[int, float]] = []
     marks: list[Mark] = []
     if recipe.component.trained:
@@ -161,7 +161,7 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
             denoiser, state = training_loop(task, split, report=report, checkpoint=partial / "checkpoint")
         losses, marks = state.history(), state.marks
     else:
-        denoiser = fresh(task, split, _seed(task))
+        denoiser = _fresh(task, split)
     save_component(denoiser, recipe.component, partial, recipe.training.stored)
     record = TrainingRecord(
         component=task.component,
@@ -178,21 +178,21 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
         shared=task.shared.digests or None,
     )
     write_json(partial / TRAINING, record.values())
-    (partial / "checkpoint").unlink(missing_ok=True)
+    for gone in ("checkpoint", SPLIT):
+        (partial / gone).unlink(missing_ok=True)
     move_folder_into_place(partial, task.folder)
     return file_hash(weights)
 
 
-def _seed(task: TrainTask) -> int:
-    return torch_seed("weights", task.seed, task.component)
+def beside(folder: Path) -> Path:
+    """Where a component is made before it is moved into its folder."""
+    return folder.with_name(folder.name + ".partial")
 
 
-def fresh(task: TrainTask, split: Units, seed: int) -> nn.Module:
-    """The component before it is trained."""
-    pixels, latent = split.images, task.recipe.latent
-    if latent is not None:  # of which a kind may know the shape, as it knows that of pictures
-        pixels = np.zeros((len(pixels), *latent.shape[1:], latent.shape[0]), np.uint8)
-    return build_component(task.recipe, pixels, seed, task.shared.folders)
+def _in_order(split: Units) -> Units:
+    """Rows in an order that only the split decides, whatever order the source had."""
+    ids = sorted(split.ids)
+    return split if ids == list(split.ids) else split.select(ids)
 
 
 def _pictures(task: TrainTask, split: Units) -> Tensor | Pictures:
@@ -204,10 +204,15 @@ def _pictures(task: TrainTask, split: Units) -> Tensor | Pictures:
     return load_codec(task.shared.folders[PART], task.recipe.latent).encode(split.images)
 
 
+def _fresh(task: TrainTask, split: Units) -> nn.Module:
+    seed = torch_seed("weights", task.seed, task.component)
+    return build_component(task.recipe, split.images, seed, task.shared.folders)
+
+
 def first_marks(task: TrainTask, steps: int, report: Report = lambda event: None) -> list[Mark]:
     """A component's first steps once more, from scratch: the marks that its training record should hold until then."""
     with computing(task.device, task.recipe.training.precision):
-        split = task.split.select(sorted(task.split.ids))
+        split = _in_order(task.split)
         return training_loop(task, split, report=report, until=steps)[1].marks
 
 

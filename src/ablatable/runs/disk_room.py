@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
 
 from .._runtime.execution import Execution
-from .._runtime.workers import default_workers
-
-if TYPE_CHECKING:
-    from .component_training import TrainTask
+from ..data.units import Units
+from ..diffusion.recipe import Recipe
+from .shared import NOTHING_SHARED, Shared
 
 CHECKPOINT = 4  # times the weights in 32 bits: the weights, their average, and two moments of Adam
 
 
-def training_bytes(tasks: Sequence[TrainTask], execution: Execution) -> int:
-    """Bytes of the components that these tasks make, and of the checkpoints beside them at any one time."""
-    from .component_training import fresh
+def training_bytes(
+    recipe: Recipe,
+    units: Units,
+    components: int,
+    largest: int,
+    execution: Execution,
+    shared: Shared = NOTHING_SHARED,
+) -> int:
+    """Bytes of some components, and of the checkpoints and splits beside those that train at any one time.
 
-    first = tasks[0]  # made when it is asked for
-    recipe = first.recipe
-    made = fresh(first, first.split, 0)
-    numbers = sum(tensor.numel() for tensor in made.state_dict().values())
-    weights = numbers * (4 if recipe.training.stored == "float32" else 2)
-    at_once = 1 if execution.workers == 0 else execution.workers or default_workers()
-    checkpoints = CHECKPOINT * 4 * numbers * min(at_once, len(tasks)) if recipe.component.trained else 0
-    return len(tasks) * weights + checkpoints
+    Args:
+        recipe: of the components.
+        units: those of the run.
+        components: how many are trained.
+        largest: how many images the largest of their splits has.
+        execution: how they are trained.
+        shared: the frozen models that they use.
+    """
+    at_once, split = min(execution.processes(), components), largest * math.prod(units.shape)
+    one, two = (_stored(recipe, units, count, shared) for count in (1, 2))
+    weights = one + (two - one) * (largest - 1)  # a component that is not trained may keep the images themselves
+    checkpoints = CHECKPOINT * weights if recipe.component.trained else 0
+    if recipe.training.stored != "float32":
+        weights //= 2
+    return components * weights + at_once * (checkpoints + split)
+
+
+def _stored(recipe: Recipe, units: Units, images: int, shared: Shared) -> int:
+    """Bytes of the weights of a component of so many images, before they are rounded."""
+    from ..diffusion.kinds import build_component
+
+    made = build_component(recipe, units.images[:images], 0, shared.folders)
+    return sum(tensor.numel() * tensor.element_size() for tensor in made.state_dict().values())

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from .._runtime.devices import CPU
 from .._runtime.execution import Execution
-from .._runtime.files import check_room, file_hash, move_folder_into_place, write_json
+from .._runtime.files import check_room, file_hash, link_or_copy, move_folder_into_place, write_json
 from .._runtime.outputs import check_clearable, output_folder
 from .._runtime.progress import Display
 from ..codes.code import RANDOM, Code
@@ -28,6 +30,8 @@ from .writing import begin_run, manifest_of
 
 if TYPE_CHECKING:
     from .component_training import TrainTask
+
+T = TypeVar("T")
 
 SAVING = 50  # a checkpoint is written after so many times what the last one took, at the earliest
 CHECKPOINT_SECONDS = 20.0  # at most so much of a component's training is lost when it is killed
@@ -122,20 +126,23 @@ def make_run(
     )
     inside = Shared(settings.shared or (), path.resolve() / FOLDER)
     with output_folder(path, RUN, overwrite=overwrite):
-        begin_run(path, settings, units, code)
+        begin_run(path, settings, units, code, reuse)
         copy_parts(shared, path)
         inside.check()
         if units.report is not None:
             log(path, UnitsLoaded(**units.report.as_dict()))
         if not (path / "ensemble.json").exists():
             _remove_damaged(path, recipe)
-        tasks = Tasks(present, lambda n: task_of(units, code, recipe, seed, n, path, execution.device, inside))
         if reuse is not None:
-            for task in tasks:
-                _take_over(task, reuse)
+            for number in present:
+                if reusable(reuse, units, code, recipe, seed, number, inside):
+                    _take_over(reuse, number, path)
+        tasks = Tasks(present, lambda n: task_of(units, code, recipe, seed, n, path, execution.device, inside, True))
         missing = tasks.only([n for n in present if not component_folder(path.resolve(), n).exists()])
         if missing:
-            check_room(path, training_bytes(missing, execution), f"training {len(missing)} components")
+            largest = max(int(images_in(units, code.split(number))) for number in missing.numbers)
+            room = training_bytes(recipe, units, len(missing), largest, execution, inside)
+            check_room(path, room, f"training {len(missing)} components")
             _train_components(path, recipe, missing, len(tasks), execution)
         if not (path / "ensemble.json").exists():
             write_json(path / "ensemble.json", manifest_of(path, settings).values())
@@ -151,16 +158,26 @@ def task_of(
     run: Path,
     device: str,
     shared: Shared = NOTHING_SHARED,
+    on_disk: bool = False,
 ) -> TrainTask:
-    """Component `number`'s training: of all units it is handed those of its split and no more."""
-    from .component_training import TrainTask
+    """Component `number`'s training: of all units it is handed those of its split and no more.
 
+    `on_disk`: the split is a file of its own beside the component, which the task names and deletes when it is done.
+    """
+    from .component_training import SPLIT, TrainTask, beside
+
+    ids = [units.ids[row] for row in code.split(number)]
+    folder = component_folder(run.resolve(), number)
+    if on_disk and not folder.exists():
+        split = units.write_to(beside(folder) / SPLIT, sorted(ids))
+    else:
+        split = units.select(ids)
     return TrainTask(
-        split=units.select([units.ids[row] for row in code.split(number)]),
+        split=split,
         recipe=recipe,
         component=number,
         seed=seed,
-        folder=component_folder(run.resolve(), number),
+        folder=folder,
         device=device,
         checkpoint_seconds=CHECKPOINT_SECONDS,
         saving=SAVING,
@@ -168,34 +185,41 @@ def task_of(
     )
 
 
-def reusable(run: Run, task: TrainTask) -> bool:
-    """Whether `run` has a component that was made from exactly what the task would make one from."""
-    if task.component not in run.present:
+def reusable(
+    run: Run, units: Units, code: Code, recipe: Recipe, seed: int, number: int, shared: Shared = NOTHING_SHARED
+) -> bool:
+    """Whether `run` has a component that was made from exactly what `task_of` would have one made from."""
+    if number not in run.present:
         return False
-    record = read_training(component_folder(run.path, task.component))
+    record = read_training(component_folder(run.path, number))
     return (
-        record.units == dict(zip(task.split.ids, task.split.digests, strict=True))
-        and record.recipe == task.recipe
-        and (record.component, record.seed) == (task.component, task.seed)
-        and (record.shared or {}) == task.shared.digests
+        record.units == {units.ids[row]: units.digests[row] for row in code.split(number)}
+        and record.recipe == recipe
+        and (record.component, record.seed) == (number, seed)
+        and (record.shared or {}) == shared.digests
     )
 
 
-def _take_over(task: TrainTask, reuse: Run) -> None:
-    """Copy a component that is as the task would make it; `StoreError` if the copy is not what its run vouches for."""
-    if task.folder.exists() or not reusable(reuse, task):
+def images_in(units: Units, rows: np.ndarray) -> int:
+    """How many images some units (rows) have."""
+    return int(np.bincount(units.owner, minlength=len(units))[rows].sum())
+
+
+def _take_over(reuse: Run, number: int, path: Path) -> None:
+    """Take a component that is as it would be trained; `StoreError` if it is not what its run vouches for."""
+    folder, source = component_folder(path.resolve(), number), component_folder(reuse.path, number)
+    if folder.exists():
         return
-    source = component_folder(reuse.path, task.component)
-    partial = task.folder.with_name(task.folder.name + ".partial")
+    partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name, digest in reuse.manifest.files_sha256.items():
         file = reuse.path / name
         if file.parent == source:
-            shutil.copyfile(file, partial / file.name)
+            link_or_copy(file, partial / file.name)
             if file_hash(partial / file.name) != digest:
                 raise StoreError(f"{file} is damaged; see {command('audit check', reuse.path)}")
-    move_folder_into_place(partial, task.folder)
+    move_folder_into_place(partial, folder)
 
 
 def _remove_damaged(path: Path, recipe: Recipe) -> None:
@@ -211,25 +235,25 @@ def _remove_damaged(path: Path, recipe: Recipe) -> None:
             shutil.rmtree(folder)
 
 
-class Tasks(Sequence["TrainTask"]):
-    """The training of some components, each made when it is asked for: a task holds a copy of its whole split."""
+class Tasks(Sequence[T]):
+    """Trainings, each made when it is asked for, as it takes room for a whole split."""
 
-    def __init__(self, numbers: Sequence[int], make: Callable[[int], TrainTask]) -> None:
-        """`make(number)` gives a component's task."""
+    def __init__(self, numbers: Sequence[int], make: Callable[[int], T]) -> None:
+        """`make(number)` gives the task of that number, such as a component's."""
         self.numbers, self.make = list(numbers), make
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, place: int) -> TrainTask:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __getitem__(self, place: int) -> T:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.make(self.numbers[place])
 
-    def only(self, numbers: Sequence[int]) -> Tasks:
-        """The tasks of these components alone."""
+    def only(self, numbers: Sequence[int]) -> Tasks[T]:
+        """The tasks of these numbers alone."""
         return Tasks(numbers, self.make)
 
 
-def _train_components(path: Path, recipe: Recipe, tasks: Tasks, of: int, execution: Execution) -> None:
+def _train_components(path: Path, recipe: Recipe, tasks: Tasks[TrainTask], of: int, execution: Execution) -> None:
     """Train what is missing of a run of `of` components."""
     from .component_training import train_component
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from ..diffusion.autoencoder import Codec
     from ..diffusion.ensemble import Ensemble
 
+IMAGES = "images.safetensors"
+
 RUN = OutputKind(
     what="run",
     marker="settings.json",
@@ -322,12 +324,9 @@ def read_units_table(path: Path) -> pl.DataFrame:
 
 
 def _read_images(path: Path, ids: tuple[str, ...]) -> Units:
-    from safetensors.numpy import load_file
-
     try:
-        arrays = load_file(path / "images.safetensors")
-        return Units(ids, arrays["images"], arrays["owner"])
-    except Exception as error:
+        return Units.mapped(path / IMAGES, ids)
+    except DataError as error:
         raise StoreError(f"cannot read {path / 'images.safetensors'} ({error}); it is missing or damaged") from error
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 
 from .._runtime.devices import CPU
-from .._runtime.files import file_hash, read_json, write_atomic, write_json
+from .._runtime.files import file_hash, link_or_copy, read_json, write_atomic, write_json
 from .._runtime.provenance import compare_settings, environment
 from ..codes.code import Code
 from ..data.units import Units
 from .records import Manifest, RunSettings, read_training
-from .run import component_folder
+from .run import IMAGES, Run, component_folder
 from .shared import FOLDER
 
 
-def begin_run(path: Path, settings: RunSettings, units: Units, code: Code) -> None:
-    """Make `path`, which is empty or a run, a run with these settings: a new one, or the one that is there."""
+def begin_run(path: Path, settings: RunSettings, units: Units, code: Code, reuse: Run | None = None) -> None:
+    """Make `path`, which is empty or a run, a run with these settings: a new one, or the one that is there.
+
+    `reuse`: a run whose file of images is shared if it has the same ones.
+    """
     known = path / "settings.json"
     if known.exists():
         there, now = {"hardware": CPU, **read_json(known)}, {"hardware": CPU, **settings.values()}
@@ -27,9 +31,10 @@ def begin_run(path: Path, settings: RunSettings, units: Units, code: Code) -> No
         compare_settings(there, now, path)
     else:
         write_json(known, settings.values())  # first: it makes the folder a run, whatever happens next
-    for name, write in {"units.parquet": _write_units_table, "images.safetensors": _write_images}.items():
-        if not (path / name).exists():
-            write(path, units, code)
+    if not (path / "units.parquet").exists():
+        _write_units_table(path, units, code)
+    if not (path / IMAGES).exists():
+        _write_images(path, units, reuse)
 
 
 def manifest_of(path: Path, settings: RunSettings) -> Manifest:
@@ -39,7 +44,7 @@ def manifest_of(path: Path, settings: RunSettings) -> Manifest:
         settings=settings,
         settings_sha256=file_hash(path / "settings.json"),
         units_table_sha256=file_hash(path / "units.parquet"),
-        images_sha256=file_hash(path / "images.safetensors"),
+        images_sha256=file_hash(path / IMAGES),
         weights_sha256=[file_hash(folder / settings.recipe.component.weights) for folder in folders],
         split_commitments=[read_training(folder).split_commitment for folder in folders],
         files_sha256={
@@ -68,7 +73,12 @@ def _write_units_table(path: Path, units: Units, code: Code) -> None:
     write_atomic(path / "units.parquet", buffer.getvalue())
 
 
-def _write_images(path: Path, units: Units, code: Code) -> None:
-    from safetensors.numpy import save
-
-    write_atomic(path / "images.safetensors", save({"images": units.images, "owner": units.owner}))
+def _write_images(path: Path, units: Units, reuse: Run | None) -> None:
+    if reuse is not None and (reuse.unit_ids, reuse.digests) == (units.ids, units.digests):
+        aside = path / f".{IMAGES}.{os.getpid()}.partial"
+        link_or_copy(reuse.path / IMAGES, aside)
+        if file_hash(aside) == reuse.manifest.images_sha256:
+            aside.replace(path / IMAGES)
+            return
+        aside.unlink()  # damaged there
+    units.write_to(path / IMAGES)

@@ -20,7 +20,8 @@ from .._runtime.stats import bootstrap, wilson
 from ..analysis.features import Features, feature_distances, load_features
 from ..codes.code import Code, components_for
 from ..data.distance import geometric_mean
-from ..data.units import Units, load_units
+from ..data.naming import load_units
+from ..data.units import Units
 from ..diffusion.recipe import Recipe, preset
 from ..errors import SettingsError
 from ..runs.run import Run

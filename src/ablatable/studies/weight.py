@@ -22,7 +22,8 @@ from ..analysis.statistics import STATISTICS
 from ..codes.code import Code
 from ..codes.planning import plan
 from ..data.distance import geometric_mean, pairwise
-from ..data.units import Units, load_units
+from ..data.naming import load_units
+from ..data.units import Units
 from ..diffusion.recipe import Recipe, preset
 from ..errors import SettingsError
 from ..universes.reader import Universe

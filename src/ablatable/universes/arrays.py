@@ -85,7 +85,7 @@ class Arrays:
 
         Args:
             name: the array.
-            where: an index, or slices, as NumPy takes them.
+            where: indices and slices, as NumPy takes them; or slices and arrays of indices, each for its own axis.
             objects: the objects that hold these values. Checksums in a chunk do not tell whether it is in its place.
 
         Raises:
@@ -93,7 +93,9 @@ class Arrays:
         """
         try:
             self._compare(objects)
-            return np.asarray(self._array(name)[where])
+            array = self._array(name)
+            listed = isinstance(where, tuple) and any(isinstance(axis, np.ndarray) for axis in where)
+            return np.asarray(array.oindex[where] if listed else array[where])
         except Exception as error:  # codecs and Zarr raise many kinds for damaged bytes
             reason = " ".join((str(error) or type(error).__name__).split())[:200]
             raise StoreError(

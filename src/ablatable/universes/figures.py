@@ -27,14 +27,16 @@ class NotebookFigure(Figure):
 def show(universe: Landscapes, sample: int, *, top: int = 6) -> Figure:
     """One sample, the counterfactuals farthest from it, and below each the first training image of the unit removed."""
     checked_sample(sample, universe.seeds)
-    found, training, landscape = farthest(universe, sample, top), universe.training, universe.landscape(sample)
+    found, training = farthest(universe, sample, top), universe.training
+    rows = sorted({row for row, *_ in found})
+    pictures = dict(zip(rows, universe.counterfactuals(sample, np.array(rows)), strict=True))
     columns = 1 + len(found)
     figure, axes = _new(2, columns, 1.35, 1.55)
     for one in axes.flat:
         one.set_axis_off()
     _draw(axes[0, 0], universe.factual[sample], f"seed {universe.seeds[sample]}\nfactual")
     for column, (row, unit, distance) in enumerate(found, start=1):
-        _draw(axes[0, column], landscape[row], f"without {_short(unit)}\ndistance {distance:.1f}")
+        _draw(axes[0, column], pictures[row], f"without {_short(unit)}\ndistance {distance:.1f}")
         _draw(axes[1, column], training.of(unit)[0], f"{_short(unit)}: removed")
     return figure
 
@@ -42,7 +44,8 @@ def show(universe: Landscapes, sample: int, *, top: int = 6) -> Figure:
 def plot_landscape(universe: Landscapes, sample: int) -> Figure:
     """Distances of one sample's counterfactuals, the farthest first, with those of the spares beside them."""
     number = checked_sample(sample, universe.seeds)
-    distances, spares = universe.distances()[:, number], universe.spare_distances()[:, number]
+    one = slice(number, number + 1)
+    distances, spares = universe.distances(samples=one)[:, 0], universe.spare_distances(samples=one)[:, 0]
     distances = np.sort(distances[~np.isnan(distances)])[::-1]
     figure, grid = _new(1, 1, 6.4, 3.4)
     axes = grid[0, 0]

@@ -41,7 +41,15 @@ class Landscapes(Protocol):
         """The training data."""
         ...
 
-    def drawn(self) -> np.ndarray:
+    def sample_parts(self) -> list[slice]:
+        """Slices that cover the samples, each of those that are stored together."""
+        ...
+
+    def counterfactuals(self, sample: int, rows: np.ndarray) -> np.ndarray:
+        """One sample under some ablations (rows, ascending), uint8 (rows, H, W, C); black where it was not drawn."""
+        ...
+
+    def drawn(self, *, samples: slice = slice(None)) -> np.ndarray:
         """Whether the counterfactual of each unit was drawn: bool (units, samples)."""
         ...
 
@@ -49,11 +57,11 @@ class Landscapes(Protocol):
         """One sample under every ablation, spares too: uint8 (ablations, H, W, C), masked where it was not drawn."""
         ...
 
-    def distances(self, *, scaled: bool = True) -> np.ndarray:
+    def distances(self, *, scaled: bool = True, samples: slice = slice(None)) -> np.ndarray:
         """Distance of each unit's counterfactual: float32 (units, samples), NaN where it was not drawn."""
         ...
 
-    def spare_distances(self, *, scaled: bool = True) -> np.ndarray:
+    def spare_distances(self, *, scaled: bool = True, samples: slice = slice(None)) -> np.ndarray:
         """Distance under each spare codeword's ablation: float32 (spares, samples)."""
         ...
 
@@ -99,7 +107,7 @@ def table(landscapes: Landscapes) -> pl.DataFrame:
         {
             "sample": np.repeat(np.arange(samples), units),
             "seed": np.repeat(np.array(landscapes.seeds), units),
-            "unit": list(landscapes.unit_ids) * samples,
+            "unit": pl.Series(landscapes.unit_ids).gather(np.tile(np.arange(units), samples)),
             "drawn": landscapes.drawn().T.ravel(),
             "distance": distances,
         }

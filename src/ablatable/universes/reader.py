@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._runtime.workers import chunks
 from ..data.distance import radius
 from ..data.units import Units
 from ..errors import DataError, StoreError
@@ -113,6 +114,19 @@ class Universe:
         """One sample under every ablation, spares too: uint8 (ablations, H, W, C)."""
         return channels_last(self._get("counterfactual", slice(None), checked_sample(sample, self.seeds)))
 
+    def counterfactuals(self, sample: int, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """One sample under some ablations (rows of `settings.words`, ascending): uint8 (rows, H, W, C)."""
+        rows, number = np.asarray(rows, np.int64), checked_sample(sample, self.seeds)
+        if len(rows) and rows[-1] - rows[0] < 2 * len(rows):  # close together
+            found = self._get("counterfactual", slice(int(rows[0]), int(rows[-1]) + 1), number)
+            return channels_last(found if len(found) == len(rows) else found[rows - rows[0]])
+        keys = [key for row in self._block_rows(rows) for key in self._keys("counterfactual", row, number)]
+        return channels_last(self._arrays.get("counterfactual", (rows, slice(number, number + 1)), objects=keys)[:, 0])
+
+    def sample_parts(self) -> list[slice]:
+        """Slices that cover the samples, each of those that are stored together."""
+        return [slice(*part) for part in chunks(len(self.seeds), self.settings.block[1])]
+
     def ablations(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """All samples under some ablations (rows of `settings.words`): uint8 (rows, samples, H, W, C)."""
         rows = np.asarray(rows)
@@ -140,31 +154,32 @@ class Universe:
 
     # --- distances ------------------------------------------------------------------------------------------------
 
-    def drawn(self) -> np.ndarray:
+    def drawn(self, *, samples: slice = slice(None)) -> np.ndarray:
         """Whether the counterfactual of each unit was drawn, which all were: bool (units, samples)."""
-        return np.ones((len(self.unit_ids), len(self.seeds)), bool)
+        return np.ones((len(self.unit_ids), len(self.seeds[samples])), bool)
 
-    def distances(self, *, scaled: bool = True) -> np.ndarray:
+    def distances(self, *, scaled: bool = True, samples: slice = slice(None)) -> np.ndarray:
         """Distance of each unit's counterfactual from the factual sample: float32 (units, samples).
 
-        In the paper's unit (images scaled to 256 x 256 x 3), or native.
+        In the paper's unit (images scaled to 256 x 256 x 3), or native; `samples`: only of these.
         """
-        return self._distances(scaled)[list(self.settings.ablation)]
+        return self._distances(scaled, samples)[list(self.settings.ablation)]
 
-    def spare_distances(self, *, scaled: bool = True) -> np.ndarray:
+    def spare_distances(self, *, scaled: bool = True, samples: slice = slice(None)) -> np.ndarray:
         """The same for the spare codewords' ablations, which remove no unit completely: float32 (spares, samples)."""
-        return self._distances(scaled)[list(self.settings.spares)]
+        return self._distances(scaled, samples)[list(self.settings.spares)]
 
     def radius(self, *, scaled: bool = True) -> np.ndarray:
         """Counterfactual radius of each sample: float32 (samples,)."""
-        return radius(self.distances(scaled=scaled))
+        return np.concatenate([radius(self.distances(scaled=scaled, samples=part)) for part in self.sample_parts()])
 
     def influence(self, sample: int, *, scaled: bool = True) -> pl.DataFrame:
         """Units by how far their removal moves one sample (an index, from 0), the farthest first.
 
         Columns: rank (from 1), unit, distance (float32).
         """
-        return ranked(self.unit_ids, self.distances(scaled=scaled)[:, checked_sample(sample, self.seeds)])
+        number = checked_sample(sample, self.seeds)
+        return ranked(self.unit_ids, self.distances(scaled=scaled, samples=slice(number, number + 1))[:, 0])
 
     def ablation_of(self, unit: str) -> int:
         """The row of the ablation that removes `unit`; `DataError` if there is no such unit."""
@@ -206,28 +221,32 @@ class Universe:
 
     # --- reading, verified ----------------------------------------------------------------------------------------
 
-    def _distances(self, scaled: bool) -> np.ndarray:
-        return in_unit(self._get("distance/euclidean"), self.settings, scaled)
+    def _distances(self, scaled: bool, samples: slice) -> np.ndarray:
+        return in_unit(self._get("distance/euclidean", slice(None), samples), self.settings, scaled)
 
     def _get(self, name: str, rows: int | slice = slice(None), samples: int | slice = slice(None)) -> np.ndarray:
         """Images or distances of some ablations (`rows`; all for the factual samples) and samples."""
         where = samples if name == "factual" else (rows, samples)
-        blocks = blocks_of(self.settings)
-        wanted = [
-            key
-            for block in blocks
-            if (name == "factual") == (block.ablations is None)
-            and _meet(block.samples, samples)
-            and (block.ablations is None or _meet(block.ablations, rows))
-            for key in block.keys(self.settings)
-            if key.startswith(f"{name}/c/")
-        ]
-        return self._arrays.get(name, where, objects=wanted)
+        return self._arrays.get(name, where, objects=self._keys(name, rows, samples))
 
+    def _keys(self, name: str, rows: int | slice, samples: int | slice) -> list[str]:
+        """The objects of an array that hold some ablations of some samples."""
+        settings, (block_a, block_s) = self.settings, self.settings.block
+        parts = [self._span(samples, len(self.seeds), block_s)]
+        if name == "factual":
+            blocks = [Block((s, s + 1)) for s in parts[0]]
+        else:
+            blocks = [
+                Block((s, s + 1), (a, a + 1)) for a in self._span(rows, settings.ablations, block_a) for s in parts[0]
+            ]
+        return [key for block in blocks for key in block.keys(settings) if key.startswith(f"{name}/c/")]
 
-def _meet(span: tuple[int, int], where: int | slice) -> bool:
-    """Whether a span has any of the indices `where`."""
-    if isinstance(where, int):
-        return span[0] <= where < span[1]
-    first, last = where.start or 0, span[1] if where.stop is None else where.stop
-    return first < span[1] and span[0] < last
+    @staticmethod
+    def _span(where: int | slice, count: int, size: int) -> range:
+        """Where the blocks begin that hold the indices `where`, of so many."""
+        first, last = (where, where + 1) if isinstance(where, int) else where.indices(count)[:2]
+        return range(first // size * size, last, size)
+
+    def _block_rows(self, rows: np.ndarray) -> list[int]:
+        """One ablation of each block that some ablations are in."""
+        return (np.unique(rows // self.settings.block[0]) * self.settings.block[0]).tolist()

@@ -34,7 +34,7 @@ def html(universe: Landscapes) -> str:
         caption = f"seed {universe.seeds[sample]}<br>radius {least}{radius[sample]:.1f}"
         images = image_html(factual[sample], "factual sample")
         for row, unit, _ in found:
-            images += image_html(universe.landscape(sample)[row], f"without {unit}")
+            images += image_html(universe.counterfactuals(sample, np.array([row]))[0], f"without {unit}")
             caption += f"<br>{escaping.escape(unit)}"
         cells.append(f'<td style="text-align:center;vertical-align:top;font-size:80%">{images}<br>{caption}</td>')
     more = "" if len(universe.seeds) <= SHOWN else f"<p>and {len(universe.seeds) - SHOWN} more samples</p>"
@@ -48,6 +48,6 @@ def html(universe: Landscapes) -> str:
 
 def farthest(universe: Landscapes, sample: int, top: int) -> list[tuple[int, str, float]]:
     """Ablation, unit and distance of the farthest counterfactuals that were drawn."""
-    distances = universe.distances()[:, sample]
+    distances = universe.distances(samples=slice(sample, sample + 1))[:, 0]
     order = [k for k in np.argsort(-np.nan_to_num(distances, nan=-1), kind="stable") if not np.isnan(distances[k])]
     return [(universe.settings.ablation[k], universe.unit_ids[k], float(distances[k])) for k in order[:top]]

@@ -20,11 +20,12 @@ from .._runtime.execution import Execution
 from .._runtime.outputs import check_folder
 from ..codes.code import Code
 from ..data.loading import LoadOptions
-from ..data.units import Units, load_units
+from ..data.naming import load_units
+from ..data.units import Units
 from ..diffusion.recipe import Recipe
 from ..errors import CodeError, DataError, SettingsError, command, option
 from ..runs.adopting import refuse_claimed
-from ..runs.ensemble_training import make_run, reusable, task_of
+from ..runs.ensemble_training import make_run, reusable
 from ..runs.loading_record import options_of
 from ..runs.run import RUN, Run, as_run
 
@@ -209,6 +210,7 @@ def _fill(design: Code, chosen: Sequence[int], weight: int, count: int, used: se
 
 def _work(run: Run, units: Units, design: Code) -> Work:
     present = tuple(int(number) for number in np.flatnonzero(design.split_sizes()))
-    tasks = [task_of(units, design, run.recipe, run.seed, number, run.path, "cpu", run.shared) for number in present]
-    trained = tuple(task.component for task in tasks if not reusable(run, task))
+    trained = tuple(
+        number for number in present if not reusable(run, units, design, run.recipe, run.seed, number, run.shared)
+    )
     return Work(units, design, present, trained, run.recipe)

@@ -26,7 +26,7 @@ from ..data.units import Units
 from ..errors import SettingsError, option
 from ..runs.adopting import claimed, refuse_claimed
 from ..runs.component_training import TrainTask, first_marks, train_component
-from ..runs.ensemble_training import task_of
+from ..runs.ensemble_training import Tasks, task_of
 from ..runs.loading_record import background_of
 from ..runs.records import Mark, SharedRecord, TrainingRecord, read_training
 from ..runs.run import Run, as_run, check_run, component_folder
@@ -238,21 +238,14 @@ def repeat(
         steps = None
     with tempfile.TemporaryDirectory() as scratch:
         what = [(number, variant) for number in components for variant in variants]
-        jobs = [
-            (
-                task_of(
-                    *variants[variant],
-                    run.recipe,
-                    run.seed,
-                    number,
-                    Path(scratch) / variant,
-                    execution.device,
-                    run.shared,
-                ),
-                steps,
-            )
-            for number, variant in what
-        ]
+
+        def job(place: int) -> tuple[TrainTask, int | None]:
+            number, variant = what[place]
+            folder = Path(scratch) / variant
+            task = task_of(*variants[variant], run.recipe, run.seed, number, folder, execution.device, run.shared, True)
+            return task, steps
+
+        jobs = Tasks(range(len(what)), job)
         with execution.pool(_again) as pool:
             results = dict(pool.run(jobs, report))
     records = {number: read_training(component_folder(run.path, number)) for number in components}

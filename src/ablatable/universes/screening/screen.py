@@ -188,29 +188,44 @@ class Screen:
         mask = np.broadcast_to(~found.drawn[:, None, None, None], images.shape)
         return np.ma.masked_array(np.moveaxis(images, -3, -1), np.moveaxis(mask, -3, -1))
 
+    def counterfactuals(self, sample: int, rows: np.ndarray) -> np.ndarray:
+        """One sample under some ablations, uint8 (rows, H, W, C); black where it was not drawn."""
+        found, rows = self.sample(sample), np.asarray(rows, np.int64)
+        place = np.full(self.settings.ablations, -1)
+        place[found.rows] = np.arange(len(found.rows))
+        images = found.pictures[place[rows]]
+        images[place[rows] < 0] = 0
+        return np.moveaxis(images, -3, -1)
+
     @property
     def training(self) -> Units:
         """The training data, as stored with the screen."""
         stored = self._get(TRAINING)
         return Units(self.unit_ids, stored["images"], stored["owner"])
 
-    def drawn(self) -> np.ndarray:
+    def drawn(self, *, samples: slice = slice(None)) -> np.ndarray:
         """Whether the counterfactual of each unit was drawn: bool (units, samples)."""
-        return np.stack([found.drawn[list(self.settings.ablation)] for found in self._samples()], axis=1)
+        return np.stack([found.drawn[list(self.settings.ablation)] for found in self._samples(samples)], axis=1)
 
-    def distances(self, *, scaled: bool = True) -> np.ndarray:
+    def sample_parts(self) -> list[slice]:
+        """Slices that cover the samples, each of those that are stored together: each alone."""
+        return [slice(number, number + 1) for number in range(len(self.seeds))]
+
+    def distances(self, *, scaled: bool = True, samples: slice = slice(None)) -> np.ndarray:
         """Distance of each unit's counterfactual, NaN where it was not drawn: float32 (units, samples)."""
-        return np.where(self.drawn(), self.estimates(scaled=scaled), np.float32(np.nan))
+        guesses = self.estimates(scaled=scaled, samples=samples)
+        return np.where(self.drawn(samples=samples), guesses, np.float32(np.nan))
 
-    def estimates(self, *, scaled: bool = True) -> np.ndarray:
+    def estimates(self, *, scaled: bool = True, samples: slice = slice(None)) -> np.ndarray:
         """Distances that are exact where the counterfactual was drawn, and guesses elsewhere: as `distances`."""
-        rows = list(self.settings.ablation)
-        return np.stack([in_unit(found.distances, self.settings, scaled)[rows] for found in self._samples()], 1)
+        return self._distances(scaled, samples)[list(self.settings.ablation)]
 
-    def spare_distances(self, *, scaled: bool = True) -> np.ndarray:
+    def spare_distances(self, *, scaled: bool = True, samples: slice = slice(None)) -> np.ndarray:
         """Distances under the spares' ablations, which are all drawn: float32 (spares, samples)."""
-        rows = list(self.settings.spares)
-        return np.stack([in_unit(found.distances, self.settings, scaled)[rows] for found in self._samples()], 1)
+        return self._distances(scaled, samples)[list(self.settings.spares)]
+
+    def _distances(self, scaled: bool, samples: slice) -> np.ndarray:
+        return np.stack([in_unit(found.distances, self.settings, scaled) for found in self._samples(samples)], 1)
 
     def radius(self, *, scaled: bool = True) -> np.ndarray:
         """The largest distance drawn per sample, float32 (samples,): the radius, with the probability `chance`."""
@@ -268,8 +283,8 @@ class Screen:
 
         return html(self)
 
-    def _samples(self) -> list[Found]:
-        return [self.sample(number) for number in range(len(self.seeds))]
+    def _samples(self, samples: slice = slice(None)) -> list[Found]:
+        return [self.sample(number) for number in range(len(self.seeds))[samples]]
 
 
 def _key(seed: int) -> str:

@@ -19,7 +19,9 @@ from ...data.distance import euclidean, native_to_scaled
 from ...errors import SettingsError
 from .surrogate import Surrogate, beyond
 
-ROUND = 16  # ablations drawn between two fits; with half of the components each, they fill a batch
+ROUND = 16  # ablations drawn between two fits, at least; with half of the components each, they fill a batch
+STRIP = 256  # pictures that are turned into float64 at once
+GROWTH = 8  # and at least one for so many that are drawn: a fit costs the cube of their number
 SURE = 0.99  # stop when the chance of having found the farthest units reaches this
 
 
@@ -116,10 +118,10 @@ def search(
     """
     rows = first_drawn(seed, candidates, spares, most=most, components=words.shape[1])
     pictures = draw(rows)
-    surrogate = Surrogate(words)
+    surrogate, gram = Surrogate(words), np.zeros((0, 0))
     while True:
-        moved = (pictures.astype(np.float64) - factual).reshape(len(pictures), -1) / 255
-        found = _guessed(surrogate, rows, moved @ moved.T, factual, pictures)
+        gram = _grown(gram, pictures, factual)
+        found = _guessed(surrogate, rows, gram / 255**2, factual, pictures)
         chance, count = found.chance(candidates, top), int(found.drawn[candidates].sum())
         on_round(count, chance)
         if chance >= sure or count >= most:
@@ -127,7 +129,7 @@ def search(
         rest, seen = candidates[~found.drawn[candidates]], candidates[found.drawn[candidates]]
         bar = np.sort(found.mean[seen])[-min(top, len(seen))] if len(seen) else 0.0
         promising = np.argsort(-excess(found.mean[rest], found.variance[rest], bar), kind="stable")
-        fresh = rest[promising[: min(ROUND, most - count)]]
+        fresh = rest[promising[: min(max(ROUND, len(rows) // GROWTH), most - count)]]
         rows, pictures = np.concatenate([rows, fresh]), np.concatenate([pictures, draw(fresh)])
 
 
@@ -136,6 +138,25 @@ def first_drawn(seed: int, candidates: np.ndarray, spares: np.ndarray, *, most: 
     order = generator("screen", seed).permutation(len(candidates))
     start = candidates[order[: min(most, max(0, components + 4 - len(spares)))]]
     return np.concatenate([spares, start]).astype(np.int64)
+
+
+def _grown(gram: np.ndarray, pictures: np.ndarray, factual: np.ndarray) -> np.ndarray:
+    """Inner products of the changes that all pictures show, in levels of 255, given those of the first ones: (m, m).
+
+    They are whole numbers, so exact and the same however many are new.
+    """
+    old, side = len(gram), factual.size
+    centre = np.empty((len(pictures), len(pictures)))
+    centre[:old, :old] = gram
+    for first in range(old, len(pictures), STRIP):
+        rows = slice(first, first + STRIP)
+        new = (pictures[rows].astype(np.int16) - factual).reshape(-1, side).astype(np.float64)
+        for other in range(0, len(pictures), STRIP):
+            columns = slice(other, other + STRIP)
+            there = (pictures[columns].astype(np.int16) - factual).reshape(-1, side).astype(np.float64)
+            centre[rows, columns] = new @ there.T
+            centre[columns, rows] = centre[rows, columns].T
+    return centre
 
 
 def _guessed(

@@ -1,0 +1,82 @@
+"""Units' pictures as a file: `images` and `owner` in a safetensors file, written in pieces and mapped into memory.
+
+Neither writing nor reading takes memory of the pictures' size: the system drops pages of a mapped file when it must.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from .._runtime.files import writing
+
+PIECE = 32 * 2**20  # bytes that are copied at once
+
+
+def write_pictures(path: Path, images: np.ndarray, owner: np.ndarray, rows: np.ndarray | None = None) -> None:
+    """Write pictures, the bytes being those that safetensors writes; the file is complete as soon as it is there.
+
+    Args:
+        path: the file.
+        images: uint8 (images, H, W, C); may be mapped.
+        owner: int64 (images written,), each written image's unit.
+        rows: which images, in which order, int (images written,); None = all.
+    """
+    wanted: range | np.ndarray = range(len(images)) if rows is None else rows
+    shape = (len(wanted), *images.shape[1:])
+    at_once = max(1, PIECE // max(1, int(np.prod(shape[1:]))))
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with writing(path, needs=int(np.prod(shape))):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                file.write(_header(shape))
+                file.write(np.ascontiguousarray(owner, "<i8").tobytes())
+                for first in range(0, len(wanted), at_once):
+                    part = wanted[first : first + at_once]
+                    where = slice(part.start, part.stop) if isinstance(part, range) else part
+                    file.write(np.ascontiguousarray(images[where]).data)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+    finally:
+        with suppress(OSError):  # it was moved, or never made
+            aside.unlink()
+
+
+def map_pictures(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A file's images, uint8 (images, H, W, C), read-only and mapped, and each one's unit, int64 (images,).
+
+    `ValueError` or `KeyError` if it is not such a file.
+    """
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > path.stat().st_size:
+            raise ValueError("it is cut short")
+        tensors, start = json.loads(file.read(length)), 8 + length
+        found = tensors["images"], tensors["owner"]
+        if [each["dtype"] for each in found] != ["U8", "I64"]:
+            raise ValueError("its arrays have other types")
+        first, last = found[1]["data_offsets"]
+        file.seek(start + first)
+        owner = np.frombuffer(file.read(last - first), "<i8").astype(np.int64).reshape(found[1]["shape"])
+    offset = start + found[0]["data_offsets"][0]
+    images = np.memmap(path, np.uint8, "r", offset, tuple(found[0]["shape"]))
+    return np.asarray(images), owner
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """What precedes the numbers: the largest type first, padded to whole words."""
+    middle, end = 8 * shape[0], 8 * shape[0] + int(np.prod(shape))
+    tensors = {
+        "owner": {"dtype": "I64", "shape": [shape[0]], "data_offsets": [0, middle]},
+        "images": {"dtype": "U8", "shape": list(shape), "data_offsets": [middle, end]},
+    }
+    text = json.dumps(tensors, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
