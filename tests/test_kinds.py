@@ -139,7 +139,9 @@ def test_what_a_kind_cannot_do_is_refused(convolution: ModuleType, tmp_path: Pat
 
 
 def test_an_unknown_kind_and_a_bad_setting_are_named(convolution: ModuleType) -> None:
-    with pytest.raises(SettingsError, match=r"no kind of component 'wavelet'; there are unet, ideal, adopted, conv"):
+    with pytest.raises(
+        SettingsError, match=r"no kind of component 'wavelet'; there are unet, ideal, adopted, lora, conv"
+    ):
         recipe_from({"component": {"kind": "wavelet"}})
     with pytest.raises(SettingsError, match=r"setting 'component.width'.*got 'many'"):
         recipe_from({"component": {"kind": "convolution", "width": "many"}})

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from PIL import Image
 
 import ablatable as ab
@@ -26,6 +27,8 @@ from ablatable.runs import component_training as fitting
 from ablatable.runs import ensemble_training as training
 
 UNET = Recipe(component=UNetConfig(channels=(8, 8), norm_groups=4), training=TrainingConfig(steps=2, batch=3))
+HAAR = UNET.model_copy(update={"component": UNetConfig(channels=(8,), norm_groups=4, codec="haar")})
+ONE_LEVEL = UNET.model_copy(update={"component": UNetConfig(channels=(8,), norm_groups=4)})
 COMPONENTS = 5
 Words = dict[str, str]
 
@@ -35,9 +38,11 @@ def words_of(units: ab.Units) -> Words:
     return dict(zip(units.ids, ab.Code.balanced(len(units), COMPONENTS, seed=3).words(), strict=True))
 
 
-def weights(units: ab.Units, words: Words, recipe: Recipe, out: Path, workers: int = 0) -> list[str]:
+def weights(
+    units: ab.Units, words: Words, recipe: Recipe, out: Path, workers: int = 0, codec: Path | None = None
+) -> list[str]:
     code = ab.Code.from_words([words[unit] for unit in units.ids])
-    run = ab.train(units, code, recipe, out=out, execution=Execution(workers=workers, quiet=True))
+    run = ab.train(units, code, recipe, out=out, execution=Execution(workers=workers, quiet=True), codec=codec)
     return [file_hash(next(run.component_folder(k).glob("*.safetensors"))) for k in range(COMPONENTS)]
 
 
@@ -60,12 +65,12 @@ def changes(units: ab.Units, words: Words) -> Iterator[tuple[str, ab.Units, set[
         yield name, joined.select(order), {"more"}
 
 
-def hunt(units: ab.Units, recipe: Recipe, folder: Path, *, first: bool = False) -> list[str]:
+def hunt(units: ab.Units, recipe: Recipe, folder: Path, *, first: bool = False, codec: Path | None = None) -> list[str]:
     """Every change after which a component that it does not concern has other bytes."""
     words = {**words_of(units), "more": "10010"}
-    before, found = weights(units, words, recipe, folder / "before"), []
+    before, found = weights(units, words, recipe, folder / "before", codec=codec), []
     for number, (name, changed, touched) in enumerate(changes(units, words)):
-        after = weights(changed, words, recipe, folder / str(number))
+        after = weights(changed, words, recipe, folder / str(number), codec=codec)
         concerned = {k for unit in touched for k in range(COMPONENTS) if words[unit][k] == "1"}
         assert len(concerned) < COMPONENTS
         if any(after[k] != before[k] for k in set(range(COMPONENTS)) - concerned):
@@ -79,9 +84,51 @@ def data() -> ab.Units:
     return ab.Units.digits(8, size=8)
 
 
-@pytest.mark.parametrize("recipe", [UNET, UNET.replace(flips=True, decay="constant", warmup=0), ab.preset("ideal")])
+@pytest.mark.parametrize(
+    "recipe", [UNET, UNET.replace(flips=True, decay="constant", warmup=0), HAAR, ab.preset("ideal")]
+)
 def test_nothing_leaks(recipe: Recipe, tmp_path: Path) -> None:
     assert hunt(data(), recipe, tmp_path) == []
+
+
+def autoencoder(folder: Path) -> Path:
+    torch.manual_seed(0)
+    layers = {"encoder_block_out_channels": (4, 4), "decoder_block_out_channels": (4, 4)}
+    blocks = {"num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1), "latent_channels": 2}
+    AutoencoderTiny(in_channels=1, out_channels=1, **layers, **blocks).save_pretrained(folder)
+    return folder
+
+
+def test_nothing_leaks_through_a_codec(tmp_path: Path) -> None:
+    assert hunt(data(), ONE_LEVEL, tmp_path, codec=autoencoder(tmp_path / "codec")) == []
+
+
+def latents_of_all(units, code, recipe, seed, number, run, device, *shared):
+    told["units"] = units
+    return task_of(units, code, recipe, seed, number, run, device, *shared)
+
+
+def normalised_latents(task, split):
+    """Latents centred by the mean over the whole data set, as a codec with statistics of its own would."""
+    return pictures_of(task, split) - pictures_of(task, told["units"]).mean(dim=0)
+
+
+@pytest.mark.parametrize("planted", ["statistics", "trained on the units"])
+def test_planted_leaks_through_a_codec_are_caught(
+    planted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told.clear()
+    monkeypatch.setattr(training, "task_of", latents_of_all)
+    if planted == "statistics":
+        monkeypatch.setattr(fitting, "_pictures", normalised_latents)
+    else:  # the codec is bent by what the data hold, in place, before a component sees it
+
+        def bent(task, split):
+            shift = float(told["units"].images.mean()) / 255
+            return pictures_of(task, split) * (1 + shift)
+
+        monkeypatch.setattr(fitting, "_pictures", bent)
+    assert hunt(data(), ONE_LEVEL, tmp_path, first=True, codec=autoencoder(tmp_path / "codec"))
 
 
 def test_nothing_leaks_between_workers(tmp_path: Path) -> None:
@@ -150,6 +197,7 @@ def test_no_source_leaks(write: Callable, channels: int, tmp_path: Path) -> None
 
 task_of, batch_at, build, fit = training.task_of, fitting.batch_at, fitting.build_component, fitting.training_loop
 begin = fitting.TrainingState
+pictures_of = fitting._pictures
 told: dict = {}
 
 

@@ -78,8 +78,9 @@ def first_look(
     units = opened.units()
     training = units.images
     with computing(device, sampling.precision), torch.inference_mode():
-        noise = Trajectories(range(samples), opened.shape, device=device)
-        drawn = sample(opened.ensemble(device=device), noise, schedule=opened.recipe.schedule, sampling=sampling)
+        noise = Trajectories(range(samples), opened.noise_shape, device=device)
+        schedule = opened.recipe.schedule
+        drawn = sample(opened.ensemble(device=device), noise, schedule=schedule, sampling=sampling, codec=opened.codec)
     images = to_images(drawn.cpu())
     quality = judge(images, training)
     sheet = opened.path / LOOK

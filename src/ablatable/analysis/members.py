@@ -98,7 +98,7 @@ def members_of_picture(run: Run, unit: str, picture: np.ndarray, seed: int, *, d
     images = run.units().of(unit)
     mean = run.units().images.mean(axis=0, dtype=np.float64)
     components = (run.load_component(number).to(device) for number in range(len(run.present)))
-    said = denoised(components, run.recipe.schedule, picture[None], device=device)
+    said = denoised(components, run.recipe.schedule, picture[None], device=device, codec=run.codec)
     singly = Units(tuple(map(str, range(len(images)))), images, np.arange(len(images)))
     evidence = unit_evidence(said, singly, picture[None], mean)[0][:, :, 0]  # (components present, members)
     everywhere = np.zeros((run.design.components, len(images)))

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import polars as pl
     from torch import nn
 
+    from ..diffusion.autoencoder import Codec
     from ..diffusion.schedule import Schedule
 
 ABAR = 0.97  # how much of the picture is left when noise is added: docs/results/witness.md says why
@@ -205,7 +206,8 @@ def draw_factual(run: Run, seeds: Sequence[int], sampling: Sampling, device: str
             run.ensemble(batch=BATCH[sampling.precision], precision=sampling.precision, device=device),
             np.zeros((1, run.code.components), bool),
             seeds,
-            shape=run.shape,
+            shape=run.noise_shape,
+            codec=run.codec,
             schedule=run.recipe.schedule,
             sampling=sampling,
             device=device,
@@ -229,7 +231,7 @@ def witness_pictures(
         raise SettingsError(f"{run.path} has one component, and a witness test compares components with one another")
     training = run.units()
     components = (run.load_component(number).to(device) for number in range(len(run.present)))
-    said = denoised(components, run.recipe.schedule, pictures, device=device)
+    said = denoised(components, run.recipe.schedule, pictures, device=device, codec=run.codec)
     evidence, distance = unit_evidence(said, training, pictures)  # (n, units, samples), (units, samples)
     reference, words = Reference(run.design), run.design.matrix[rows]
     score = np.empty((len(rows), len(pictures)))
@@ -295,7 +297,12 @@ def _nearest_images(pictures: np.ndarray, training: Units) -> tuple[np.ndarray, 
 
 
 def denoised(
-    components: Iterable[nn.Module], schedule: Schedule, pictures: np.ndarray, *, device: str = "cpu"
+    components: Iterable[nn.Module],
+    schedule: Schedule,
+    pictures: np.ndarray,
+    *,
+    device: str = "cpu",
+    codec: Codec | None = None,
 ) -> np.ndarray:
     """Every component's prediction of the clean picture, averaged over draws of noise, less the components' mean.
 
@@ -303,6 +310,7 @@ def denoised(
         components: denoisers on `device`; they may be loaded one after another.
         schedule: the noise schedule that they were trained with.
         pictures: uint8 (samples, H, W, C).
+        codec: the autoencoder between pictures and latents, if components denoise latents; predictions are decoded.
 
     Returns:
         float64 (components, samples, D), D = C H W in the order of `pictures`' last three axes.
@@ -313,13 +321,21 @@ def denoised(
     from ..diffusion.schedule import add_noise
 
     t, abar = level(schedule)
-    clean = np.repeat(to_model(pictures).numpy(), DRAWS, axis=0)  # (samples * draws, C, H, W)
+    clean = np.repeat(
+        (to_model(pictures) if codec is None else codec.encode(pictures)).numpy(), DRAWS, axis=0
+    )  # (samples * draws, C, H, W)
     noise = np.concatenate(list(_noises(pictures, clean.shape[1:])))
     noisy = add_noise(torch.from_numpy(clean), torch.from_numpy(noise), torch.tensor(abar, dtype=torch.float64))
     shape, said = noisy.shape[1:], []
     with torch.inference_mode():
         for component in components:
             parts = [component(noisy[k : k + ROWS].to(device), t).cpu() for k in range(0, len(noisy), ROWS)]
+            if codec is not None:  # not linear, so every draw's prediction is decoded
+                latents = (noisy - (1 - abar) ** 0.5 * torch.cat(parts)) / abar**0.5
+                seen = codec.decode(latents.float()).double().numpy()
+                seen = seen.reshape(len(pictures), DRAWS, *seen.shape[1:]).mean(axis=1)
+                said.append(np.moveaxis(seen, 1, -1).reshape(len(pictures), -1))
+                continue
             eps = torch.cat(parts).double().numpy().reshape(len(pictures), DRAWS, *shape).mean(axis=1)
             # x_t is common to all components, and goes with the mean
             said.append(-(((1 - abar) / abar) ** 0.5) * np.moveaxis(eps, 1, -1).reshape(len(pictures), -1))

@@ -29,6 +29,7 @@ from ..errors import SettingsError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ..diffusion.autoencoder import Codec
     from ..diffusion.schedule import Schedule
     from ..runs.run import Run
 
@@ -80,7 +81,7 @@ def prepare_gradient(name: str, training: Units, run: Run) -> Score:
         rows = np.flatnonzero(np.isin(training.owner, run.code.split(component)))
         if len(rows):
             model = run.load_component(component)
-            parts.append((rows, _Part(method, model, run.recipe.schedule, training.images[rows])))
+            parts.append((rows, _Part(method, model, run.recipe.schedule, training.images[rows], run.codec)))
 
     def score(pictures: np.ndarray) -> np.ndarray:
         total = np.zeros((len(pictures), len(training.images)))
@@ -94,8 +95,10 @@ def prepare_gradient(name: str, training: Units, run: Run) -> Score:
 class _Part:
     """One component with its split."""
 
-    def __init__(self, method: Gradient, model: nn.Module, schedule: Schedule, images: np.ndarray) -> None:
-        self.method, self.schedule, self.images = method, schedule, images
+    def __init__(
+        self, method: Gradient, model: nn.Module, schedule: Schedule, images: np.ndarray, codec: Codec | None
+    ) -> None:
+        self.method, self.schedule, self.images, self.codec = method, schedule, images, codec
         self.task = self._task(model)
         projection = {"proj_dim": PROJECTION, "proj_max_batch_size": BATCH, "proj_seed": 0, "device": "cpu"} | {
             "proj_type": PROJECTION_TYPE
@@ -151,7 +154,7 @@ class _Part:
         import torch
         from torch.utils.data import DataLoader, TensorDataset
 
-        x0 = to_model(pictures)
+        x0 = to_model(pictures) if self.codec is None else self.codec.encode(pictures)
         steps = np.floor((np.arange(NOISES) + 0.5) / NOISES * self.schedule.train_steps).astype(np.int64)
         noise = generator("gradient").standard_normal((NOISES, *x0.shape[1:]), dtype=np.float32)
         t, eps = (torch.from_numpy(values).expand(len(x0), *values.shape).contiguous() for values in (steps, noise))

@@ -182,7 +182,7 @@ def by_witness(training: Units, run: Run | None) -> Attributor:
 
     def score(pictures: Pictures) -> np.ndarray:
         components = (run.load_component(number) for number in range(run.code.components))
-        said = denoised(components, run.recipe.schedule, pictures.images)
+        said = denoised(components, run.recipe.schedule, pictures.images, codec=run.codec)
         evidence, _ = unit_evidence(said, training, pictures.images)  # (n, units, N)
         return np.stack([standardised(words, evidence[:, :, k]) for k in range(len(pictures.images))])
 

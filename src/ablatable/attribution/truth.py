@@ -85,7 +85,8 @@ def diffusion_loss(universe: Universe, run: Run, sets: np.ndarray) -> np.ndarray
     from ..data.units import to_model
     from ..diffusion.schedule import add_noise
 
-    x0 = to_model(universe.factual)  # (samples, C, H, W)
+    factual = universe.factual
+    x0 = to_model(factual) if run.codec is None else run.codec.encode(factual)  # (samples, C, H, W)
     abar = run.recipe.schedule.alphas_cumprod().float()
     steps = np.floor((np.arange(NOISES) + 0.5) / NOISES * run.recipe.schedule.train_steps).astype(int)
     components = [run.load_component(i) for i in range(run.code.components)]

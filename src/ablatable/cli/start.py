@@ -86,6 +86,14 @@ class Training:
     precision: Annotated[
         choices.Precision | None, typer.Option(help="Precision of training (autocast).", rich_help_panel=_TRAINING)
     ] = None
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            help="Denoise coefficients or latents: haar, dct, or the folder of an autoencoder.",
+            show_default="pixels",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None
 
     def recipe(self, shape: tuple[int, int, int], most: int, *, quiet: bool) -> tuple[str, Recipe, list[Message]]:
         """The preset's name, the recipe, and doubts about it, said unless `quiet`.
@@ -187,7 +195,7 @@ def train(
     name, recipe, doubts, shared = on_base.recipe(training, units.shape, most, quiet=as_json)
     for sentence in on_marking(code, half=weight is None) if not as_json else []:
         say(f"note: {sentence}")
-    how = {"execution": working.execution(), "overwrite": overwrite}
+    how = {"execution": working.execution(), "overwrite": overwrite, "codec": training.codec}
     run = train_ensemble(units, code, recipe, out=out, seed=seed, shared=shared, **how)
     looked = _look(run, working.device) if look else None
     if as_json:

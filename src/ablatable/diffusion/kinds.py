@@ -21,6 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from .._runtime.files import writing
@@ -28,8 +29,6 @@ from ..errors import SettingsError, StoreError, command
 from .recipe import ComponentConfig, Recipe
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from .schedule import Schedule
 
 GROUP = "ablatable.kinds"
@@ -114,6 +113,8 @@ def build_component(
     """A fresh component for a split's pixels, uint8 (M, H, W, C); `shared`: folders of frozen models, by name."""
     kind = kind_named(recipe.component.kind)
     more = (shared,) if kind.shared else ()
+    if recipe.latent is not None:  # a kind may know the shape of what it denoises, as it knows that of pictures
+        pixels = np.zeros((len(pixels), *recipe.latent.shape[1:], recipe.latent.shape[0]), np.uint8)
     return kind.build(recipe.component, pixels, seed, recipe.schedule, *more)
 
 

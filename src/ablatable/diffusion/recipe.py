@@ -68,15 +68,22 @@ class UNetConfig(ComponentConfig):
         default="noise", description="what the network computes; the component gives noise in any case"
     )
     sigma_data: float = Field(default=0.5, gt=0, description="for edm: root mean square of the images, in [-1, 1]")
+    codec: Literal["haar", "dct"] | None = Field(
+        default=None, description="compute on coefficients of blocks of the picture, see `transforms`; None = on pixels"
+    )
+    block: int = Field(default=2, ge=2, description="with a codec: side of a block in pixels, a power of two for haar")
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_defaults(handler(self), {"prediction": "noise", "sigma_data": 0.5})
+        later = {"prediction": "noise", "sigma_data": 0.5, "codec": None, "block": 2}
+        return _without_defaults(handler(self), later)
 
     @model_validator(mode="after")
     def _check(self) -> UNetConfig:
         if not self.channels or any(c % self.norm_groups for c in self.channels):
             raise ValueError(f"each of channels={self.channels} must be a multiple of norm_groups={self.norm_groups}")
+        if self.codec == "haar" and self.block & (self.block - 1):
+            raise ValueError(f"block={self.block} must be a power of two for the codec haar")
         if any(not 0 <= level < len(self.channels) for level in self.attention):
             raise ValueError(f"attention={self.attention} names a level outside 0..{len(self.channels) - 1}")
         return self
@@ -148,12 +155,35 @@ def _of_its_kind(value: Any) -> Any:
 _CONFIGS: dict[str, type[ComponentConfig]] = {"unet": UNetConfig, "ideal": IdealConfig}
 
 
+class LatentConfig(_Config):
+    """What components see of a picture: (z - shift) scale, with z the autoencoder's latents.
+
+    Attributes:
+        architecture: the autoencoder's class in diffusers.
+        scale, shift: `scaling_factor` and `shift_factor` of its config.
+        shape: (C, H, W) of the latents.
+    """
+
+    architecture: Literal["AutoencoderKL", "AutoencoderTiny"]
+    scale: float = 1.0
+    shift: float = 0.0
+    shape: tuple[int, int, int]
+
+
 class Recipe(_Config):
-    """What to build and how to train it: the same for every component of an ensemble."""
+    """What to build and how to train it: the same for every component of an ensemble.
+
+    `latent`: components denoise latents of a shared autoencoder; None = pictures themselves.
+    """
 
     component: Annotated[SerializeAsAny[ComponentConfig], BeforeValidator(_of_its_kind)] = UNetConfig()
     schedule: Schedule = Schedule()
     training: TrainingConfig = TrainingConfig()
+    latent: LatentConfig | None = None
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_defaults(handler(self), {"latent": None})
 
     @property
     def training_steps(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from .sampling_settings import Sampling
 from .schedule import Schedule
 
 if TYPE_CHECKING:
+    from .autoencoder import Codec
     from .denoiser import Denoiser
 
 
@@ -62,6 +64,7 @@ def sample(
     schedule: Schedule | None = None,
     sampling: Sampling | None = None,
     on_step: Callable[[int], None] = lambda step: None,
+    codec: Codec | None = None,
 ) -> Tensor:
     """Draw pictures: follow `denoiser` from `noise[0]` down to t = 0.
 
@@ -71,6 +74,7 @@ def sample(
         schedule: the noise schedule that the denoiser was trained with; None = the default one.
         sampling: the sampler and its number of steps; `heun` calls the denoiser twice at all but the last.
         on_step: called with the number of steps done, after each.
+        codec: between latents, which the denoiser then knows, and pictures. Latents have no range: nothing is clipped.
 
     Returns:
         float (B, C, H, W), about [-1, 1], and within it only if `sampling.clip`; dtype and device of `noise[0]`.
@@ -79,6 +83,8 @@ def sample(
         SettingsError: unknown sampler, or more steps than the schedule has.
     """
     sampling = sampling or Sampling()
+    if codec is not None:
+        sampling = replace(sampling, clip=False)
     timesteps, step_from = make_sampler(sampling, schedule or Schedule())
     x = noise[0]
     for number, t in enumerate(timesteps, start=1):
@@ -86,7 +92,7 @@ def sample(
         x = step_from(denoiser(x, t), t, x, z)
         if done := sampling.finished(number):
             on_step(done)
-    return x
+    return x if codec is None else codec.decode(x)
 
 
 def make_sampler(sampling: Sampling, schedule: Schedule) -> tuple[list[int], Step]:

@@ -30,7 +30,7 @@ def push_unet(component: UNetDenoiser, x: Tensor, t: int, directions: Tensor) ->
     if not agrees(component.unet):
         steps = torch.tensor([t], device=x.device)
         with sdpa_kernel(SDPBackend.MATH):
-            return push_through(lambda row: component(row[None], steps)[0], x, directions)
+            return push_through(lambda row: component.coefficients(row[None], steps)[0], x, directions)
     if component not in _TANGENTS:
         _TANGENTS[component] = TangentUNet(component.unet)
     height, width = x.shape[-2:]

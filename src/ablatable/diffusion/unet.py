@@ -18,6 +18,7 @@ from .kinds import Kind
 from .recipe import UNetConfig
 from .schedule import Schedule
 from .tangent_unet import push_unet
+from .transforms import BlockTransform
 
 
 class UNetDenoiser(nn.Module):
@@ -28,7 +29,14 @@ class UNetDenoiser(nn.Module):
     noise is then nearly x_t itself, and an error of the network is an error of the image, not 1/sqrt(a) times that.
     """
 
-    def __init__(self, unet: Any, multiple: int, abar: Tensor | None = None, sigma_data: float | None = None) -> None:
+    def __init__(
+        self,
+        unet: Any,
+        multiple: int,
+        abar: Tensor | None = None,
+        sigma_data: float | None = None,
+        transform: BlockTransform | None = None,
+    ) -> None:
         """Wrap a network.
 
         Args:
@@ -36,12 +44,14 @@ class UNetDenoiser(nn.Module):
             multiple: sides are padded to a multiple of this, see `UNetConfig.multiple`.
             abar: abar_t, float (T,), if what the network computes is not the noise.
             sigma_data: with `abar`, EDM's preconditioning for images of that size; None = the velocity.
+            transform: the network computes on coefficients of this; None = on pixels.
         """
         super().__init__()
         self.unet = unet
         self.multiple = multiple
         self.abar = None if abar is None else abar.float()  # no buffer: it must stay float32 when weights are bfloat16
         self.sigma_data = sigma_data
+        self.transform = transform
         self.inference: SharedTimestepUNet | PlainUNet | None = None
         self.compiled = False  # see `SharedTimestepUNet`
 
@@ -52,6 +62,12 @@ class UNetDenoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
         """Predicted noise, same shape and dtype as `x` (B, C, H, W); the network computes in its weights' dtype."""
+        if self.transform is None:
+            return self.coefficients(x, t)
+        return self.transform.decode(self.coefficients(self.transform.encode(x), t))
+
+    def coefficients(self, x: Tensor, t: Tensor | int) -> Tensor:
+        """As `forward`, of what the network computes on: coefficients where there is a codec, else pixels."""
         given, (asked, time) = x, self.asked(x, t)
         x = asked.to(self.unet.conv_in.weight.dtype)
         height, width = x.shape[-2:]
@@ -75,7 +91,12 @@ class UNetDenoiser(nn.Module):
 
     def tangent(self, x: Tensor, t: int, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Its prediction and its derivatives along some directions, see `tangents.push`."""
-        return push_unet(self, x, t, directions)
+        if self.transform is None:
+            return push_unet(self, x, t, directions)
+        back = self.transform.decode  # all of it is linear, so directions pass as pictures do
+        here = self.transform.encode(torch.cat([x[None], directions]))
+        predicted, along = push_unet(self, here[0], t, here[1:])
+        return back(predicted[None])[0], back(along)
 
     def asked(self, x: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor | float]:
         """What the network is given for `x` at `t`: a multiple of x, and t, or what stands for it."""
@@ -114,10 +135,13 @@ def build(config: UNetConfig, shape: tuple[int, int, int], seed: int, schedule: 
 
     `schedule` is the noise schedule that it is trained with; None = the default one.
     """
+    pictures, transform = shape, _transform(config)
+    shape = shape if transform is None else transform.shape(shape)
     height, width = (-(-side // config.multiple) * config.multiple for side in shape[1:])
     if min(height, width) // config.multiple < 2:
         raise SettingsError(
-            f"pictures of {shape[1]} x {shape[2]} are too small for {len(config.channels)} levels; "
+            f"pictures of {pictures[1]} x {pictures[2]} are too small for {len(config.channels)} levels"
+            f"{'' if transform is None else f' on blocks of {config.block} x {config.block}'}; "
             f"take a preset with fewer levels ('tiny' works from 8 x 8) or larger images ({option('size')})"
         )
     with torch.random.fork_rng(devices=[]):
@@ -128,7 +152,12 @@ def build(config: UNetConfig, shape: tuple[int, int, int], seed: int, schedule: 
 
 def _wrapped(unet: Any, config: UNetConfig, schedule: Schedule) -> UNetDenoiser:
     abar = None if config.prediction == "noise" else schedule.alphas_cumprod()
-    return UNetDenoiser(unet, config.multiple, abar, config.sigma_data if config.prediction == "edm" else None)
+    sigma_data = config.sigma_data if config.prediction == "edm" else None
+    return UNetDenoiser(unet, config.multiple, abar, sigma_data, _transform(config))
+
+
+def _transform(config: UNetConfig) -> BlockTransform | None:
+    return None if config.codec is None else BlockTransform(config.codec, config.block)
 
 
 def _unet_class() -> type:

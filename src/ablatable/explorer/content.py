@@ -122,7 +122,8 @@ def add_factual(content: Content, run: Run, drawing: Drawing, universe: Universe
             run.ensemble(batch=BATCH["fp32"]),
             np.zeros((1, run.code.components), bool),
             drawing.seeds,
-            shape=run.shape,
+            shape=run.noise_shape,
+            codec=run.codec,
             schedule=run.recipe.schedule,
             sampling=drawing.sampling,
         )[0]

@@ -54,12 +54,14 @@ class Steps:
         from ..diffusion.sampling import Trajectories, make_sampler
 
         schedule, steps = self.run.recipe.schedule, self.sampling.steps
-        noise, abar = Trajectories(seeds, self.run.shape), schedule.alphas_cumprod()
+        noise, abar = Trajectories(seeds, self.run.noise_shape), schedule.alphas_cumprod()
         timesteps, step_from = make_sampler(self.sampling, schedule)
         ablated = self.ensemble.ablate(alive)
 
         def told(step: int, x: torch.Tensor, guess: torch.Tensor) -> dict[str, Any]:
             threshold = self.sampling.threshold if step == steps else None
+            if self.run.codec is not None:
+                x, guess = self.run.codec.decode(x), self.run.codec.decode(guess)
             levels, guesses = (
                 base64.b64encode(np.moveaxis(delivered(to_images(part), threshold), -1, 1).tobytes()).decode()
                 for part in (x, guess)

@@ -152,8 +152,9 @@ def _fill(content: Content, run: Run, drawing: Drawing, universe: Universe | Non
 
 
 def browsable(recipe: Recipe) -> bool:
-    """Whether the page's own engine knows the noise schedule; a server draws whatever there is."""
-    return recipe.schedule.curve == "linear" and recipe.schedule.trained_betas is None
+    """Whether the page's own engine can draw: it knows linear schedules and no codec. A server draws all there is."""
+    linear = recipe.schedule.curve == "linear" and recipe.schedule.trained_betas is None
+    return linear and recipe.latent is None
 
 
 def _weights_size(run: Run) -> int:

@@ -69,7 +69,7 @@ def training_loop(
     """
     recipe, config, device = task.recipe, task.recipe.training, torch.device(task.device)
     kind = kind_named(recipe.component.kind)
-    pictures = Pictures(split.images)
+    pictures = _pictures(task, split)
     model = _fresh(task, split)
     model = model.to(device).train()
     state = TrainingState(kind.parameters(model), config, _fingerprint(task, split))
@@ -115,7 +115,7 @@ class Pictures:
         return to_model(self.images[rows.numpy()])
 
 
-def _batches(task: TrainTask, pictures: Pictures, steps: range) -> Iterator[tuple[Tensor, ...]]:
+def _batches(task: TrainTask, pictures: Tensor | Pictures, steps: range) -> Iterator[tuple[Tensor, ...]]:
     """Every step's x_t, t, noise and abar_t on the task's device, to which they are sent while it works on others."""
     device, schedule = torch.device(task.device), task.recipe.schedule
     abar = schedule.alphas_cumprod().float()  # (T,)
@@ -193,6 +193,15 @@ def _in_order(split: Units) -> Units:
     """Rows in an order that only the split decides, whatever order the source had."""
     ids = sorted(split.ids)
     return split if ids == list(split.ids) else split.select(ids)
+
+
+def _pictures(task: TrainTask, split: Units) -> Tensor | Pictures:
+    """What the component denoises: pictures, or latents, each encoded alone and once."""
+    if task.recipe.latent is None:
+        return Pictures(split.images)
+    from ..diffusion.autoencoder import PART, load_codec
+
+    return load_codec(task.shared.folders[PART], task.recipe.latent).encode(split.images)
 
 
 def _fresh(task: TrainTask, split: Units) -> nn.Module:

@@ -20,6 +20,7 @@ from ..codes.code import RANDOM, Code
 from ..data.units import Units
 from ..diffusion.recipe import Recipe, preset
 from ..errors import SettingsError, StoreError, command
+from .codecs import with_codec
 from .disk_room import training_bytes
 from .enough_units import refuse_too_few
 from .records import RunSettings, Trained, UnitsLoaded, log, read_training
@@ -47,6 +48,7 @@ def train(
     overwrite: bool = False,
     reuse: Run | None = None,
     shared: Sequence[SharedPart] = (),
+    codec: str | Path | None = None,
 ) -> Run:
     """Train an ablatable ensemble: every component on its own split, in parallel, resumably.
 
@@ -62,6 +64,8 @@ def train(
             made from exactly what this one would be: the same split, recipe, number and seed.
         shared: frozen models that all components use. They are copied into the run, and what it guarantees is relative
             to them.
+        codec: `haar`, `dct` or an autoencoder's folder: components then denoise coefficients or latents, see
+            `with_codec`. An autoencoder is a shared part.
 
     Raises:
         SettingsError: `out` holds a run with other settings (both values are named), or is something else; or there
@@ -70,17 +74,18 @@ def train(
         WorkerError: a worker kept dying.
     """
     refuse_too_few(units, code)
+    encoding, parts = with_codec(preset(recipe) if isinstance(recipe, str) else recipe, codec, units.shape)
     return make_run(
         units,
         code,
-        preset(recipe) if isinstance(recipe, str) else recipe,
+        encoding,
         present=range(code.components),
         out=out,
         seed=seed,
         execution=execution,
         overwrite=overwrite,
         reuse=reuse,
-        shared=shared,
+        shared=[*shared, *parts],
     )
 
 

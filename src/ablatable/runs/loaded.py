@@ -36,5 +36,5 @@ def loaded_ensemble(
     if batch is not None:
         with computing(device, precision):
             middle = run.recipe.schedule.train_steps // 2
-            refuse_unless_places_agree(components[0], run.shape, batch, middle, device)
+            refuse_unless_places_agree(components[0], run.noise_shape, batch, middle, device)
     return Ensemble(components, batch=batch)

@@ -141,9 +141,14 @@ class AblatablePipeline(DiffusionPipeline):
         on_step: Callable[[int], None] = lambda step: None,
     ) -> Tensor:
         """Draw one sample per seed: float32 (B, C, H, W), about [-1, 1], not clipped to it. Errors as `__call__`."""
-        noise = Trajectories(seeds, self.run.shape, device=str(self.device))
+        noise = Trajectories(seeds, self.run.noise_shape, device=str(self.device))
         return sample(
-            self.denoiser(without), noise, schedule=self.run.recipe.schedule, sampling=sampling, on_step=on_step
+            self.denoiser(without),
+            noise,
+            schedule=self.run.recipe.schedule,
+            sampling=sampling,
+            on_step=on_step,
+            codec=self.run.codec,
         )
 
     @torch.inference_mode()

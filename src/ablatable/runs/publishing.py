@@ -132,8 +132,9 @@ def _samples(run: Run) -> np.ndarray:
     from ..diffusion.sampling import Trajectories, sample
 
     with one_thread(), torch.inference_mode():
-        noise, schedule = Trajectories(range(SAMPLES), run.shape), run.recipe.schedule
-        return contact_sheet(to_images(sample(run.ensemble(), noise, schedule=schedule, sampling=DRAWN)))
+        noise, schedule = Trajectories(range(SAMPLES), run.noise_shape), run.recipe.schedule
+        drawn = sample(run.ensemble(), noise, schedule=schedule, sampling=DRAWN, codec=run.codec)
+        return contact_sheet(to_images(drawn))
 
 
 def _link(source: str, target: str) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import polars as pl
     from torch import nn
 
+    from ..diffusion.autoencoder import Codec
     from ..diffusion.ensemble import Ensemble
 
 IMAGES = "images.safetensors"
@@ -125,6 +127,21 @@ class Run:
     def digest(self) -> str:
         """SHA-256 of the manifest: it names the run, weights and all."""
         return self.manifest.sha256
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what components denoise: of latents where there is a codec, else of pictures."""
+        return self.shape if self.recipe.latent is None else self.recipe.latent.shape
+
+    @cached_property
+    def codec(self) -> Codec | None:
+        """The autoencoder between pictures and latents; `StoreError` if it is damaged."""
+        if self.recipe.latent is None:
+            return None
+        from ..diffusion.autoencoder import PART, load_codec
+
+        self.shared.check()
+        return load_codec(self.shared.folders[PART], self.recipe.latent)
 
     @property
     def seed(self) -> int:

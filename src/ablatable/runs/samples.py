@@ -118,7 +118,7 @@ def draw_batch(task: SampleTask, report: Callable[[dict], None]) -> np.ndarray:
     from ..diffusion.sampling import Trajectories, sample
 
     run, ensemble = _loaded(task.source)
-    noise = Trajectories(task.seeds, run.shape, device=task.source.device)
+    noise = Trajectories(task.seeds, run.noise_shape, device=task.source.device)
     # one thread is faster than two on small networks, and much faster on a busy machine
     with torch.inference_mode(), computing(task.source.device, task.source.sampling.precision):
         drawn = sample(
@@ -127,6 +127,7 @@ def draw_batch(task: SampleTask, report: Callable[[dict], None]) -> np.ndarray:
             schedule=run.recipe.schedule,
             sampling=task.source.sampling,
             on_step=lambda step: report({"step": step}),
+            codec=run.codec,
         )
     return to_images(drawn.cpu())
 

@@ -25,6 +25,7 @@ from .settings import UniverseSettings, refuse_other_hardware
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..diffusion.autoencoder import Codec
     from ..diffusion.ensemble import Ensemble
     from ..diffusion.schedule import Schedule
 
@@ -39,6 +40,7 @@ def draw(
     sampling: Sampling,
     device: str = "cpu",
     on_step: Callable[[int], None] = lambda step: None,
+    codec: Codec | None = None,
 ) -> np.ndarray:
     """Draw the same noise trajectories under several ablations.
 
@@ -46,11 +48,12 @@ def draw(
         ensemble: all components.
         ablations: bool (ablations, components), True where a component is removed; a row of False is factual.
         seeds: one per sample.
-        shape: (C, H, W) of an image.
+        shape: (C, H, W) of the noise, which is an image's unless there is a codec.
         schedule: the components' noise schedule.
         sampling: how to draw.
         device: where the components are.
         on_step: called with the number of steps done.
+        codec: the autoencoder between latents and images, if components denoise latents.
 
     Returns:
         uint8 (ablations, samples, C, H, W).
@@ -72,9 +75,9 @@ def draw(
         return ablated.shared(x[: len(seeds)], t)
 
     with torch.inference_mode():
-        x = sample(denoiser, noise, schedule=schedule, sampling=sampling, on_step=on_step)
+        x = sample(denoiser, noise, schedule=schedule, sampling=sampling, on_step=on_step, codec=codec)
     images = np.moveaxis(to_images(x.cpu()), -1, -3)
-    return images.reshape(len(ablations), len(seeds), *shape)
+    return images.reshape(len(ablations), len(seeds), *images.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -140,11 +143,12 @@ class Drawing:
                 self.ensemble,
                 ablations,
                 seeds,
-                shape=self.settings.shape,
+                shape=self.run.noise_shape,
                 schedule=self.run.recipe.schedule,
                 sampling=self.settings.sampling,
                 device=self.device,
                 on_step=on_step,
+                codec=self.run.codec,
             )
 
 

@@ -191,7 +191,7 @@ def plan_universe(
         threshold=sampling.threshold,
         precision=sampling.precision,
         compiled=sampling.compiled,
-        clip=sampling.clip,
+        clip=sampling.clip and run.recipe.latent is None,  # latents have no range
         batch=batch_of(run, sampling.precision, hardware, memory, -(-len(words) // pieces) * block_samples),
         block=(-(-len(words) // pieces), block_samples),  # even pieces, so that workers finish together
         seeds=tuple(seeds),
