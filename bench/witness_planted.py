@@ -20,8 +20,9 @@ from scipy.stats import false_discovery_control, spearmanr
 import ablatable as ab
 from ablatable._runtime.rng import generator
 from ablatable._runtime.stats import wilson
+from ablatable.analysis.denoised import denoised
 from ablatable.analysis.exchangeable import Reference
-from ablatable.analysis.witness import denoised, unit_evidence
+from ablatable.analysis.witness import unit_evidence
 from ablatable.data.units import to_images
 from ablatable.diffusion.ensemble import Ensemble
 from ablatable.diffusion.ideal import IdealDenoiser

@@ -15,9 +15,10 @@ import ablatable as ab
 import oracles
 from ablatable import Execution, Sampling
 from ablatable.analysis import witness as module
+from ablatable.analysis.denoised import denoised
 from ablatable.analysis.exchangeable import Reference
 from ablatable.analysis.statistics import Landscape, regressed
-from ablatable.analysis.witness import denoised, unit_evidence, witness, witness_pictures
+from ablatable.analysis.witness import unit_evidence, witness, witness_pictures
 from ablatable.attribution.evaluation import evaluate
 from ablatable.diffusion.ensemble import Ensemble
 from ablatable.diffusion.ideal import IdealDenoiser

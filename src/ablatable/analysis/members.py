@@ -21,8 +21,9 @@ from ..data.units import Units
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError
 from ..runs.run import Run, as_run
+from .denoised import denoised, picture_name
 from .exchangeable import Reference, standardised
-from .witness import denoised, draw_factual, picture_name, unit_evidence
+from .witness import draw_factual, unit_evidence
 
 if TYPE_CHECKING:
     import polars as pl

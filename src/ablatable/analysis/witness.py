@@ -4,7 +4,7 @@ Components that trained on a unit have seen its images, the others have not. Add
 component, by itself, predict the clean picture: if those that saw the unit predict more of the unit's image than those
 that did not, more than chance allows, the unit influences what the ensemble predicts at this picture. Codewords are
 dealt at random (`Code.random`), so this is a randomised experiment and its p-values are exact, see `exchangeable`. It
-takes no counterfactual: `DRAWS` passes of every component at each picture, less than drawing it.
+takes no counterfactual: a few passes of every component at each picture, less than drawing it.
 
 With x_t = sqrt(a) x_0 + sqrt(1 - a) eps and component i's prediction eps_i, its prediction of the clean picture is
 x_i = (x_t - sqrt(1 - a) eps_i) / sqrt(a). What it says about a unit with image y is
@@ -19,15 +19,13 @@ any picture, and is not looked at.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._runtime.rng import generator
 from .._runtime.stats import q_values
 from .._runtime.tables import Tabular
 from ..data.distance import pairwise
@@ -35,20 +33,14 @@ from ..data.units import Units
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError
 from ..runs.run import Run
+from .denoised import denoised, picture_name
 from .exchangeable import Reference, standardised
 
 if TYPE_CHECKING:
     import polars as pl
-    from torch import nn
 
-    from ..diffusion.autoencoder import Codec
-    from ..diffusion.schedule import Schedule
-
-ABAR = 0.97  # how much of the picture is left when noise is added: docs/results/witness.md says why
-DRAWS = 4  # noises added to each picture
 LEVEL = 0.1  # false discovery rate at which units are marked
 ALPHA = 0.05  # level of the one test that is named beforehand, of the nearest unit
-ROWS = 64  # pictures, noise and all, that a component sees at once
 IMAGES = 4096  # training images compared at once, for bounded memory
 
 
@@ -294,68 +286,3 @@ def _nearest_images(pictures: np.ndarray, training: Units) -> tuple[np.ndarray, 
     number = np.arange(len(away))[:, None]
     first = np.where(away == least[training.owner], number, len(away))
     return np.minimum.reduceat(first, starts, axis=0), least
-
-
-def denoised(
-    components: Iterable[nn.Module],
-    schedule: Schedule,
-    pictures: np.ndarray,
-    *,
-    device: str = "cpu",
-    codec: Codec | None = None,
-) -> np.ndarray:
-    """Every component's prediction of the clean picture, averaged over draws of noise, less the components' mean.
-
-    Args:
-        components: denoisers on `device`; they may be loaded one after another.
-        schedule: the noise schedule that they were trained with.
-        pictures: uint8 (samples, H, W, C).
-        codec: the autoencoder between pictures and latents, if components denoise latents; predictions are decoded.
-
-    Returns:
-        float64 (components, samples, D), D = C H W in the order of `pictures`' last three axes.
-    """
-    import torch
-
-    from ..data.units import to_model
-    from ..diffusion.schedule import add_noise
-
-    t, abar = level(schedule)
-    clean = np.repeat(
-        (to_model(pictures) if codec is None else codec.encode(pictures)).numpy(), DRAWS, axis=0
-    )  # (samples * draws, C, H, W)
-    noise = np.concatenate(list(_noises(pictures, clean.shape[1:])))
-    noisy = add_noise(torch.from_numpy(clean), torch.from_numpy(noise), torch.tensor(abar, dtype=torch.float64))
-    shape, said = noisy.shape[1:], []
-    with torch.inference_mode():
-        for component in components:
-            parts = [component(noisy[k : k + ROWS].to(device), t).cpu() for k in range(0, len(noisy), ROWS)]
-            if codec is not None:  # not linear, so every draw's prediction is decoded
-                latents = (noisy - (1 - abar) ** 0.5 * torch.cat(parts)) / abar**0.5
-                seen = codec.decode(latents.float()).double().numpy()
-                seen = seen.reshape(len(pictures), DRAWS, *seen.shape[1:]).mean(axis=1)
-                said.append(np.moveaxis(seen, 1, -1).reshape(len(pictures), -1))
-                continue
-            eps = torch.cat(parts).double().numpy().reshape(len(pictures), DRAWS, *shape).mean(axis=1)
-            # x_t is common to all components, and goes with the mean
-            said.append(-(((1 - abar) / abar) ** 0.5) * np.moveaxis(eps, 1, -1).reshape(len(pictures), -1))
-    return np.array(said) - np.mean(said, axis=0)
-
-
-def level(schedule: Schedule) -> tuple[int, float]:
-    """The timestep whose abar is nearest to ABAR, and that abar."""
-    abar = schedule.alphas_cumprod().numpy()
-    t = int(np.abs(abar - ABAR).argmin())
-    return t, float(abar[t])
-
-
-def _noises(pictures: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """A picture's noises, float32 (DRAWS, C, H, W) each: a function of its pixels alone, whatever it comes with."""
-    for picture in pictures:
-        name = picture_name(picture)
-        yield np.stack([generator("witness", name, k).standard_normal(shape, dtype=np.float32) for k in range(DRAWS)])
-
-
-def picture_name(picture: np.ndarray) -> str:
-    """What a picture's noises and ties are keyed by: the SHA-256 (hex) of its pixels."""
-    return hashlib.sha256(picture.tobytes()).hexdigest()

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 
 from .._runtime.rng import generator
+from ..analysis.denoised import denoised
 from ..analysis.exchangeable import standardised
 from ..analysis.features import feature_distances, load_features
-from ..analysis.witness import denoised, unit_evidence
+from ..analysis.witness import unit_evidence
 from ..data.distance import pairwise
 from ..data.units import Units
 from ..errors import DataError, SettingsError
