@@ -14,7 +14,7 @@ from scipy.stats import binomtest, kstest
 import ablatable as ab
 import oracles
 from ablatable import Execution, Sampling
-from ablatable.analysis import witness as module
+from ablatable.analysis import denoised as module
 from ablatable.analysis.denoised import denoised
 from ablatable.analysis.exchangeable import Reference
 from ablatable.analysis.statistics import Landscape, regressed
