@@ -140,7 +140,24 @@ def given(small: Small, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
         "unit": small.units.ids[0],
         "archive": str(folder / "u.tar"),
         "file": str(folder / "u.tar"),
+        "folders": str(adoptable(folder / "model")),
+        "splits": str(folder / "saw.csv"),
     }
+
+
+def adoptable(folder: Path) -> Path:
+    """A model of diffusers, and beside it a table of who saw what."""
+    from diffusers.models.unets.unet_2d import UNet2DModel
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    blocks: dict[str, Any] = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    model = UNet2DModel(
+        8, 1, 1, layers_per_block=1, block_out_channels=(8, 8), norm_num_groups=4, add_attention=False, **blocks
+    )
+    model.save_pretrained(folder)
+    DDPMScheduler().save_pretrained(folder)
+    (folder.parent / "saw.csv").write_text("unit,codeword\n" + "".join(f"digit-{k:04d},1\n" for k in range(12)))
+    return folder
 
 
 def snapshot(folder: Path) -> dict[str, str]:

@@ -28,7 +28,7 @@ from .._runtime.workers import chunks
 from ..codes.code import Code, components_for
 from ..data.distance import native_to_scaled
 from ..errors import Message, SettingsError, command, option
-from ..universes.landscapes import Landscapes
+from ..universes.landscapes import Landscapes, checked_sample
 from ..universes.opening import open_landscapes
 from ..universes.screening.screen import Screen
 from .exchangeable import Reference, standardised
@@ -170,6 +170,7 @@ def calibrate(
 
     Raises:
         SettingsError: there is nothing to compare with (see `comparable`), or no such statistic.
+        DataError: no such sample.
     """
     universe = open_landscapes(universe)
     settings, statistic = universe.settings, statistic or default_statistic(universe)
@@ -178,7 +179,7 @@ def calibrate(
     if not comparable(universe, statistic):
         raise SettingsError(without_spares(universe))
     words, ablation = settings.codewords, np.array(settings.ablation)
-    chosen = range(len(universe.seeds)) if samples is None else samples
+    chosen = [checked_sample(k, universe.seeds) for k in (range(len(universe.seeds)) if samples is None else samples)]
     seen = Seen(universe, features)
     score = np.empty((len(universe.unit_ids), len(chosen)))
     p, radius_p = np.ones_like(score), np.empty(len(chosen))
@@ -197,7 +198,7 @@ def calibrate(
             p[:, column] = reference.p_values(evidence, np.arange(len(ablation)), key)
         missing = ~universe.drawn(samples=one)[:, 0]
         score[missing, column], p[missing, column] = np.nan, 1
-    if statistic not in SPARED and len(chosen):
+    if statistic not in SPARED and chosen:
         compared = max(reference.size(int(weight)) for weight in words[ablation].sum(axis=1)) - 1
     about = universe.unit_ids, tuple(chosen), *spares_of(settings), _balanced(words[ablation])
     return Calibration(statistic, score * scale, p, q_values(p), radius_p, compared, *about)
