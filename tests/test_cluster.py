@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,7 +21,8 @@ from ablatable.errors import DataError, SettingsError, WorkerError
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # before Ray is imported: it stays on the loopback address
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'ablatable[ray]'")
-from ablatable._runtime.cluster import RayPool, _archive, _unpacked  # noqa: E402
+from ablatable._runtime.cluster import RayPool, _has_gpus, _places_with_copies  # noqa: E402
+from ablatable._runtime.cluster_runs import archive_of, unpacked  # noqa: E402
 from ablatable.universes.screening.screening_run import screen_universe  # noqa: E402
 
 SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
@@ -85,9 +87,9 @@ def test_each_node_unpacks_a_run_once(small, tmp_path: Path, monkeypatch, finger
         asked.append(content)
         return content.copy()
 
-    archive = _archive(small.run.path, lambda content: content)
+    archive = archive_of(small.run.path, lambda content: content)
     assert len(archive.files) == len(fingerprints(small.run.path)) + 1, "an object per file, and the log"
-    first = _unpacked(archive, get)
+    first = unpacked(archive, get)
     long_ago, recent = time.time() - 8 * 24 * 3600, time.time() - 6 * 24 * 3600
     for name, when in {"old": long_ago, ".old.123": long_ago, "recent": recent}.items():
         (first.parent / name).mkdir()
@@ -95,7 +97,7 @@ def test_each_node_unpacks_a_run_once(small, tmp_path: Path, monkeypatch, finger
     os.utime(first, (long_ago, long_ago))
     written = (first / "ensemble.json").stat().st_mtime_ns
     asked.clear()
-    again = _unpacked(archive, get)
+    again = unpacked(archive, get)
     assert not asked, "what a node has is not sent again"
     assert again == first and (first / "ensemble.json").stat().st_mtime_ns == written
     assert fingerprints(first) == fingerprints(small.run.path)
@@ -116,27 +118,116 @@ class Lazy(Sequence[Any]):
         return worker_tasks.Square(number)
 
 
-def test_tasks_are_submitted_a_window_at_a_time(cluster: Any) -> None:
-    with RayPool(worker_tasks.seen, cluster.address, device="cpu") as workforce:
-        tasks, most = Lazy(60), 0
-        results = workforce.run(tasks)
-        for done, (number, result) in enumerate(results, start=1):
-            assert result[0] == number
+def test_workers_stay_and_tasks_are_made_when_they_are_free(cluster: Any) -> None:
+    """A worker keeps what it has loaded, so two CPUs take two processes for sixty tasks."""
+    with RayPool(worker_tasks.process, cluster.address, device="cpu") as workforce:
+        tasks, most, processes = Lazy(60), 0, set()
+        for done, (_, (process, device, _)) in enumerate(workforce.run(tasks), start=1):
             most = max(most, tasks.made - done)
-    assert tasks.made == 60 and most <= 16 + 2 * 2
+            processes.add(process)
+            assert device == "cpu"
+    assert tasks.made == 60 and most <= 2 and len(processes) == 2
+
+
+def test_a_task_whose_worker_dies_is_given_to_another(cluster: Any, tmp_path: Path) -> None:
+    with RayPool(worker_tasks.die_once_at, cluster.address, device="cpu") as workforce:
+        tasks = [worker_tasks.Fatal(str(tmp_path / name)) for name in "abc"]
+        done = dict(workforce.run(tasks))
+        assert [done[k][0] for k in range(3)] == [task.path for task in tasks]
+        with pytest.raises(WorkerError, match="died 3 times"):
+            list(workforce.run([worker_tasks.Fatal(str(tmp_path / "no" / "such" / "folder"))]))
+
+
+class Nodes:
+    """What is asked of Ray about nodes: their CPUs, and which have a copy of a run."""
+
+    class exceptions:
+        RayError = ValueError
+
+    def __init__(self, cpus: dict[str, int], copies: set[str]) -> None:
+        self.cpus, self.copies = cpus, copies
+
+    def nodes(self) -> list[dict]:
+        return [{"NodeID": name, "Alive": True, "Resources": {"CPU": count}} for name, count in self.cpus.items()]
+
+    def remote(self, function: Any) -> Any:
+        return self
+
+    def options(self, scheduling_strategy: Any, **needs: Any) -> Any:
+        assert needs["num_cpus"] == 0 and not scheduling_strategy.soft
+        return type("", (), {"remote": lambda _, digest: scheduling_strategy.node_id})()
+
+    def get(self, node: str, timeout: float) -> bool:
+        if node == "gone":
+            raise ValueError
+        return node in self.copies
+
+
+def test_workers_start_where_the_run_is() -> None:
+    def places(cpus: dict[str, int], copies: set[str]) -> list[str]:
+        found = _places_with_copies(Nodes(cpus, copies), "digest", "CPU", 0.5)
+        assert all(place.soft for place in found), "elsewhere, where there is no room"
+        return [place.node_id for place in found]
+
+    assert places({"a": 2, "b": 1, "c": 1, "head": 0, "gone": 1}, {"b", "head", "c"}) == ["b", "b", "c", "c"]
+    assert places({"a": 2}, {"a"}) == [], "there is nowhere else"
+
+
+def test_auto_asks_a_cluster_that_grows_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that has none now and cannot grow draws on its CPUs."""
+
+    class Cluster:
+        """It gives a GPU when it is asked, or does not."""
+
+        def __init__(self, comes: bool, resources: dict[str, float]) -> None:
+            self.comes, self.resources = comes, resources
+
+        def cluster_resources(self) -> dict[str, float]:
+            return self.resources
+
+        def remote(self, *kind: Any) -> Any:
+            return self
+
+        def options(self, **needs: Any) -> Any:
+            assert needs["num_gpus"] == 1
+            return self
+
+        @property
+        def take(self) -> Any:
+            return self
+
+        def wait(self, asked: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+            return (asked, []) if self.comes else ([], asked)
+
+        def kill(self, actor: Any) -> None: ...
+
+    def asked(types: list[str] | None, comes: bool = True, wait: bool = True, **resources: float) -> bool:
+        report = None if types is None else {"node_type_mapping": dict(enumerate(types))}
+        told = json.dumps({"autoscaler_report": report})
+        monkeypatch.setattr("ray.experimental.internal_kv._internal_kv_get", lambda key: told)
+        return _has_gpus(Cluster(comes, resources), wait=wait)
+
+    assert asked(["node_1"], GPU=2.0)
+    assert not asked(["node_1"], CPU=4.0), "nothing will come"
+    assert not asked(None, CPU=4.0) and not asked(["head"], wait=False, CPU=4.0)
+    with pytest.warns(UserWarning, match="no GPU yet"):
+        assert asked(["head", "gpus"], CPU=4.0) and asked(None) and not asked(["head"], comes=False, CPU=4.0)
 
 
 @pytest.mark.slow
-def test_each_task_has_a_gpu_of_its_own() -> None:
+@pytest.mark.parametrize(("share", "workers"), [(1.0, 2), (0.5, 4)])
+def test_each_worker_has_its_gpu_or_a_share_of_one(share: float, workers: int) -> None:
     """Ray believes that there are two; nothing is computed on them."""
     script = (
         "import ray, sys, worker_tasks\n"
         "from ablatable._runtime.cluster import RayPool\n"
         "ray.init(address='local', num_cpus=4, num_gpus=2, include_dashboard=False, _node_ip_address='127.0.0.1')\n"
-        "with RayPool(worker_tasks.seen, 'local') as pool:\n"
-        "    results = [result for _, result in pool.run([worker_tasks.Square(k) for k in range(12)])]\n"
+        f"with RayPool(worker_tasks.process, 'local', share={share}) as pool:\n"
+        "    results = [result for _, result in pool.run([worker_tasks.Square(k) for k in range(200)])]\n"
         "assert {device for _, device, _ in results} == {'cuda'}, results\n"
         "assert {gpu for _, _, gpu in results} == {'0', '1'}, results\n"
+        f"assert len({{process for process, _, _ in results}}) == {workers}, results\n"
+        f"assert len({{(process, gpu) for process, _, gpu in results}}) == {workers}, 'each keeps its own'\n"
     )
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), *sys.path]))
     subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}, check=True, timeout=240)

@@ -13,6 +13,27 @@ yaml = pytest.importorskip("yaml")
 DEPLOY = Path(__file__).parent.parent / "deploy"
 
 
+FIELDS = {  # of a RayCluster and of pods: KubeRay refuses others, or passes over them in silence
+    "spec": {"headGroupSpec", "workerGroupSpecs", "rayVersion", "enableInTreeAutoscaling", "autoscalerOptions"},
+    "head": {"rayStartParams", "template", "serviceType", "enableIngress"},
+    "worker": {"groupName", "replicas", "minReplicas", "maxReplicas", "numOfHosts", "rayStartParams", "template"},
+    "pod": {"containers", "volumes", "nodeSelector", "tolerations"},
+    "container": {"name", "image", "resources", "volumeMounts", "env", "command", "args"},
+}
+
+
+def test_the_ray_cluster_has_no_field_that_kuberay_does_not_know() -> None:
+    spec: Any = yaml.safe_load((DEPLOY / "raycluster.yaml").read_text())["spec"]
+    assert spec.keys() <= FIELDS["spec"] and spec["headGroupSpec"].keys() <= FIELDS["head"]
+    assert all(group.keys() <= FIELDS["worker"] for group in spec["workerGroupSpecs"])
+    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+        assert group["template"].keys() <= {"metadata", "spec"} and group["template"]["spec"].keys() <= FIELDS["pod"]
+        for container in group["template"]["spec"]["containers"]:
+            assert container.keys() <= FIELDS["container"]
+            assert container["resources"].keys() == {"limits", "requests"}
+    assert spec["enableInTreeAutoscaling"] is True and all(g["replicas"] == 0 for g in spec["workerGroupSpecs"])
+
+
 def test_the_ray_cluster_has_what_kuberay_requires() -> None:
     """The fields that its definition (ray.io/v1 RayCluster) requires, and one GPU for every worker."""
     found: Any = yaml.safe_load((DEPLOY / "raycluster.yaml").read_text())

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import worker_tasks
 from ablatable import Execution, Sampling, Universe, enumerate_universe, train
-from ablatable._runtime.devices import computing, hardware
+from ablatable._runtime.devices import computing, gpu_share, hardware
 from ablatable.diffusion.places import refuse_unless_places_agree
 from ablatable.errors import SettingsError, WorkerError
 from ablatable.runs.run import Run
@@ -72,6 +72,13 @@ def test_a_worker_that_replaces_another_has_its_gpu(gpus: Any, tmp_path: Path) -
     with Execution().resolved().pool(worker_tasks.die_once_and_see) as pool:
         assert {seen for _, seen in pool.run(tasks)} == {"0", "1"}
         assert len(pool.workers) == 2  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_small_components_share_a_gpu() -> None:
+    """Of 16 GiB, and a GiB of each process is CUDA's own."""
+    gib = 2**30
+    assert [gpu_share(needs * gib) for needs in (0, 3, 4, 7, 8, 40)] == [0.25, 0.25, 0.5, 0.5, 1, 1]
+    assert gpu_share(7 * gib, 80 * gib) == 0.25
 
 
 @pytest.mark.parametrize(

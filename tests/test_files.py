@@ -12,8 +12,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 import ablatable as ab
@@ -43,6 +46,26 @@ while True:
     for letter in (b"a", b"b"):
         write_atomic(Path(sys.argv[1]), letter * {SIZE})
 """
+
+
+TEXTS = st.text(alphabet='aé"\\\n\u2028', max_size=4)
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
+VALUES = st.recursive(
+    PLAIN,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(TEXTS, inner, max_size=4)
+        | st.dictionaries(st.integers(), inner, max_size=2)
+    ),
+    max_leaves=12,
+)
+
+
+@given(VALUES)
+@settings(max_examples=150, deadline=None)
+def test_canonical_json_is_what_python_writes(value: Any) -> None:
+    assert canonical_json(value).decode() == json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
 
 def test_a_killed_write_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from ablatable import Execution, Sampling, Universe, check, enumerate_universe
 from ablatable.errors import StoreError
-from ablatable.universes import enumeration, store
+from ablatable.universes import enumeration, store, writer
 from ablatable.universes.blocks import INDEX
 from ablatable.universes.enumeration import plan_universe
+from ablatable.universes.writer import UniverseWriter
 from conftest import Small
 
 HERE, QUICK = Execution(0, "cpu", quiet=True), Sampling("ddim", 1)
@@ -93,12 +94,42 @@ def test_without_an_index_markers_are_asked_for_at_once(many_blocks: Any, monkey
     assert counted.at_once >= 6
 
 
+def test_what_is_read_is_compared_at_once(many_blocks: Any) -> None:
+    """A landscape is in many objects, and each is hashed: their requests wait together."""
+    universe = Universe(many_blocks(1))
+    counted = universe._arrays.store = Counting(universe._arrays.store, latency=0.005)
+    keys = universe._keys("counterfactual", slice(None), 0)
+    universe._arrays._compare(keys)
+    assert counted.at_once >= len(keys) - 1 >= 2 and counted.keys == set(keys)
+
+
 def test_a_resume_downloads_nothing_that_is_there(many_blocks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     url = many_blocks(3)
     counted = counting(url, monkeypatch)
     many_blocks(3, url)
     assert len(counted.keys) > 10
     assert not [key for key in counted.keys if "/c/" in key and not key.startswith("training/")]
+
+
+def test_the_description_is_read_once_for_all_blocks(many_blocks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many units it has megabytes, and a universe has many blocks."""
+    read, description = [], writer.read_description
+    monkeypatch.setattr(writer, "read_description", lambda *place: read.append(place) or description(*place))
+    counts = []
+    for seeds in (1, 4):
+        many_blocks(seeds)
+        counts.append(len(read))
+        read.clear()
+    assert counts[0] == counts[1] < 4
+
+
+def test_a_universe_that_grew_is_read_again(many_blocks: Any) -> None:
+    """What a process has kept of its description is not what it is now."""
+    url = many_blocks(1)
+    before = UniverseWriter.again(url)
+    assert UniverseWriter.again(url) is before
+    many_blocks(2, url)
+    assert len(UniverseWriter.again(url).settings.seeds) == 2 and check(url) == []
 
 
 def test_damage_in_a_store_is_drawn_again(many_blocks: Any) -> None:

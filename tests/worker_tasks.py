@@ -82,3 +82,20 @@ def seen(task: Square, report: Callable[[dict], None]) -> tuple[int, str, str]:
     """The task, its device, and the GPUs that its worker may see."""
     time.sleep(0.05)
     return task.value, task.device, os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+@dataclass(frozen=True)
+class Fatal:
+    path: str
+    device: str = "auto"
+
+
+def die_once_at(task: Fatal, report: Callable[[dict], None]) -> tuple[str, int]:
+    """The first attempt at a task kills its worker; without a path, every attempt does."""
+    return die_once(task.path, report), os.getpid()
+
+
+def process(task: Square, report: Callable[[dict], None]) -> tuple[int, str, str]:
+    """The process that did it, and the GPUs that it may see."""
+    time.sleep(0.05)
+    return os.getpid(), task.device, os.environ.get("CUDA_VISIBLE_DEVICES", "")

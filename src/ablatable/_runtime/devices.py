@@ -13,6 +13,9 @@ PrecisionName = Literal["fp32", "tf32", "bf16"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 CPU = "cpu"
 
+UNSAID = 16 * 2**30  # bytes of a GPU's memory where nobody says, as on a cluster
+CONTEXT = 2**30  # bytes that CUDA and its libraries take for themselves in each process, generously
+
 # cuBLAS adds in a fixed order only with a workspace of its own per stream; it reads this before its first product
 CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
@@ -69,6 +72,11 @@ def memory(device: str) -> int | None:
     import torch
 
     return torch.cuda.get_device_properties(torch.device(device)).total_memory if kind_of(device) == "cuda" else None
+
+
+def gpu_share(needs: int, total: int = UNSAID) -> float:
+    """The share of a GPU for a worker that needs so many bytes of its memory: 1, 1/2 or 1/4, as small as it fits."""
+    return 1 / max(k for k in (1, 2, 4) if k == 1 or k * (needs + CONTEXT) <= total)
 
 
 def visible_gpus() -> list[str]:

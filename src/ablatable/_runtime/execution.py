@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SettingsError
-from .devices import CPU, check_precision, hardware, kind_of, memory, resolve_device, visible_gpus
+from .devices import CPU, check_precision, gpu_share, hardware, kind_of, memory, resolve_device, visible_gpus
 from .workers import Pool, default_workers
 
 if TYPE_CHECKING:
@@ -86,14 +86,19 @@ class Execution:
             return max(1, len(visible_gpus()))
         return 1 if kind_of(self.device) not in (CPU, "auto") and self.ray is None else default_workers()
 
-    def pool(self, function: Callable, *, run: Path | None = None) -> Pool | RayPool:
-        """Workers for one function, on devices as `resolved` gave them; a cluster copies `run` to each node, once."""
+    def pool(self, function: Callable, *, run: Path | None = None, gpu_bytes: int | None = None) -> Pool | RayPool:
+        """Workers for one function, on devices as `resolved` gave them.
+
+        A cluster copies `run` to each node, once. On its GPUs several workers share one if each needs few bytes of its
+        memory, `gpu_bytes`; None = a GPU each.
+        """
         if self.ray is None:
             gpus = visible_gpus() if self.device == "cuda" else ()
             return Pool(function, self.processes() if self.workers is None else self.workers, gpus)
         from .cluster import RayPool
 
-        return RayPool(function, self.ray, run=run, device=self.device)
+        share = 1.0 if gpu_bytes is None else gpu_share(gpu_bytes)
+        return RayPool(function, self.ray, run=run, device=self.device, share=share)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,30 @@ from ..errors import AblatableError, StoreError
 
 def canonical_json(value: Any) -> bytes:
     """The one way a value is written when its bytes are hashed or compared: sorted keys, indented, one newline."""
-    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+    return (_indented(value, "\n") + "\n").encode()
+
+
+PLAIN = {str, int, float, bool, type(None)}
+
+
+def _indented(value: Any, newline: str) -> str:
+    """What `json.dumps` gives with sorted keys and an indent of 1, ten times as fast for long lists of texts.
+
+    Python writes indented JSON without its encoder in C. That encoder takes any separator, and in a list or an object
+    of plain values a separator is all that an indent is.
+    """
+    inner = newline + " "
+    of_texts = isinstance(value, dict) and set(map(type, value)) == {str}
+    if not of_texts and not (isinstance(value, list) and value):
+        text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False)
+        return text if newline == "\n" else text.replace("\n", newline)  # a newline in a text is written \\n
+    if set(map(type, value.values() if isinstance(value, dict) else value)) <= PLAIN:
+        text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=("," + inner, ": "))
+        return text[0] + inner + text[1:-1] + newline + text[-1]
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(k, ensure_ascii=False)}: {_indented(value[k], inner)}" for k in sorted(value)]
+        return "{" + inner + ("," + inner).join(parts) + newline + "}"
+    return "[" + inner + ("," + inner).join(_indented(each, inner) for each in value) + newline + "]"
 
 
 def json_hash(value: Any) -> str:

@@ -18,7 +18,9 @@ from .._runtime.files import writing
 PIECE = 32 * 2**20  # bytes that are copied at once
 
 
-def write_pictures(path: Path, images: np.ndarray, owner: np.ndarray, rows: np.ndarray | None = None) -> None:
+def write_pictures(
+    path: Path, images: np.ndarray, owner: np.ndarray, rows: np.ndarray | None = None, *, lasting: bool = True
+) -> None:
     """Write pictures, the bytes being those that safetensors writes; the file is complete as soon as it is there.
 
     Args:
@@ -26,6 +28,7 @@ def write_pictures(path: Path, images: np.ndarray, owner: np.ndarray, rows: np.n
         images: uint8 (images, H, W, C); may be mapped.
         owner: int64 (images written,), each written image's unit.
         rows: which images, in which order, int (images written,); None = all.
+        lasting: whether it must be on the disk when this returns; else it may be lost when the machine fails.
     """
     wanted: range | np.ndarray = range(len(images)) if rows is None else rows
     shape = (len(wanted), *images.shape[1:])
@@ -42,7 +45,8 @@ def write_pictures(path: Path, images: np.ndarray, owner: np.ndarray, rows: np.n
                     where = slice(part.start, part.stop) if isinstance(part, range) else part
                     file.write(np.ascontiguousarray(images[where]).data)
                 file.flush()
-                os.fsync(file.fileno())
+                if lasting:
+                    os.fsync(file.fileno())
             aside.replace(path)
     finally:
         with suppress(OSError):  # it was moved, or never made

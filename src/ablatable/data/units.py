@@ -162,13 +162,16 @@ class Units:
 
     # --- as a file ---
 
-    def write_to(self, file: Path, ids: Iterable[str] | None = None) -> Units:
-        """Write these units (None = all) into a file, in the order given, and give them back, mapped from it."""
+    def write_to(self, file: Path, ids: Iterable[str] | None = None, *, lasting: bool = True) -> Units:
+        """Write these units (None = all) into a file, in the order given, and give them back, mapped from it.
+
+        `lasting`: the file is on the disk when this returns, and not only on its way there.
+        """
         ids = self.ids if ids is None else tuple(ids)
         bounds = [self._bounds[row] for row in self._rows(ids)]
         owner = np.repeat(np.arange(len(ids)), [stop - start for start, stop in bounds])
         rows = None if ids == self.ids else np.concatenate([np.arange(*span) for span in bounds])
-        write_pictures(file, self.images, owner, rows)
+        write_pictures(file, self.images, owner, rows, lasting=lasting)
         return Units.mapped(file, ids)
 
     @classmethod

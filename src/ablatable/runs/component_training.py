@@ -181,7 +181,7 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
     for gone in ("checkpoint", SPLIT):
         (partial / gone).unlink(missing_ok=True)
     move_folder_into_place(partial, task.folder)
-    return file_hash(weights)
+    return record.weights_sha256
 
 
 def beside(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""How much room training takes on the disk, so that a disk that is too small is noticed before hours of work."""
+"""How much room training takes: on the disk, so that too small a one is noticed before hours of work, and on a GPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 from .._runtime.execution import Execution
 from ..data.units import Units
+from ..diffusion import gpu_room
 from ..diffusion.recipe import Recipe
 from .shared import NOTHING_SHARED, Shared
 
@@ -37,6 +38,11 @@ def training_bytes(
     if recipe.training.stored != "float32":
         weights //= 2
     return components * weights + at_once * (checkpoints + split)
+
+
+def gpu_bytes(recipe: Recipe, units: Units, shared: Shared = NOTHING_SHARED) -> int:
+    """Bytes of a GPU's memory that training one component takes, with the frozen models that it needs."""
+    return shared.size + gpu_room.training_bytes(recipe, units.shape, _stored(recipe, units, 1, shared))
 
 
 def _stored(recipe: Recipe, units: Units, images: int, shared: Shared) -> int:

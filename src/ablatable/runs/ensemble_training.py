@@ -21,7 +21,7 @@ from ..data.units import Units
 from ..diffusion.recipe import Recipe, preset
 from ..errors import SettingsError, StoreError, command
 from .codecs import with_codec
-from .disk_room import training_bytes
+from .disk_room import gpu_bytes, training_bytes
 from .enough_units import refuse_too_few
 from .records import RunSettings, Trained, UnitsLoaded, log, read_training
 from .run import RUN, Run, component_folder
@@ -143,7 +143,8 @@ def make_run(
             largest = max(int(images_in(units, code.split(number))) for number in missing.numbers)
             room = training_bytes(recipe, units, len(missing), largest, execution, inside)
             check_room(path, room, f"training {len(missing)} components")
-            _train_components(path, recipe, missing, len(tasks), execution)
+            memory = None if execution.ray is None else gpu_bytes(recipe, units, inside)
+            _train_components(path, recipe, missing, len(tasks), execution, memory)
         if not (path / "ensemble.json").exists():
             write_json(path / "ensemble.json", manifest_of(path, settings).values())
     return Run(path)
@@ -169,7 +170,7 @@ def task_of(
     ids = [units.ids[row] for row in code.split(number)]
     folder = component_folder(run.resolve(), number)
     if on_disk and not folder.exists():
-        split = units.write_to(beside(folder) / SPLIT, sorted(ids))
+        split = units.write_to(beside(folder) / SPLIT, sorted(ids), lasting=False)  # a resume writes it again
     else:
         split = units.select(ids)
     return TrainTask(
@@ -253,8 +254,10 @@ class Tasks(Sequence[T]):
         return Tasks(numbers, self.make)
 
 
-def _train_components(path: Path, recipe: Recipe, tasks: Tasks[TrainTask], of: int, execution: Execution) -> None:
-    """Train what is missing of a run of `of` components."""
+def _train_components(
+    path: Path, recipe: Recipe, tasks: Tasks[TrainTask], of: int, execution: Execution, gpu_bytes: int | None
+) -> None:
+    """Train what is missing of a run of `of` components; `gpu_bytes`: see `Execution.pool`."""
     from .component_training import train_component
 
     steps = recipe.training_steps or 1
@@ -275,7 +278,7 @@ def _train_components(path: Path, recipe: Recipe, tasks: Tasks[TrainTask], of: i
                 f"step {event['step']}/{steps} loss {event['loss']:.4f}",
             )
 
-        with execution.pool(train_component) as workforce:
+        with execution.pool(train_component, gpu_bytes=gpu_bytes) as workforce:
             for number, _ in workforce.run(tasks, on_event):
                 display.finish(number, steps)
     seconds = time.monotonic() - began

@@ -78,6 +78,11 @@ class Shared:
         """Each part's SHA-256 (hex), by its name."""
         return {record.name: record.sha256 for record in self.records}
 
+    @property
+    def size(self) -> int:
+        """Bytes of all their files."""
+        return sum((folder / name).stat().st_size for folder in self.folders.values() for name in files_of(folder))
+
     def check(self) -> None:
         """`StoreError` unless every part is there with its hash."""
         for record in self.records:

@@ -40,19 +40,21 @@ def begin_run(path: Path, settings: RunSettings, units: Units, code: Code, reuse
 def manifest_of(path: Path, settings: RunSettings) -> Manifest:
     """What a run vouches for whose other files are all there, sealed."""
     folders = [component_folder(path, number) for number in settings.present]
+    hashes = {
+        file.relative_to(path).as_posix(): file_hash(file)
+        for folder in [*folders, *(path / FOLDER / part.name for part in settings.shared or ())]
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    weights = [(folder / settings.recipe.component.weights).relative_to(path).as_posix() for folder in folders]
     return Manifest(
         settings=settings,
         settings_sha256=file_hash(path / "settings.json"),
         units_table_sha256=file_hash(path / "units.parquet"),
         images_sha256=file_hash(path / IMAGES),
-        weights_sha256=[file_hash(folder / settings.recipe.component.weights) for folder in folders],
+        weights_sha256=[hashes[name] for name in weights],
         split_commitments=[read_training(folder).split_commitment for folder in folders],
-        files_sha256={
-            file.relative_to(path).as_posix(): file_hash(file)
-            for folder in [*folders, *(path / FOLDER / part.name for part in settings.shared or ())]
-            for file in sorted(folder.rglob("*"))
-            if file.is_file()
-        },
+        files_sha256=hashes,
         environment=environment(),
     ).sealed()
 

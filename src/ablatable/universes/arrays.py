@@ -19,7 +19,7 @@ from zarr.storage import ObjectStore
 
 from ..errors import StoreError, command
 from .settings import UniverseSettings
-from .store import NothingAssumed, object_hash
+from .store import NothingAssumed, concurrently, object_hash
 
 CHUNK_BYTES = 64 * 1024  # Zarr reads at least this much for one image
 
@@ -113,11 +113,15 @@ class Arrays:
         return _array_of(self._group, name)
 
     def _compare(self, objects: Sequence[str]) -> None:
-        for key in objects:
-            if key not in self._compared:
-                if object_hash(self.store, key) != self.hashes.get(key):
-                    raise ValueError(f"{key} is not the object that was written there")
-                self._compared.add(key)
+        new = [key for key in objects if key not in self._compared]
+        found = concurrently(self._hash, new) if len(new) > 1 else map(self._hash, new)
+        for key, digest in zip(new, found, strict=True):
+            if digest != self.hashes.get(key):
+                raise ValueError(f"{key} is not the object that was written there")
+        self._compared.update(new)
+
+    def _hash(self, key: str) -> str:
+        return object_hash(self.store, key)
 
 
 def writable(store: Any) -> zarr.Group:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from .._runtime.devices import CPU
+from .._runtime.devices import CPU, UNSAID
+from ..diffusion.gpu_room import row_bytes
 from ..runs.run import Run
 from ..runs.samples import BATCH
+from .settings import UniverseSettings
 
 MOST = 256  # on a GPU; more gains little there
-UNSAID = 16 * 2**30  # bytes of a GPU's memory where nobody says, as on a cluster
 SHARE = 4  # a batch takes at most one part in so many of the memory: components are there, too
-ALIVE = 40  # arrays as large as a network's first layer that are in memory at once, generously
 
 
 def batch_of(run: Run, precision: str, hardware: str, memory: int | None, rows: int) -> int:
@@ -29,9 +29,14 @@ def batch_of(run: Run, precision: str, hardware: str, memory: int | None, rows: 
     """
     if hardware == CPU:
         return BATCH[precision]
-    _, height, width = run.shape
-    wide = max(run.shape[0], *getattr(run.recipe.component, "channels", (0,))[:1])
-    row = height * width * wide * ALIVE * (2 if precision == "bf16" else 4)
+    row = row_bytes(run.recipe, run.shape, precision)
     share = 1 - run.code.matrix.mean()  # of the rows that a component survives in
     most = min(MOST, max(1, round(rows * share)), max(1, (memory or UNSAID) // SHARE // row))
     return 2 ** math.floor(math.log2(most))
+
+
+def drawing_bytes(run: Run, settings: UniverseSettings, max_resident: int | None = None) -> int:
+    """Bytes of a GPU's memory that drawing takes: frozen models, the components in memory at once, and a batch."""
+    sizes = [(run.component_folder(k) / run.recipe.component.weights).stat().st_size for k in range(len(run.present))]
+    resident = sum(sorted(sizes)[-max_resident:] if max_resident else sizes)
+    return run.shared.size + resident + (settings.batch or 1) * row_bytes(run.recipe, run.shape, settings.precision)

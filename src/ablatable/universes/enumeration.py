@@ -24,7 +24,7 @@ from ..data.images import delivered
 from ..diffusion.sampling_settings import Sampling
 from ..errors import CodeError, SettingsError, command, option
 from ..runs.run import Run, as_run
-from .batches import batch_of
+from .batches import batch_of, drawing_bytes
 from .blocks import Block
 from .drawing import Source, has_compiler
 from .reader import Universe
@@ -50,9 +50,9 @@ class BlockTask:
 
 def compute_block(task: BlockTask, report: Callable[[dict], None]) -> None:
     """Draw one block, or what is missing of it since the universe grew, and store it."""
-    universe, block = UniverseWriter.open(task.universe), task.block
+    universe, block = UniverseWriter.again(task.universe), task.block
     settings = universe.settings
-    draw_samples, words, steps = task.source.load(settings), settings.codewords, settings.sampling.steps
+    draw_samples, words, steps = task.source.load(settings), universe.codewords, settings.sampling.steps
     (first_a, last_a), (first_s, last_s) = block.ablations or (0, 1), block.samples
     images = np.empty((last_a - first_a, last_s - first_s, *settings.shape), np.uint8)
     done, rest = 0, [block]
@@ -126,7 +126,8 @@ def enumerate_universe(
             _check_room(out, universe.settings, todo)
             source = Source.of(opened, execution)
             universe.changes()
-            _compute(universe, [BlockTask(source, absolute(out), block) for block in todo], execution)
+            room = drawing_bytes(opened, universe.settings, execution.max_resident)
+            _compute(universe, [BlockTask(source, absolute(out), block) for block in todo], execution, room)
         universe.finish()
     return Universe.open(out)
 
@@ -204,13 +205,13 @@ def plan_universe(
     )
 
 
-def _compute(universe: UniverseWriter, tasks: list[BlockTask], execution: Execution) -> None:
+def _compute(universe: UniverseWriter, tasks: list[BlockTask], execution: Execution, room: int | None = None) -> None:
     """Draw the blocks that are missing. Factual ones come first: the others' distances are measured from them."""
     total, settings = sum(block.rows for block in universe.blocks()), universe.settings
     done, drawn, began = total - sum(task.block.rows for task in tasks), 0, time.monotonic()
     title = f"drawing {settings.ablations} ablations of {len(settings.seeds)} samples"
     with (
-        execution.pool(compute_block, run=Path(tasks[0].source.run)) as workforce,
+        execution.pool(compute_block, run=Path(tasks[0].source.run), gpu_bytes=room) as workforce,
         Display(title, total, done=done, quiet=execution.quiet) as display,
     ):
         for stage in ([t for t in tasks if t.block.ablations is None], [t for t in tasks if t.block.ablations]):

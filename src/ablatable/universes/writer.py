@@ -6,6 +6,7 @@ A universe grows at its ends: new seeds and new units' ablations come after what
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from ..data.units import Units
 from ..errors import SettingsError, option
 from .arrays import Arrays, fill, lay_out_results, lay_out_training, writable
 from .blocks import INDEX, Block, blocks_of, finished, mark, write_index
-from .description import damaged, describe, read_description, repair_metadata
+from .description import ROOT, damaged, describe, read_description, repair_metadata
 from .settings import UniverseSettings, extension
-from .store import clear, concurrently, delete, is_remote, open_store, reading, state_of
+from .store import absolute, clear, concurrently, delete, is_remote, open_store, reading, state_of
 
 
 class UniverseWriter:
@@ -91,6 +92,25 @@ class UniverseWriter:
         with reading(url):
             return cls(url, read_description(str(url), open_store(url, create=False)).settings)
 
+    @classmethod
+    def again(cls, url: str | Path) -> UniverseWriter:
+        """As `open`, which reads megabytes if there are many units; a process does that once for all its blocks.
+
+        Its description is read again if the store says that it has changed.
+        """
+        with reading(url):
+            version = open_store(url, create=False).head(ROOT)["e_tag"]
+        return _opened(absolute(url), version) if version else cls.open(url)
+
+    @cached_property
+    def codewords(self) -> np.ndarray:
+        """The ablations, see `UniverseSettings.codewords`."""
+        return self.settings.codewords
+
+    @cached_property
+    def _group(self) -> Any:
+        return writable(self.store)
+
     def blocks(self) -> Iterator[Block]:
         """Every block, the factual ones first."""
         return blocks_of(self.settings)
@@ -133,8 +153,7 @@ class UniverseWriter:
         from ..data.distance import euclidean
 
         with writing(self.url):
-            group: Any = writable(self.store)
-            samples = slice(*block.samples)
+            group, samples = self._group, slice(*block.samples)
             for key in block.keys(self.settings):
                 delete(self.store, key)  # what is there may be torn, and Zarr would try to read it first
             if block.ablations is None:
@@ -145,3 +164,8 @@ class UniverseWriter:
                 fill(group, "counterfactual", (rows, samples), images)
                 fill(group, "distance/euclidean", (rows, samples), euclidean(images, factual))
             mark(self.store, self.settings, block)
+
+
+@lru_cache(maxsize=1)
+def _opened(url: str, version: str) -> UniverseWriter:
+    return UniverseWriter.open(url)

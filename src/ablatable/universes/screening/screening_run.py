@@ -18,6 +18,7 @@ from ..._runtime.workers import chunks
 from ...diffusion.sampling_settings import Sampling
 from ...errors import SettingsError
 from ...runs.run import Run, as_run
+from ..batches import drawing_bytes
 from ..drawing import Source
 from ..enumeration import plan_universe
 from ..settings import refuse_other_hardware
@@ -125,15 +126,16 @@ def screen_universe(
         if missing:
             refuse_other_hardware(found.settings.hardware, universe.hardware, out)
             source = Source.of(opened, execution)
-            _compute(found, [ScreenTask(source, absolute(out), seed) for seed in missing], execution)
+            room = drawing_bytes(opened, universe, execution.max_resident)
+            _compute(found, [ScreenTask(source, absolute(out), seed) for seed in missing], execution, room)
     return Screen.open(out)
 
 
-def _compute(found: Screen, tasks: list[ScreenTask], execution: Execution) -> None:
+def _compute(found: Screen, tasks: list[ScreenTask], execution: Execution, room: int) -> None:
     total = len(found.seeds)
     title = f"screening {len(found.unit_ids)} units of {total} samples"
     with (
-        execution.pool(screen_sample, run=Path(tasks[0].source.run)) as workforce,
+        execution.pool(screen_sample, run=Path(tasks[0].source.run), gpu_bytes=room) as workforce,
         Display(title, total, done=total - len(tasks), quiet=execution.quiet) as display,
     ):
 
