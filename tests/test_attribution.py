@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,10 +20,11 @@ import oracles
 from ablatable import Execution, Sampling
 from ablatable.attribution import evaluation as evaluate
 from ablatable.attribution import methods as attribution
-from ablatable.attribution import pieces, truth
+from ablatable.attribution import pieces, scoreboard, truth
 from ablatable.attribution.methods import FACTUAL, Method, Pictures
 from ablatable.attribution.scores import read_scores, write_scores
 from ablatable.data.grouping import per_unit
+from ablatable.diffusion.ideal import IdealDenoiser
 from ablatable.diffusion.recipe import IdealConfig, Recipe, TrainingConfig, UNetConfig
 from ablatable.errors import DataError, SettingsError
 
@@ -401,6 +403,38 @@ def test_scores_that_are_the_truth_are_the_best(ideal: ab.Universe, tmp_path: Pa
     np.testing.assert_array_equal(back.factual, ideal.distances().T.astype(float))
     assert (tmp_path / "e" / "results.png").read_bytes().startswith(b"\x89PNG")
     assert "\\begin{tabular}" in (tmp_path / "e" / "results.tex").read_text()
+
+
+def test_metrics_in_pieces(ideal: ab.Universe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few samples at a time give what all give at once, and no more of them are in memory."""
+    rng, run = np.random.default_rng(0), ab.Run(run_of(ideal))
+    samples, units, sets = len(ideal.seeds), 9, truth.component_sets(6)
+    distance, p, scores = (rng.random((samples, units)) for _ in range(3))
+    losses = truth.diffusion_loss(ideal, run, sets)
+    known = truth.Truth(
+        distance, p, rng.random((5, units)), rng.random((samples, 5)), rng.random((len(sets), units)), losses
+    )
+    answer = scoreboard.Scored(scores, None, 0.0, 0.0)
+    whole = scoreboard.measure(answer, known, "all")
+    correlation, rows = scoreboard.informed_correlation, []
+
+    def spy(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        rows.append(len(scores))
+        return correlation(scores, truth)
+
+    monkeypatch.setattr(scoreboard, "informed_correlation", spy)
+    monkeypatch.setattr(scoreboard, "PAIRS", 2 * units)
+    monkeypatch.setattr(truth, "ERRORS", 2 * 6 * 64)
+    assert scoreboard.measure(answer, known, "all") == whole and max(rows) == 2
+    batches: list[int] = []
+    monkeypatch.setattr(IdealDenoiser, "forward", counted(IdealDenoiser.forward, batches))
+    np.testing.assert_allclose(truth.diffusion_loss(ideal, run, sets), losses, rtol=1e-3)  # float32
+    assert max(batches) == 2
+
+
+def counted(forward: Any, batches: list[int]) -> Any:
+    """A forward pass that also says how many rows it gets."""
+    return lambda self, x, t: batches.append(len(x)) or forward(self, x, t)
 
 
 def test_losses_of_sets_of_components(ideal: ab.Universe) -> None:

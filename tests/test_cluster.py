@@ -135,7 +135,10 @@ def test_a_task_whose_worker_dies_is_given_to_another(cluster: Any, tmp_path: Pa
         done = dict(workforce.run(tasks))
         assert [done[k][0] for k in range(3)] == [task.path for task in tasks]
         with pytest.raises(WorkerError, match="died 3 times"):
-            list(workforce.run([worker_tasks.Fatal(str(tmp_path / "no" / "such" / "folder"))]))
+            list(workforce.run([worker_tasks.Fatal("")]))
+
+
+A, B, C, HEAD, GONE = (letter * 56 for letter in "abcde")
 
 
 class Nodes:
@@ -158,7 +161,7 @@ class Nodes:
         return type("", (), {"remote": lambda _, digest: scheduling_strategy.node_id})()
 
     def get(self, node: str, timeout: float) -> bool:
-        if node == "gone":
+        if node == GONE:
             raise ValueError
         return node in self.copies
 
@@ -169,8 +172,8 @@ def test_workers_start_where_the_run_is() -> None:
         assert all(place.soft for place in found), "elsewhere, where there is no room"
         return [place.node_id for place in found]
 
-    assert places({"a": 2, "b": 1, "c": 1, "head": 0, "gone": 1}, {"b", "head", "c"}) == ["b", "b", "c", "c"]
-    assert places({"a": 2}, {"a"}) == [], "there is nowhere else"
+    assert places({A: 2, B: 1, C: 1, HEAD: 0, GONE: 1}, {B, HEAD, C}) == [B, B, C, C]
+    assert places({A: 2}, {A}) == [], "there is nowhere else"
 
 
 def test_auto_asks_a_cluster_that_grows_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ class Fatal:
 
 def die_once_at(task: Fatal, report: Callable[[dict], None]) -> tuple[str, int]:
     """The first attempt at a task kills its worker; without a path, every attempt does."""
-    return die_once(task.path, report), os.getpid()
+    return (die_once(task.path, report) if task.path else die(0, report) or ""), os.getpid()
 
 
 def process(task: Square, report: Callable[[dict], None]) -> tuple[int, str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._runtime.tables import Tabular
+from .._runtime.workers import chunks
 from .metrics import (
     Estimate,
     FalseAttribution,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SIGNIFICANT = 0.05  # p-value up to which a unit counts as significant
 TOP = 5
+PAIRS = 2_000_000  # samples times units that are ranked at once, for bounded memory
 COLOUR, INK, MUTED = "#24578f", "#1d2024", "#5c626b"  # as in reports
 
 METRICS = {  # name -> heading, and what it is
@@ -92,24 +94,35 @@ class Evaluation(Tabular):
 
 def measure(answer: Scored, truth: Truth, name: str) -> dict[str, Estimate | None]:
     """Every metric of one method; None where the universe or the method cannot tell."""
-    scores, found = answer.scores, dict.fromkeys(METRICS)
-    results: dict[str, Estimate | None] = {**found}
+    results: dict[str, Estimate | None] = dict.fromkeys(METRICS)
     results["far"] = answer.far.rate() if answer.far else None
-    results["rank_distance"] = estimate(informed_correlation(scores, truth.distance), 0.0, name=name)
-    results["removal"] = estimate(*removal_area(scores, truth.distance), name=name)
-    if truth.p is not None:
-        significant = truth.p <= SIGNIFICANT
-        results["rank_significance"] = estimate(informed_correlation(scores, -truth.p), 0.0, name=name)
-        results["precision"] = estimate(precision(scores, significant, TOP), significant.mean(axis=1), name=name)
-        results["ndcg"] = estimate(*discounted_gain(scores, -np.log10(truth.p)), name=name)
-    if truth.presence is not None and truth.spare_distance is not None:
-        likeness = linear_datamodelling(scores, truth.presence, -truth.spare_distance)
-        results["lds_distance"] = estimate(likeness, 0.0, name=name)
-    if truth.set_presence is not None and truth.set_loss is not None:
-        results["lds_loss"] = estimate(
-            linear_datamodelling(scores, truth.set_presence, -truth.set_loss), 0.0, name=name
-        )
+    samples, units = answer.scores.shape
+    parts = [_of_samples(answer.scores, truth, slice(*part)) for part in chunks(samples, max(1, PAIRS // units))]
+    for metric in parts[0]:
+        values, chance = (np.concatenate([part[metric][k] for part in parts]) for k in (0, 1))
+        results[metric] = estimate(values, chance, name=name)
     return results
+
+
+def _of_samples(scores: np.ndarray, truth: Truth, part: slice) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The metrics of some samples, and what chance gives in each; float64 (samples,)."""
+    scores, distance = scores[part], truth.distance[part]
+    nothing = np.zeros(len(scores))
+    found = {
+        "rank_distance": (informed_correlation(scores, distance), nothing),
+        "removal": removal_area(scores, distance),
+    }
+    if truth.p is not None:
+        p = truth.p[part]
+        significant = p <= SIGNIFICANT
+        found["rank_significance"] = informed_correlation(scores, -p), nothing
+        found["precision"] = precision(scores, significant, TOP), significant.mean(axis=1)
+        found["ndcg"] = discounted_gain(scores, -np.log10(p))
+    if truth.presence is not None and truth.spare_distance is not None:
+        found["lds_distance"] = linear_datamodelling(scores, truth.presence, -truth.spare_distance[part]), nothing
+    if truth.set_presence is not None and truth.set_loss is not None:
+        found["lds_loss"] = linear_datamodelling(scores, truth.set_presence, -truth.set_loss[part]), nothing
+    return found
 
 
 # --- to look at --------------------------------------------------------------------------------------------------

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._runtime.rng import generator
+from .._runtime.workers import chunks
 from ..analysis.calibration import calibrate
 from ..runs.run import Run
 from ..universes.reader import Universe
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 SETS = 128  # sets of components, half of them each, whose diffusion loss is predicted
 NOISES = 20  # timesteps, each with its own noise, over which the diffusion loss of an image is averaged
+ERRORS = 2**26  # numbers in the components' errors of the samples that are looked at together, for bounded memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,26 +90,31 @@ def diffusion_loss(universe: Universe, run: Run, sets: np.ndarray) -> np.ndarray
     """
     import torch
 
+    factual = universe.factual
+    components = [run.load_component(i) for i in range(run.code.components)]
+    weights = torch.from_numpy(sets / sets.sum(axis=1, keepdims=True)).float()  # (sets, n)
+    at_once = max(1, ERRORS // (len(components) * math.prod(run.noise_shape)))
+    parts = [slice(*part) for part in chunks(len(factual), at_once)]
+    return np.concatenate([_losses(run, components, factual[k], universe.seeds[k], weights) for k in parts])
+
+
+def _losses(
+    run: Run, components: list[nn.Module], factual: np.ndarray, seeds: Sequence[int], weights: Tensor
+) -> np.ndarray:
+    """`diffusion_loss` of some samples, uint8 (samples, H, W, C), under sets of these weights, float (sets, n)."""
+    import torch
+
     from ..data.units import to_model
     from ..diffusion.schedule import add_noise
 
-    factual = universe.factual
     x0 = to_model(factual) if run.codec is None else run.codec.encode(factual)  # (samples, C, H, W)
     abar = run.recipe.schedule.alphas_cumprod().float()
     steps = np.floor((np.arange(NOISES) + 0.5) / NOISES * run.recipe.schedule.train_steps).astype(int)
-    components = [run.load_component(i) for i in range(run.code.components)]
-    weights = torch.from_numpy(sets / sets.sum(axis=1, keepdims=True)).float()  # (sets, n)
-    loss = np.zeros((len(x0), len(sets)))
+    loss = np.zeros((len(x0), len(weights)))
     with torch.inference_mode():
         for t in steps:
-            eps = torch.from_numpy(
-                np.stack(
-                    [
-                        generator("loss", seed, int(t)).standard_normal(x0.shape[1:], dtype=np.float32)
-                        for seed in universe.seeds
-                    ]
-                )
-            )
+            noises = (generator("loss", seed, int(t)).standard_normal(x0.shape[1:], dtype=np.float32) for seed in seeds)
+            eps = torch.from_numpy(np.stack(list(noises)))
             x = add_noise(x0, eps, abar[t])
             errors = torch.stack(
                 [(component(x, int(t)) - eps).flatten(1) for component in components]
