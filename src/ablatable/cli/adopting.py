@@ -35,6 +35,10 @@ def adopt(
     embedding: Annotated[
         Path | None, typer.Option(help="A safetensors file: a prompt's embedding to draw samples of.")
     ] = None,
+    codec: Annotated[
+        Path | None,
+        typer.Option(help="The autoencoder whose latents the models denoise.", show_default="the pipelines' vae/"),
+    ] = None,
     claim: Annotated[str | None, typer.Option(help="What is claimed of the training, in words.")] = None,
     channels: Annotated[
         int | None, typer.Option(help="1 for grey, 3 for colour.", show_default="as the models", rich_help_panel="Data")
@@ -47,11 +51,12 @@ def adopt(
     from .._runtime.outputs import check_place
     from ..runs.adopting import CLAIM, claimed
     from ..runs.adopting import adopt as adopt_models
+    from ..runs.codecs import picture_shape
     from ..runs.model_folders import read_folders
     from ..runs.run import RUN
 
     check_place(out, RUN)
-    depth, height, width = read_folders(folders, scheduler)[0].shape
+    depth, height, width = picture_shape(read_folders(folders, scheduler), codec)
     units = loading.units(data, (height, width), channels or depth, quiet=as_json)
     run = adopt_models(
         folders,
@@ -61,6 +66,7 @@ def adopt(
         scheduler=scheduler,
         label=label,
         embedding=embedding,
+        codec=codec,
         claim=claim or CLAIM,
         overwrite=overwrite,
     )

@@ -6,6 +6,7 @@ Latents are decoded in batches of one fixed size, so a sample's pixels do not de
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,10 @@ def load_codec(folder: Path, config: LatentConfig) -> Codec:
     import diffusers
 
     kind = getattr(diffusers, config.architecture)
-    model = kind.from_config(kind.load_config(folder, local_files_only=True))
+    settings = kind.load_config(folder, local_files_only=True)
+    if config.architecture == "AutoencoderTiny":
+        settings.pop("block_out_channels", None)  # it writes this, and warns when it reads it
+    model = kind.from_config(settings)
     model.load_state_dict({name: weight.float() for name, weight in load_file(folder / WEIGHTS).items()})
     return Codec(model, config)
 
@@ -82,17 +86,16 @@ def latent_config(folder: Path, shape: tuple[int, int, int]) -> LatentConfig:
             f"the codec in {folder} takes {values.get('in_channels', 3)} channels, and the pictures have {shape[0]}; "
             f"load them with {option('channels', values.get('in_channels', 3))}"
         )
-    scale, shift = values.get("scaling_factor") or 1.0, values.get("shift_factor") or 0.0
-    if name == "AutoencoderTiny":
-        shift = 0.0  # it scales its latents itself
-    trial = LatentConfig(architecture=name, scale=scale, shift=shift, shape=(1, 1, 1))
+    trial = LatentConfig(architecture=name, shape=(1, 1, 1))
     try:
         codec = load_codec(folder, trial)
     except Exception as error:  # diffusers and safetensors raise many kinds
         raise DataError(f"{folder}: the autoencoder cannot be read ({' '.join(str(error).split())[:200]})") from error
+    scale, shift = _scaling(folder, name, codec.model.config)
     try:
         latents = codec.encode(np.zeros((1, *shape[1:], shape[0]), np.uint8))
-        back = tuple(codec.decode(latents).shape[1:])
+        with torch.no_grad():
+            back = tuple(codec.model.decode(latents).sample.shape[1:])
     except RuntimeError:  # of layers whose halves do not meet
         latents, back = torch.zeros(1, 0, 0, 0), ()
     if back != shape:
@@ -100,4 +103,22 @@ def latent_config(folder: Path, shape: tuple[int, int, int]) -> LatentConfig:
             f"the codec in {folder} does not give pictures of {shape[1]} x {shape[2]} back in their size; choose a "
             f"{option('size')} that it can halve as often as it does"
         )
-    return trial.model_copy(update={"shape": tuple(latents.shape[1:])})
+    return LatentConfig(architecture=name, scale=scale, shift=shift, shape=tuple(latents.shape[1:]))
+
+
+def _scaling(folder: Path, name: str, config: Any) -> tuple[float, float]:
+    """`scaling_factor` and `shift_factor`; where the file has none, those that diffusers takes then.
+
+    Raises `SettingsError` unless latents can be multiplied by the one, divided by it again, and shifted by the other.
+    """
+    scale, shift = config.get("scaling_factor"), config.get("shift_factor")
+    if name == "AutoencoderTiny":
+        shift = None  # it shifts its latents itself
+    for key, value in (("scaling_factor", scale), ("shift_factor", 0.0 if shift is None else shift)):
+        number = isinstance(value, (int, float)) and math.isfinite(value)
+        if not number or (key == "scaling_factor" and value <= 0):
+            raise SettingsError(
+                f"{folder / CONFIG}: {key} is {value!r}, and latents are multiplied by scaling_factor and shifted by "
+                f"shift_factor; write 1 over the standard deviation of the autoencoder's latents, or 1"
+            )
+    return float(scale), 0.0 if shift is None else float(shift)

@@ -106,8 +106,8 @@ class LoRADenoiser(nn.Module):
         """Predicted noise, same shape and dtype as `x` (B, C, H, W); the base computes in the adapter's dtype."""
         self._follow()
         for layer in self._seat.layers.values():
-            if layer.active_adapters != [self._name]:
-                layer.set_adapter(self._name)
+            # not set_adapter, which goes through all parameters of all adapters, every time
+            layer._active_adapter = self._name
         return self._whole(x, t)
 
     def _sit(self, base: nn.Module) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..diffusion.adopted import AdoptedConfig
+from ..diffusion.autoencoder import PART
 from ..diffusion.lora import BASE, TARGETS
 from ..diffusion.recipe import Recipe, recipe_from
+from .codecs import ROLE
 from .model_folders import read_folders, recipe_of
 from .shared import SharedPart
 
@@ -33,7 +35,8 @@ def adapters(
     ```
 
     What such a run guarantees is relative to the base: a removed unit was never seen in fine-tuning. Whether the base
-    saw it is for its giver to state.
+    saw it is for its giver to state. A pipeline's autoencoder (`vae/`) becomes a shared part as well, and components
+    then denoise its latents.
 
     Args:
         base: the base's folder in diffusers' format, or a pipeline's with one in it: a `UNet2DModel`, or a model that
@@ -61,4 +64,7 @@ def adapters(
         "label": label,
     }
     values = {"component": component, "schedule": found.schedule.model_dump(), "training": {**TRAINING, **training}}
-    return recipe_from(values), [SharedPart(BASE, "base model", model.folder, statement)]
+    shared = [SharedPart(BASE, "base model", model.folder, statement)]
+    if model.codec is not None:
+        shared.append(SharedPart(PART, ROLE, model.codec, statement))
+    return recipe_from(values), shared

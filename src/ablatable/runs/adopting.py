@@ -19,6 +19,7 @@ from ..codes.code import Code
 from ..data.units import Units
 from ..diffusion.recipe import ComponentConfig, Recipe
 from ..errors import DataError, SettingsError, command, option
+from .codecs import with_codec_of
 from .model_folders import CONFIG, WEIGHTS, ModelFolder, read_folders, recipe_of, try_it
 from .records import TRAINING, RunSettings, TrainingRecord, UnitsLoaded, log
 from .run import RUN, Run, component_folder
@@ -39,6 +40,7 @@ def adopt(
     scheduler: str | Path | None = None,
     label: int | None = None,
     embedding: str | Path | None = None,
+    codec: str | Path | None = None,
     claim: str = CLAIM,
     overwrite: bool = False,
 ) -> Run:
@@ -46,13 +48,15 @@ def adopt(
 
     Args:
         folders: one per component, in the code's order; each a model's folder, or a pipeline's with one in it.
-        units: the training data, at the size of the models' samples.
+        units: the training data, at the size of the models' samples (of their autoencoder's, if they have one).
         code: who saw what, as the giver states it: a code, or a table, see `read_splits`.
         out: the run's folder.
         scheduler: a `scheduler_config.json` for models that have none beside them.
         label: the class that every sample is drawn of, for models that take one.
         embedding: a safetensors file with one tensor, float (L, D) or (1, L, D): what the text encoder gave for the
             prompt that every sample is drawn of. It is kept as a shared part.
+        codec: the folder of the autoencoder whose latents the models denoise; None = that of their pipelines (`vae/`),
+            if there is one. It is kept as a shared part.
         claim: what the giver says about the training, in words; it is shown wherever the run is spoken of.
         overwrite: replace the run at `out`.
 
@@ -73,17 +77,17 @@ def adopt(
             f"the code is of {code.units} units and {code.components} components; there are {len(units)} units and "
             f"{len(models)} folders"
         )
-    if models[0].shape != units.shape:
+    recipe, encoding = with_codec_of(models, codec, recipe_of(models[0], claim, label), units.shape)
+    if recipe.latent is None and models[0].shape != units.shape:
         channels, *side = models[0].shape
         raise DataError(
             f"the models' samples are {models[0].shape} (C, H, W), the units' pictures {units.shape}; load the units "
             f"with {option('size', 'x'.join(map(str, side)))} and {option('channels', channels)}"
         )
-    recipe = recipe_of(models[0], claim, label)
     with tempfile.TemporaryDirectory() as scratch:
-        shared = [] if embedding is None else [_condition(Path(embedding), Path(scratch))]
+        condition = [] if embedding is None else [_condition(Path(embedding), Path(scratch))]
         try_it(models[0], recipe, None if embedding is None else _embedding(Path(embedding)))
-        return _write(models, units, code, recipe, shared, out, overwrite)
+        return _write(models, units, code, recipe, [*condition, *encoding], out, overwrite)
 
 
 def refuse_claimed(component: ComponentConfig, what: str) -> None:

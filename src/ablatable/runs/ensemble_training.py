@@ -63,7 +63,7 @@ def train(
         reuse: a run whose components are copied instead of trained, each only if its training record says that it was
             made from exactly what this one would be: the same split, recipe, number and seed.
         shared: frozen models that all components use. They are copied into the run, and what it guarantees is relative
-            to them.
+            to them. One named `codec` is an autoencoder, as below.
         codec: `haar`, `dct` or an autoencoder's folder: components then denoise coefficients or latents, see
             `with_codec`. An autoencoder is a shared part.
 
@@ -74,7 +74,7 @@ def train(
         WorkerError: a worker kept dying.
     """
     refuse_too_few(units, code)
-    encoding, parts = with_codec(preset(recipe) if isinstance(recipe, str) else recipe, codec, units.shape)
+    encoding, parts = with_codec(preset(recipe) if isinstance(recipe, str) else recipe, codec, units.shape, shared)
     return make_run(
         units,
         code,

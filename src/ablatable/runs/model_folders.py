@@ -15,6 +15,7 @@ from ..errors import AblatableError, DataError, SettingsError, option
 
 WEIGHTS, CONFIG, SCHEDULER = "diffusion_pytorch_model.safetensors", "config.json", "scheduler_config.json"
 PARTS = ("unet", "transformer")  # where a pipeline's folder has its denoiser
+AUTOENCODER = "vae"  # and its autoencoder, if it works on latents
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 CURVES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 NOTES = {"_diffusers_version", "_name_or_path"}  # of a config, which say nothing about the model
@@ -28,11 +29,13 @@ class ModelFolder:
         folder: where its config and weights are.
         config: `config.json`.
         scheduler: `scheduler_config.json`.
+        codec: the folder of the autoencoder whose latents it denoises, if it is a pipeline's and that has one.
     """
 
     folder: Path
     config: dict[str, Any]
     scheduler: dict[str, Any]
+    codec: Path | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -145,7 +148,9 @@ def _read(given: Path, scheduler: str | Path | None) -> ModelFolder:
             f"{', '.join(ARCHITECTURES)}"
         )
     _check_files(folder)
-    return ModelFolder(folder, config, _json(_scheduler(given, folder, scheduler)))
+    codec = given / AUTOENCODER
+    found = codec if folder != given and (codec / CONFIG).is_file() else None
+    return ModelFolder(folder, config, _json(_scheduler(given, folder, scheduler)), found)
 
 
 def _check_files(folder: Path) -> None:
