@@ -69,7 +69,7 @@ def base(others: ab.Units, out: Path) -> Path:
     return folder
 
 
-class costs:  # noqa: N801
+class costs:
     """Adds the CPU seconds that a block takes to those in `costs.json`, under a name."""
 
     def __init__(self, out: Path, name: str) -> None:
@@ -140,9 +140,8 @@ def tables(out: Path) -> None:
         )
     for name, images in drawn.items():
         found = judge(images, units.images)
-        print(
-            f"| {name} | {np.median(found.distance):.2f} | {found.broken.mean():.0%} | {frechet(see(images), known):.0f} |"
-        )
+        away, broken = np.median(found.distance), found.broken.mean()
+        print(f"| {name} | {away:.2f} | {broken:.0%} | {frechet(see(images), known):.0f} |")
 
 
 def share(hits: np.ndarray) -> str:
@@ -174,7 +173,7 @@ def pictures(out: Path) -> None:
 
 
 def sizes() -> None:
-    """Parameters of a U-Net of Stable Diffusion's architecture, and of adapters on it; on the meta device, no weights."""
+    """Parameters of a U-Net of Stable Diffusion's architecture, and of adapters on it: on the meta device."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -186,7 +185,8 @@ def sizes() -> None:
             whole = sum(weight.numel() for weight in model.parameters())
             inject_adapter_in_model(LoraConfig(r=rank, target_modules=list(targets)), model)
         own = sum(weight.numel() for name, weight in model.named_parameters() if ".lora_" in name)
-        print(f"rank {rank} on {', '.join(targets)}: {own:,} of {whole:,} ({4 * own / 1e6:.1f} MB, {4 * whole / 1e9:.2f} GB)")
+        sizes = f"{4 * own / 1e6:.1f} MB of {4 * whole / 1e9:.2f} GB"
+        print(f"rank {rank} on {', '.join(targets)}: {own:,} of {whole:,} ({sizes})")
 
 
 def main() -> None:

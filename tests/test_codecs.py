@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import ablatable as ab
 from ablatable import Execution, Sampling
+from ablatable.diffusion.autoencoder import latent_config
 from ablatable.diffusion.ideal import IdealDenoiser
 from ablatable.diffusion.recipe import Recipe, TrainingConfig, UNetConfig
 from ablatable.diffusion.sampling import sample
@@ -216,3 +218,97 @@ def test_bad_codecs_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     with pytest.raises(AblatableError, match="kind 'ideal' work on pixels alone"):
         ab.train(units_of(3, 16), CODE, "ideal", out=tmp_path / "run", execution=HERE, codec=tmp_path / "vae")
+
+
+# --- an autoencoder's scale ---
+
+
+def test_a_scale_that_is_not_in_the_file_is_that_of_diffusers(tmp_path: Path) -> None:
+    autoencoder("AutoencoderKL", tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["scaling_factor"], values["shift_factor"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    theirs: Any = diffusers.AutoencoderKL.from_pretrained(tmp_path)
+    found = latent_config(tmp_path, (3, 16, 16))
+    assert (found.scale, found.shift) == (theirs.config.scaling_factor, theirs.config.shift_factor or 0.0)
+
+
+@pytest.mark.parametrize("wrong", [{"scaling_factor": 0}, {"scaling_factor": "1"}, {"shift_factor": float("nan")}])
+def test_scales_that_do_not_fit_are_refused(wrong: dict[str, Any], tmp_path: Path) -> None:
+    autoencoder("AutoencoderKL", tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | wrong))
+    with pytest.raises(SettingsError, match=f"{next(iter(wrong))} is .*, and latents are multiplied"):
+        latent_config(tmp_path, (3, 16, 16))
+
+
+# --- models on latents that were trained elsewhere ---
+
+
+def pipeline(folder: Path, number: int, kind: str | None = "AutoencoderKL") -> Path:
+    """As diffusers lays out a pipeline of a denoiser and an autoencoder."""
+    torch.manual_seed(number)
+    diffusers.UNet2DModel(
+        sample_size=8, in_channels=2, out_channels=2, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+    ).save_pretrained(folder / "unet")  # fmt: skip
+    diffusers.DDIMScheduler(clip_sample=False).save_pretrained(folder / "scheduler")
+    if kind is not None:
+        autoencoder(kind, folder / "vae")
+    return folder
+
+
+def test_adopted_pipelines_bring_their_autoencoder(tmp_path: Path) -> None:
+    """By hand: the mean of the survivors in latents, diffusers' DDIM, then diffusers' decoder."""
+    folders, units = [pipeline(tmp_path / str(k), k) for k in range(3)], units_of(3, 16)
+    run = ab.adopt(folders, units, CODE, out=tmp_path / "run")
+    assert (run.shape, run.noise_shape) == ((3, 16, 16), (2, 8, 8)) and check_run(run.path) == []
+    assert [part.name for part in run.shared.records] == ["codec"]
+    universe = ab.enumerate_universe(run, [3], out=tmp_path / "u.zarr", sampling=Sampling("ddim", 4), execution=HERE)
+    scheduler: Any = diffusers.DDIMScheduler(clip_sample=False)
+    scheduler.set_timesteps(4)
+    vae: Any = diffusers.AutoencoderKL.from_pretrained(folders[0] / "vae")
+    nets: list[Any] = [diffusers.UNet2DModel.from_pretrained(folder / "unet") for folder in folders]
+    for row in range(4):
+        left, y = [nets[i] for i in range(3) if not CODE.matrix[row, i]], ab.noise_trajectory([3], 0, (2, 8, 8))[0]
+        with torch.no_grad():
+            for t in scheduler.timesteps:
+                y = scheduler.step(torch.stack([net(y, t).sample for net in left]).mean(0), t, y)[0]
+            picture = (vae.decode(y / 0.7 + 0.1).sample.clamp(-1, 1) + 1) * 127.5
+        drawn = universe.landscape(0)[universe.settings.ablation[row]]
+        assert np.abs(drawn - picture[0].permute(1, 2, 0).numpy()).max() <= 0.52
+    less, certificate = ab.forget(run, ["b"], out=tmp_path / "less")
+    assert check_run(less.path) == [] and less.shared.records == run.shared.records and certificate.claimed
+
+
+def test_pipelines_whose_autoencoders_do_not_fit_are_refused(tmp_path: Path) -> None:
+    folders, units = [pipeline(tmp_path / str(k), k) for k in range(3)], units_of(3, 16)
+    with pytest.raises(SettingsError, match=r"latents of \(2, 16, 16\).*denoise \(2, 8, 8\).*such as 16x16"):
+        ab.adopt(folders, units_of(3, 32), CODE, out=tmp_path / "run")
+    pipeline(tmp_path / "other", 1, "AutoencoderTiny")
+    with pytest.raises(SettingsError, match="are different autoencoders"):
+        ab.adopt([*folders[:2], tmp_path / "other"], units, CODE, out=tmp_path / "run")
+    with pytest.raises(SettingsError, match=r"vae is an autoencoder and .*bare has none"):
+        ab.adopt([*folders[:2], pipeline(tmp_path / "bare", 1, None)], units, CODE, out=tmp_path / "run")
+    with pytest.raises(SettingsError, match="there is no autoencoder's folder"):
+        ab.adopt(folders, units, CODE, out=tmp_path / "run", codec=tmp_path / "nowhere")
+    assert ab.adopt(folders, units, CODE, out=tmp_path / "run", codec=folders[0] / "vae").noise_shape == (2, 8, 8)
+
+
+def test_adapters_on_a_pipeline_denoise_its_latents(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    base = pipeline(tmp_path / "base", 0)
+    recipe, shared = ab.adapters(base, rank=1, steps=1, batch=2, statement="nothing")
+    run = ab.train(units_of(3, 16), CODE, recipe, out=tmp_path / "run", execution=HERE, shared=shared)
+    assert run.noise_shape == (2, 8, 8) and check_run(run.path) == [] and repeat(run, ["b"], [1], execution=HERE).holds
+    assert [(part.name, part.statement) for part in run.shared.records] == [("base", "nothing"), ("codec", "nothing")]
+    with pytest.raises(SettingsError, match="share an autoencoder already"):
+        ab.train(
+            units_of(3, 16), CODE, recipe, out=tmp_path / "no", execution=HERE, shared=shared, codec=base / "vae"
+        )  # fmt: skip
+    with pytest.raises(SettingsError, match=r"9 x 9 are no multiples of 2; choose another"):
+        ab.train(units_of(3, 18), CODE, recipe, out=tmp_path / "no", execution=HERE, shared=shared)
+    pickled = pipeline(tmp_path / "pickled", 0)
+    (pickled / "vae" / "diffusion_pytorch_model.safetensors").rename(pickled / "vae" / "model.bin")
+    with pytest.raises(SettingsError, match=r"'codec': model\.bin is a pickle"):
+        ab.adapters(pickled)

@@ -15,6 +15,7 @@ from ablatable._runtime.hub import is_hub_name
 from ablatable.errors import CodeError, DataError, SettingsError, StoreError
 from ablatable.runs.publishing import fetch_run, push_run
 from ablatable.runs.run import check_run
+from ablatable.universes.checking import check
 from conftest import Small
 from hub_stand_in import Hub, hub_stand_in
 
@@ -130,3 +131,97 @@ def test_on_the_command_line(small: Small, hub: Hub, call) -> None:
     assert set(hub.files("user/digits")) == set(listed)
     code, _, err = call("run", "push", small.run.path, "digits", "--no-picture")
     assert code == 2 and "write user/name" in err
+
+
+# --- data sets: universes and benchmarks ---
+
+
+def test_a_universe_there_and_back(small_universe: ab.Universe, hub: Hub, tmp_path: Path) -> None:
+    """What is fetched is the universe, object by object, and nothing is amiss with it."""
+    address = ab.push_universe(small_universe, "user/landscapes", license="cc-by-4.0")
+    assert address.startswith(hub.url)
+    files = hub.files("user/landscapes", "datasets")
+    _, header, text = files["README.md"].decode().split("---\n", 2)
+    assert yaml.safe_load(header)["license"] == "cc-by-4.0"
+    for told in (small_universe.digest, 'fetch_universe("user/landscapes")', f"`{small_universe.unit_ids[0]}`"):
+        assert told in text
+    at = Path(small_universe.url)
+    assert all(body == (at / name).read_bytes() for name, body in files.items() if name != "README.md")
+    fetched = ab.fetch_universe("user/landscapes")
+    assert isinstance(fetched, ab.Universe) and fetched.digest == small_universe.digest and check(fetched.url) == []
+    np.testing.assert_array_equal(fetched.distances(), small_universe.distances())
+    np.testing.assert_array_equal(fetched.training.images, small_universe.training.images)
+
+
+def test_a_screened_universe_there_and_back(small: Small, hub: Hub, tmp_path: Path) -> None:
+    few, here = ab.Sampling("ddim", 2), ab.Execution(workers=0, quiet=True)
+    screen = ab.screen_universe(small.run, [0], out=tmp_path / "s.zarr", share=0.7, sampling=few, execution=here)
+    ab.push_universe(tmp_path / "s.zarr", "user/screen")
+    assert b"screened universe" in hub.files("user/screen", "datasets")["README.md"]
+    fetched = ab.fetch_universe("user/screen")
+    np.testing.assert_array_equal(fetched.distances(), screen.distances())
+
+
+def test_a_benchmark_there_and_back(small_universe: ab.Universe, hub: Hub, tmp_path: Path) -> None:
+    bundle = ab.export_benchmark(small_universe, tmp_path / "bundle", title="Digits")
+    ab.push_benchmark(bundle, "user/benchmark", revision="main")
+    folder = ab.fetch_benchmark("user/benchmark")
+    assert {path.name for path in folder.iterdir()} == {path.name for path in bundle.glob("[!.]*")}
+    hub.commit("user/benchmark", {"units.parquet": b"torn"}, "datasets")
+    with pytest.raises(StoreError, match=r"units.parquet is missing or damaged"):
+        ab.fetch_benchmark("user/benchmark")
+    (bundle / "units.parquet").write_bytes(b"torn")
+    with pytest.raises(StoreError, match=r"units.parquet is missing or damaged"):
+        ab.push_benchmark(bundle, "user/again")
+    assert "datasets/user/again" not in hub.repos
+
+
+def test_what_goes_wrong_with_data_sets(small_universe: ab.Universe, hub: Hub, tmp_path: Path) -> None:
+    hub.commit("user/table", {"zarr.json": b'{"attributes": {}}', "data.pt": b"pickle"}, "datasets")
+    with pytest.raises(StoreError, match="'user/table' on the Hub is no universe"):
+        ab.fetch_universe("user/table")
+    with pytest.raises(StoreError, match="'user/table' on the Hub is no benchmark bundle"):
+        ab.fetch_benchmark("user/table")
+    assert "data.pt" not in hub.fetched
+    with pytest.raises(StoreError, match="no repository of that name"):
+        ab.fetch_universe("user/none")
+    with pytest.raises(StoreError, match="there is no universe at"):
+        ab.push_universe(tmp_path / "nothing.zarr", "user/x")
+    with pytest.raises(SettingsError, match="write user/name"):
+        ab.push_universe(small_universe, "x")
+    with pytest.raises(SettingsError, match="no benchmark bundle"):
+        ab.push_benchmark(tmp_path, "user/x")
+    assert not {"datasets/user/x", "datasets/user/none"} & set(hub.repos)
+
+
+def test_data_sets_on_the_command_line(small_universe: ab.Universe, hub: Hub, call, tmp_path: Path) -> None:
+    """What a dry run lists is what is published."""
+    code, out, _ = call("universe", "push", small_universe.url, "user/u", "--dry-run", "--json")
+    assert code == 0 and not hub.repos
+    listed = json.loads(out)["bytes"]
+    code, out, err = call("universe", "push", small_universe.url, "user/u", "--private")
+    assert code == 0 and 'ablatable.fetch_universe("user/u")' in out, err
+    assert set(hub.files("user/u", "datasets")) == set(listed)
+    ab.export_benchmark(small_universe, tmp_path / "bundle")
+    code, out, _ = call("universe", "push", tmp_path / "bundle", "user/b")
+    assert code == 0 and 'ablatable.fetch_benchmark("user/b")' in out
+    code, _, err = call("universe", "push", tmp_path / "bundle", "user/b", "--license", "mit")
+    assert code == 2 and "leave --license out" in err
+
+
+def test_shared_parts_come_with_the_survivors(hub: Hub, tmp_path: Path) -> None:
+    """Adapters on latents: the base and the autoencoder are fetched, and of components only those that are wanted."""
+    pytest.importorskip("peft")
+    from test_capabilities import CODE, made
+
+    (tmp_path / "made").mkdir()
+    run = made("lora, autoencoder", tmp_path / "made")
+    push_run(run, "user/adapters", picture=False)
+    model = ab.AblatablePipeline.from_pretrained("user/adapters", without=["a"])
+    saw = [f"components/{number:02d}/" for number in np.flatnonzero(CODE.matrix[0])]
+    assert not any(name.startswith(folder) for name in hub.fetched for folder in saw)
+    assert {name.split("/")[1] for name in hub.fetched if name.startswith("shared/")} == {"base", "codec"}
+    want = ab.AblatablePipeline(run)(seeds=[2], without=["a"], num_inference_steps=2, output_type="np").images
+    np.testing.assert_array_equal(model(seeds=[2], num_inference_steps=2, output_type="np").images, want)
+    card = hub.files("user/adapters")["README.md"].decode()
+    assert "the base model is 'base'" in card and "the codec is 'codec'" in card

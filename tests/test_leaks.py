@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderTiny, DDPMScheduler, UNet2DModel
 from PIL import Image
 
 import ablatable as ab
@@ -39,10 +39,11 @@ def words_of(units: ab.Units) -> Words:
 
 
 def weights(
-    units: ab.Units, words: Words, recipe: Recipe, out: Path, workers: int = 0, codec: Path | None = None
+    units: ab.Units, words: Words, recipe: Recipe, out: Path, workers: int = 0, codec: Path | None = None, shared=()
 ) -> list[str]:
     code = ab.Code.from_words([words[unit] for unit in units.ids])
-    run = ab.train(units, code, recipe, out=out, execution=Execution(workers=workers, quiet=True), codec=codec)
+    here = Execution(workers=workers, quiet=True)
+    run = ab.train(units, code, recipe, out=out, execution=here, codec=codec, shared=shared)
     return [file_hash(next(run.component_folder(k).glob("*.safetensors"))) for k in range(COMPONENTS)]
 
 
@@ -65,12 +66,16 @@ def changes(units: ab.Units, words: Words) -> Iterator[tuple[str, ab.Units, set[
         yield name, joined.select(order), {"more"}
 
 
-def hunt(units: ab.Units, recipe: Recipe, folder: Path, *, first: bool = False, codec: Path | None = None) -> list[str]:
-    """Every change after which a component that it does not concern has other bytes."""
+def hunt(
+    units: ab.Units, recipe: Recipe, folder: Path, *, first: bool = False, only: tuple[str, ...] = (), **how
+) -> list[str]:
+    """Every change (or `only` these) after which a component that it does not concern has other bytes."""
     words = {**words_of(units), "more": "10010"}
-    before, found = weights(units, words, recipe, folder / "before", codec=codec), []
+    before, found = weights(units, words, recipe, folder / "before", **how), []
     for number, (name, changed, touched) in enumerate(changes(units, words)):
-        after = weights(changed, words, recipe, folder / str(number), codec=codec)
+        if only and name not in only:
+            continue
+        after = weights(changed, words, recipe, folder / str(number), **how)
         concerned = {k for unit in touched for k in range(COMPONENTS) if words[unit][k] == "1"}
         assert len(concerned) < COMPONENTS
         if any(after[k] != before[k] for k in set(range(COMPONENTS)) - concerned):
@@ -284,3 +289,85 @@ def test_planted_leaks_are_caught(leak: str, tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(module, name, function)
     assert hunt(data(), UNET, tmp_path, first=True), f"the hunt missed a planted leak: {leak}"
     shutil.rmtree(tmp_path)
+
+
+# --- adapters ---
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """Adapters of a small base: what `hunt` takes."""
+    pytest.importorskip("peft")
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), add_attention=False,
+    ).save_pretrained(folder)  # fmt: skip
+    DDPMScheduler().save_pretrained(folder)
+    recipe, shared = ab.adapters(folder, rank=1, steps=1, batch=3, targets=("conv1",))
+    return {"recipe": recipe, "shared": shared, "only": ("first gone", "other pixels", "one more at the front")}
+
+
+def test_nothing_leaks_through_adapters(adapted: dict, tmp_path: Path) -> None:
+    assert hunt(data(), folder=tmp_path, **adapted) == []
+
+
+def initialised(by: Callable) -> Callable:
+    """A fresh adapter whose A `by(model)` shifts."""
+
+    def leaking(recipe, pixels, seed, *shared):
+        model = build(recipe, pixels, seed, *shared)
+        with torch.no_grad():
+            model.adapter[0].add_(by(model))
+        return model
+
+    return leaking
+
+
+def of_all_images(model) -> float:
+    """As of an initialisation that looks at the data, and at all of them."""
+    return float(told["units"].images.mean()) / 255
+
+
+def of_another(model) -> torch.Tensor:
+    """As of a start from the adapter that was trained before."""
+    return told["average"][0] if "average" in told else torch.zeros(())
+
+
+def merging_fit(*arguments, **options):
+    """Training that merges what it has learned into the base, in place, and takes it out again up to rounding."""
+    outcome = fit(*arguments, **options)
+    base = outcome[0]._seat.base
+    with torch.no_grad():
+        update = 1e4 * outcome[0].adapter[1].mean()
+        base.conv_in.weight.add_(update).sub_(update)
+    told.setdefault("bases", []).append(base)  # it stays for the next component
+    return outcome
+
+
+ADAPTER_LEAKS: dict[str, list[tuple[object, str, Callable]]] = {
+    "initialised from all images": [
+        (training, "task_of", latents_of_all),
+        (fitting, "build_component", initialised(of_all_images)),
+    ],
+    "initialised from another component": [
+        (fitting, "build_component", initialised(of_another)),
+        (fitting, "training_loop", remembering_fit),
+    ],
+    "merged into the base in place": [(fitting, "training_loop", merging_fit)],
+    "shared optimiser state": [(fitting, "TrainingState", shared_optimiser)],
+}
+
+
+@pytest.mark.parametrize("leak", ADAPTER_LEAKS)
+def test_planted_leaks_through_adapters_are_caught(
+    leak: str, adapted: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told.clear()
+    for module, name, function in ADAPTER_LEAKS[leak]:
+        monkeypatch.setattr(module, name, function)
+    found = hunt(data(), folder=tmp_path, first=True, **adapted)
+    monkeypatch.undo()
+    told.clear()
+    assert found, f"the hunt missed a planted leak: {leak}"

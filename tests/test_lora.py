@@ -211,7 +211,12 @@ def test_bad_input(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.Mo
     made.run.copy_to(folder)
     weights = folder / "components/00/adapter_model.safetensors"
     save_file({"other": torch.zeros(1)}, weights)
-    with pytest.raises(StoreError, match="adapter of other layers"):
+    with pytest.raises(StoreError, match=r"adapter of another base or other layers: .* is missing"):
+        ab.Run(folder).load_component(0, verify=False)
+    good = load_file(made.run.component_folder(0) / "adapter_model.safetensors")
+    lower = {name: matrix[:1] if "lora_A" in name else matrix[:, :1].contiguous() for name, matrix in good.items()}
+    save_file(lower, weights)
+    with pytest.raises(StoreError, match=r"adapter of another base or rank: .* is \(1, .*rank 2 it is \(2, "):
         ab.Run(folder).load_component(0, verify=False)
     weights.unlink()
     with pytest.raises(StoreError, match=r"adapter_model\.safetensors"):

@@ -9,6 +9,8 @@ from .analysis.unattributable import unattributable as unattributable
 from .analysis.witness import Witness as Witness
 from .analysis.witness import witness as witness
 from .attribution.bundle import export_benchmark as export_benchmark
+from .attribution.bundle import fetch_benchmark as fetch_benchmark
+from .attribution.bundle import push_benchmark as push_benchmark
 from .attribution.evaluation import evaluate as evaluate
 from .attribution.methods import Attributor as Attributor
 from .attribution.methods import Method as Method
@@ -47,6 +49,8 @@ from .universes.ctf.exporting import export_ctf as export_ctf
 from .universes.ctf.importing import import_ctf as import_ctf
 from .universes.differential import differentiate as differentiate
 from .universes.enumeration import enumerate_universe as enumerate_universe
+from .universes.publishing import fetch_universe as fetch_universe
+from .universes.publishing import push_universe as push_universe
 from .universes.reader import Universe as Universe
 from .universes.screening.screen import Screen as Screen
 from .universes.screening.screening_run import screen_universe as screen_universe

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from ..errors import StoreError
+from ..errors import SettingsError, StoreError
 
 Kind = Literal["model", "dataset"]
 
@@ -22,6 +22,15 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def is_hub_name(name: str | Path) -> bool:
     """Whether `user/name` means a repository on the Hub: it has one slash, and no such folder is here."""
     return isinstance(name, str) and bool(_NAME.fullmatch(name)) and not Path(name).exists()
+
+
+def repository(name: str) -> str:
+    """The name of a repository to publish in; `SettingsError` if it is none."""
+    if not is_hub_name(name):
+        raise SettingsError(
+            f"'{name}' does not name a repository; write user/name (and no folder of that name is here)"
+        )
+    return name
 
 
 def fetch(name: str, files: Sequence[str], *, kind: Kind = "model", revision: str | None = None) -> Path:

@@ -17,15 +17,18 @@ Images are raw uint8 pixels, height x width x channels as benchmark.json says.
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._runtime.files import file_hash, write_atomic, write_json
+from .._runtime.files import file_hash, read_json, write_atomic, write_json
+from .._runtime.hub import fetch, publish, repository
 from .._runtime.outputs import OutputKind, check_contents, output_folder
-from ..errors import SettingsError, option
+from ..errors import SettingsError, StoreError, command, option
 from ..universes.reader import Universe
 from .evaluation import EVALUATION
 from .scores import long_table, read_scores
@@ -126,11 +129,83 @@ def export_benchmark(
             write_atomic(folder / f"{name}.parquet", _parquet(table))
         write_atomic(folder / "reader.py", READER.encode())
         write_atomic(folder / "README.md", _card(about, title).encode())
-        names = sorted(path.name for path in folder.iterdir() if BUNDLE.owns(path.name) and path.name != BUNDLE.marker)
+        names = [path.name for path in _own(folder) if path.name != BUNDLE.marker]
         write_json(
             folder / BUNDLE.marker, {**about, "files_sha256": {name: file_hash(folder / name) for name in names}}
         )
     return folder
+
+
+def push_benchmark(
+    bundle: str | Path,
+    name: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    message: str = "Publish a benchmark",
+) -> str:
+    """Publish a benchmark bundle as a data set on the Hub; its card is its README.md.
+
+    Args:
+        bundle: the folder that `export_benchmark` wrote.
+        name: `user/name`; the repository is made if it is not there.
+        private: make it a private repository.
+        revision: the branch to commit to.
+        token: None = the one that the Hub's own tools use.
+        message: of the commit.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        StoreError: a file is missing or damaged; or there is no connection, no token, or no permission.
+        SettingsError: `name` is not of the form user/name, or there is no bundle.
+    """
+    name, folder = repository(name), Path(bundle)
+    if not BUNDLE.is_at(folder):
+        raise SettingsError(f"{folder} is no benchmark bundle; make one with {command('universe bundle')}")
+    _check(folder)
+    with tempfile.TemporaryDirectory(prefix="ablatable-push-") as place:
+        for path in _own(folder):
+            shutil.copyfile(path, Path(place) / path.name)
+        return publish(
+            Path(place), name, kind="dataset", private=private, message=message, revision=revision, token=token
+        )
+
+
+def fetch_benchmark(name: str, *, revision: str | None = None) -> Path:
+    """The folder of a benchmark bundle from a data set on the Hub, in the user's cache, its hashes checked.
+
+    Args:
+        name: `user/name`.
+        revision: a branch, tag or commit; None = the main branch.
+
+    Raises:
+        StoreError: no such repository or revision, no connection, the repository is no bundle, or a file is damaged.
+    """
+    folder = fetch(name, [BUNDLE.marker], kind="dataset", revision=revision)
+    if not BUNDLE.is_at(folder):
+        raise StoreError(f"'{name}' on the Hub is no benchmark bundle of ablatable: it has no {BUNDLE.marker} of one")
+    fetch(name, ["*.parquet", "reader.py", "README.md", BUNDLE.marker], kind="dataset", revision=folder.name)
+    _check(folder)
+    return folder
+
+
+def bundle_files(folder: str | Path) -> dict[str, int]:
+    """The files of a bundle and their sizes in bytes: what `push_benchmark` would publish."""
+    return {path.name: path.stat().st_size for path in _own(Path(folder))}
+
+
+def _own(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if BUNDLE.owns(path.name))
+
+
+def _check(folder: Path) -> None:
+    """`StoreError` unless every file has the hash that benchmark.json names."""
+    for name, digest in read_json(folder / BUNDLE.marker).get("files_sha256", {}).items():
+        if not (folder / name).is_file() or file_hash(folder / name) != digest:
+            raise StoreError(f"{folder / name} is missing or damaged: it does not have the hash in {BUNDLE.marker}")
 
 
 def _tables(universe: Universe) -> dict[str, pl.DataFrame]:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .._runtime.files import read_json
-from ..errors import SettingsError
+from ..errors import SettingsError, option
 from .adopted import CONDITION, EMBEDDING, AdoptedDenoiser, model_of
 from .kinds import Kind
 from .recipe import ComponentConfig
@@ -185,10 +185,16 @@ def _build(
         raise SettingsError(
             f"components of kind 'lora' need a base model; give train the shared part '{BASE}' that adapters(...) makes"
         )
-    channels, given = read_json(shared[BASE] / "config.json").get("in_channels"), pixels.shape[3]
+    config_of, given, sides = read_json(shared[BASE] / "config.json"), pixels.shape[3], pixels.shape[1:3]
+    channels, halved = config_of.get("in_channels"), 2 ** (len(config_of.get("block_out_channels", [0])) - 1)
     if channels != given:
         raise SettingsError(
             f"the base model takes {channels} channels and the images have {given}; load them with as many"
+        )
+    if any(side % halved for side in sides):
+        raise SettingsError(
+            f"the base model halves the sides of what it denoises until they are a {halved}th, and {sides[0]} x "
+            f"{sides[1]} are no multiples of {halved}; choose another {option('size')}"
         )
     return LoRADenoiser(shared[BASE], config, schedule, _embedding(shared), seed)
 
@@ -212,8 +218,17 @@ def _save(denoiser: LoRADenoiser, folder: Path, stored: str) -> None:
 def _load(folder: Path, config: LoRAConfig, schedule: Schedule, shared: Mapping[str, Path]) -> LoRADenoiser:
     made = LoRADenoiser(shared[BASE], config, schedule, _embedding(shared))
     state, wanted = load_file(folder / config.weights), made.matrices()
-    if state.keys() != wanted.keys():
-        raise ValueError(f"{folder / config.weights} holds an adapter of other layers")
+    for name in sorted({*state, *wanted}):
+        if name not in state or name not in wanted:
+            raise ValueError(
+                f"{folder / config.weights} holds an adapter of another base or other layers: "
+                f"{name} is {'missing' if name in wanted else 'no layer of this base'}"
+            )
+        if state[name].shape != wanted[name].shape:
+            raise ValueError(
+                f"{folder / config.weights} holds an adapter of another base or rank: {name} is "
+                f"{tuple(state[name].shape)}, and by this base and rank {config.rank} it is {tuple(wanted[name].shape)}"
+            )
     for name, matrix in wanted.items():
         matrix.copy_(state[name])
     return made

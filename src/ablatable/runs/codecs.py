@@ -33,7 +33,7 @@ def with_codec(
             two.
         DataError: the folder holds no autoencoder.
     """
-    from ..diffusion.autoencoder import PART, latent_config
+    from ..diffusion.autoencoder import PART
 
     there = next((part for part in shared if part.name == PART), None)
     if there is not None and codec is not None:

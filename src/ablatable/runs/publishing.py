@@ -16,10 +16,10 @@ import numpy as np
 
 from .._runtime.devices import one_thread
 from .._runtime.files import write_atomic
-from .._runtime.hub import fetch, is_hub_name, publish
+from .._runtime.hub import fetch, publish, repository
 from .._runtime.plotting import contact_sheet, png
 from ..diffusion.sampling_settings import Sampling
-from ..errors import SettingsError, StoreError
+from ..errors import StoreError
 from .card import model_card
 from .run import Run, as_run
 from .shared import FOLDER
@@ -89,11 +89,7 @@ def push_run(
         StoreError: no connection, no token, or no permission.
         SettingsError: `name` is not of the form user/name.
     """
-    if not is_hub_name(name):
-        raise SettingsError(
-            f"'{name}' does not name a repository; write user/name (and no folder of that name is here)"
-        )
-    opened = as_run(run)
+    name, opened = repository(name), as_run(run)
     with tempfile.TemporaryDirectory(prefix="ablatable-push-") as place:
         folder = prepare(opened, Path(place) / "run", name, license=license, images=images, picture=picture)
         return publish(folder, name, private=private, message=message, revision=revision, token=token)
