@@ -36,6 +36,7 @@ COMMANDS = {
     "run extend": "extend",
     "run budget": "budget",
     "run push": "push_run",
+    "universe push": "push_universe",
     "run adopt": "adopt",
     "audit verify": "audit",
     "audit check": "check",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,18 +58,8 @@ def adopt(
     check_place(out, RUN)
     depth, height, width = picture_shape(read_folders(folders, scheduler), codec)
     units = loading.units(data, (height, width), channels or depth, quiet=as_json)
-    run = adopt_models(
-        folders,
-        units,
-        splits,
-        out=out,
-        scheduler=scheduler,
-        label=label,
-        embedding=embedding,
-        codec=codec,
-        claim=claim or CLAIM,
-        overwrite=overwrite,
-    )
+    given: dict[str, Any] = {"scheduler": scheduler, "label": label, "embedding": embedding, "codec": codec}
+    run = adopt_models(folders, units, splits, out=out, claim=claim or CLAIM, overwrite=overwrite, **given)
     clips = getattr(run.recipe.component, "clip_sample", True)
     if as_json:
         print_json({"run": str(out), "units": len(units), "components": len(run.present), "digest": run.digest})

@@ -103,7 +103,8 @@ def latent_config(folder: Path, shape: tuple[int, int, int]) -> LatentConfig:
             f"the codec in {folder} does not give pictures of {shape[1]} x {shape[2]} back in their size; choose a "
             f"{option('size')} that it can halve as often as it does"
         )
-    return LatentConfig(architecture=name, scale=scale, shift=shift, shape=tuple(latents.shape[1:]))
+    channels, *side = latents.shape[1:]
+    return LatentConfig(architecture=name, scale=scale, shift=shift, shape=(channels, side[0], side[1]))
 
 
 def _scaling(folder: Path, name: str, config: Any) -> tuple[float, float]:
