@@ -14,6 +14,7 @@ import torch
 
 from ablatable import Units
 from ablatable.analysis.features import CLIP, Network
+from ablatable.diffusion.captured import Captured
 from ablatable.diffusion.ensemble import Ensemble
 from ablatable.diffusion.fast_unet import agrees
 from ablatable.diffusion.ideal import IdealDenoiser
@@ -25,7 +26,8 @@ from ablatable.runs import component_training
 from ablatable.runs.checkpoint import TrainingState
 from ablatable.runs.component_training import TrainTask, train_component, training_loop
 from ablatable.universes.drawing import draw
-from pretended import NAME, Pretended
+from conftest import Small
+from pretended import NAME, CUDAGraph, Pretended
 
 UNITS = Units.digits(6, size=8)
 SMALL = UNetConfig(channels=(8, 8), norm_groups=4)
@@ -33,7 +35,8 @@ SMALL = UNetConfig(channels=(8, 8), norm_groups=4)
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretended]:
-    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # which tensors of our own do not know
+    # tensors of our own do not know inference mode
+    monkeypatch.setattr(torch, "inference_mode", lambda mode=True: torch.no_grad())
     with Pretended() as pretended:
         yield pretended
 
@@ -48,13 +51,14 @@ def components(prediction: Any) -> list[Any]:
     return made
 
 
-@pytest.mark.parametrize("prediction", ["noise", "velocity", "ideal"])
+@pytest.mark.parametrize("prediction", ["noise", "velocity", "edm", "ideal"])
 def test_drawing_copies_each_steps_noise_and_the_result(device: Pretended, prediction: str) -> None:
     ablations = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 1]], bool)
 
     def drawn(where: str, sampler: str, steps: int) -> tuple[np.ndarray, Counter[str]]:
         ensemble = Ensemble([component.to(where) for component in components(prediction)], batch=4)
         device.copies.clear()
+        device.beside.clear()
         images = draw(
             ensemble,
             ablations,
@@ -64,13 +68,77 @@ def test_drawing_copies_each_steps_noise_and_the_result(device: Pretended, predi
             sampling=Sampling(sampler, steps),
             device=where,
         )
+        beside.append(len(device.beside))
         return images, Counter(device.copies)
 
+    beside: list[int] = []
     far, few = drawn(NAME, "ddim", 2)
     assert np.array_equal(far, drawn("cpu", "ddim", 2)[0])
     assert few["out"] == 1 and few["item"] == 0, "nothing waits for the device but the end"
     assert drawn(NAME, "ddim", 6)[1] == few, "a step of ddim copies nothing, however many passes it makes"
-    assert drawn(NAME, "ddpm", 6)[1]["in"] - drawn(NAME, "ddpm", 2)[1]["in"] == 4, "one of ddpm copies its noise"
+    assert drawn(NAME, "ddpm", 6)[1] == few, "one of ddpm neither"
+    assert beside[-1] == 7, "a thread sends the noise of the start and of each step"
+
+
+@torch.no_grad()
+def test_what_depends_on_the_timestep_is_computed_once(device: Pretended) -> None:
+    """A component's second pass at a timestep launches neither sines nor the linear layers of the time embedding."""
+    component, x = components("noise")[0].to(NAME), torch.ones(2, 1, 8, 8).to(NAME)
+    first, once = component(x, 500), Counter(device.calls)
+    device.calls.clear()
+    again, twice = component(x, 500), Counter(device.calls)
+    assert torch.equal(first.cpu(), again.cpu())
+    linear = "aten.addmm.default"
+    assert once["aten.sin.default"] == 1 and once[linear] > 2 and not twice["aten.sin.default"] + twice[linear]
+    assert sum(twice.values()) < 0.8 * sum(once.values())
+    device.calls.clear()
+    component(x, 499)
+    assert Counter(device.calls)[linear] == once[linear], "another timestep has its own"
+
+
+@torch.no_grad()
+def test_a_pass_is_one_launch(device: Pretended) -> None:
+    """A pass that was recorded is replayed, with the bits that it has unrecorded, whatever came before it."""
+    plain, recorded = components("noise")[0].to(NAME), components("noise")[0].to(NAME).capture()
+    xs = [torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(k)).to(NAME) for k in range(3)]
+    asked = [(xs[0], 500), (xs[1], 500), (xs[2], 20), (xs[0], 500)]
+    expected = [plain(x, t).cpu() for x, t in asked]
+    found = []
+    for x, t in asked:
+        device.calls.clear()
+        found.append(recorded(x, t))
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True)), "no answer changes later"
+    launched = Counter(call for call in device.calls if call != "aten.alias.default")  # a view
+    assert launched == {"aten._foreach_copy_.default": 1, "replay": 1, "aten.clone.default": 1}
+    longer = torch.cat([xs[0], xs[1]])
+    assert torch.equal(recorded(longer, 500).cpu(), plain(longer, 500).cpu()), "another batch is another recording"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fault", ["other bits", "reads a value"])
+def test_what_cannot_be_recorded_is_computed(device: Pretended, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    if fault == "other bits":
+        monkeypatch.setattr(CUDAGraph, "broken", True)
+    calls = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        calls.append(x)
+        return x * (float(x.sum()) if fault == "reads a value" else 2.0) + 1
+
+    captured, x = Captured(function), torch.arange(3.0).to(NAME)
+    expected = function(x).cpu()
+    with pytest.warns(UserWarning, match="not recorded as a CUDA graph"):
+        assert torch.equal(captured(x).cpu(), expected)
+    before = len(calls)
+    assert torch.equal(captured(x).cpu(), expected) and len(calls) == before + 1, "it isn't tried again"
+    here = Captured(lambda x: x + 1)
+    assert torch.equal(here(torch.ones(2)), torch.full((2,), 2.0)) and not here._graphs, "a CPU records nothing"
+
+
+def test_components_of_a_run_are_recorded_unless_they_come_and_go(small: Small, device: Pretended) -> None:
+    assert all(component.captured for component in small.run.ensemble().components)
+    few = small.run.ensemble(max_resident=1).components
+    assert not any(few[k].captured for k in range(len(few)))
 
 
 def test_training_waits_for_nothing(device: Pretended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,15 +147,18 @@ def test_training_waits_for_nothing(device: Pretended, tmp_path: Path, monkeypat
     def trained(where: str, steps: int) -> tuple[Any, Counter[str]]:
         recipe = Recipe(component=SMALL, training=TrainingConfig(steps=64, batch=4))
         device.copies.clear()
+        device.beside.clear()
         model, state = training_loop(TrainTask(UNITS, recipe, 0, 0, tmp_path / "00", where), UNITS, until=steps)
+        beside.append(len(device.beside))
         return (model.state_dict(), state.losses), Counter(device.copies)
 
+    beside: list[int] = []
     (weights, losses), six = trained(NAME, 6)
     near, near_losses = trained("cpu", 6)[0]
     assert weights.keys() == near.keys() and np.allclose(losses, near_losses, rtol=1e-4)
     seven = trained(NAME, 7)[1]
-    assert seven["item"] == six["item"] == 0 and seven["out"] == six["out"], "a step reads nothing back"
-    assert seven["in"] - six["in"] == 4, "its batch, which is made beforehand: x_t, t, noise and abar"
+    assert seven == six and not six["item"], "a step copies nothing there or back"
+    assert beside == [24, 0, 28], "a thread sends its batch, which is made beforehand: x_t, t, noise and abar"
 
 
 def test_what_a_pass_on_the_device_launches_does_not_hide_copies(device: Pretended) -> None:

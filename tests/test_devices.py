@@ -24,9 +24,9 @@ from ablatable import Execution, Sampling, Universe, enumerate_universe, train
 from ablatable._runtime.devices import computing, gpu_share, hardware
 from ablatable.diffusion.places import refuse_unless_places_agree
 from ablatable.errors import SettingsError, WorkerError
+from ablatable.runs.batches import batch_of
 from ablatable.runs.run import Run
 from ablatable.universes import precision
-from ablatable.universes.batches import batch_of
 from ablatable.universes.enumeration import plan_universe
 from conftest import Small
 

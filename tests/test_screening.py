@@ -6,6 +6,8 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -296,7 +298,7 @@ def test_all_of_it_is_the_universe(small, small_universe: Universe, tmp_path: Pa
     np.testing.assert_array_equal(whole.distances(), small_universe.distances())
     np.testing.assert_array_equal(whole.radius(), small_universe.radius())
     made, of_all = whole.passes()
-    survivors = sum(word.count("0") for word in small_universe.settings.words)
+    survivors = sum(word.count("0") for word in small_universe.settings.words or ())
     assert made == of_all == (survivors + 6) * 3 * 6
     for sample in range(3):
         assert whole.landscape(sample).tobytes() == small_universe.landscape(sample).tobytes()
@@ -320,18 +322,51 @@ def test_same_bytes_however_it_is_made(
         assert found == expected
 
 
+@pytest.mark.parametrize("samples", [2, 3])
+def test_samples_in_lockstep_fill_batches(
+    small, screened: Screen, tmp_path: Path, fingerprints: Callable[[Path], dict[str, str]], monkeypatch, samples: int
+) -> None:
+    """Several samples' rounds share batches; what is found, and each byte of it, is what one sample by itself gives."""
+    from ablatable.universes.drawing import Drawing
+
+    asked = []
+    rows = Drawing.rows
+    monkeypatch.setattr(Drawing, "rows", lambda self, words, *rest: asked.append(words) or rows(self, words, *rest))
+    monkeypatch.setattr(screening, "_tasks", lambda found, source, place, seeds, workers: [
+        screening.ScreenTask(source, place, tuple(seeds), samples)
+    ])  # fmt: skip
+    screen_universe(small.run.path, [5, 0, 9], **how(out=tmp_path / "s", share=0.75, sure=1, **SMALL))
+    assert fingerprints(tmp_path / "s") == fingerprints(Path(screened.url))
+    drawn = [len(screened.sample(number).rows) for number in range(3)]
+    assert sum(map(len, asked)) == sum(drawn)
+    assert len(asked[0]) >= samples * (3 + 6 + 4 - 3), "the first round of each of them: spares and some units, at once"
+
+
+def test_so_many_go_in_lockstep_that_a_batch_is_filled(small, screened: Screen) -> None:
+    """Rounds of 16 ablations in which half of the components survive: 32 samples of a GPU's batch of 256."""
+    settings = screened.settings.model_copy(update={"batch": 256, "words": ("111000", "000111")})
+    gpu: Any = SimpleNamespace(settings=settings)
+    source: Any = None
+    tasks = screening._tasks(gpu, source, "s", list(range(300)), 2)
+    assert [task.lockstep for task in tasks] == [32] * 3 and [len(task.seeds) for task in tasks] == [128, 128, 44]
+    few = screening._tasks(gpu, source, "s", list(range(10)), 2)
+    assert [(task.lockstep, len(task.seeds)) for task in few] == [(5, 5), (5, 5)], "both workers have work"
+    cpu: Any = SimpleNamespace(settings=settings.model_copy(update={"batch": 8}))
+    assert {(task.lockstep, len(task.seeds)) for task in screening._tasks(cpu, source, "s", [1, 2, 3], 2)} == {(1, 1)}
+
+
 def test_it_goes_on_after_an_interruption(
     small, screened: Screen, tmp_path: Path, fingerprints: Callable[[Path], dict[str, str]], monkeypatch
 ) -> None:
     options, out, searched = {"share": 0.75, "sure": 1, **SMALL}, tmp_path / "s", []
 
-    def stop(*arguments, original=screening.search, **named):
+    def stop(*arguments, original=screening.searching, **named):
         searched.append(named["seed"])
         if len(searched) == 2:
             raise KeyboardInterrupt
         return original(*arguments, **named)
 
-    monkeypatch.setattr(screening, "search", stop)
+    monkeypatch.setattr(screening, "searching", stop)
     with pytest.raises(KeyboardInterrupt):
         screen_universe(small.run.path, [5, 0, 9], **how(out=out, **options))
     with pytest.raises(StoreError, match="2 of 3 samples"):

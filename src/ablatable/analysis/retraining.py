@@ -232,11 +232,13 @@ def _tasks(run: Run, trainings: list[_Training], path: Path, device: str) -> Seq
 def _distances(
     run: Run, rows: list[int], path: Path, seeds: list[int], sampling: Sampling, seed: int, device: str
 ) -> dict[str, np.ndarray]:
-    from .._runtime.devices import computing
+    from .._runtime.devices import computing, memory
     from ..diffusion.ensemble import Ensemble
     from ..diffusion.kinds import load_component
+    from ..runs.batches import batch_alone
 
     n = run.code.components
+    batch = batch_alone(run, "fp32", device, memory(device))
     words = run.code.matrix[rows]
     half = np.stack(
         [
@@ -253,7 +255,7 @@ def _distances(
         """Uint8 (ablations, samples, C, H, W)."""
         with computing(device, sampling.precision):
             return draw(
-                Ensemble(components, batch=8),
+                Ensemble(components, batch=batch),
                 np.zeros((1, len(components)), bool) if ablations is None else ablations,
                 seeds,
                 shape=run.noise_shape,

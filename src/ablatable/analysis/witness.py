@@ -188,14 +188,15 @@ def draw_factual(run: Run, seeds: Sequence[int], sampling: Sampling, device: str
     On a CPU they are the bytes that a universe has for them. A GPU's universe may have another batch, and so differ by
     rounding.
     """
-    from .._runtime.devices import computing
-    from ..runs.samples import BATCH
+    from .._runtime.devices import computing, memory
+    from ..runs.batches import batch_alone
     from ..universes.drawing import draw
 
     sampling.check(run.recipe.schedule)
+    batch = batch_alone(run, sampling.precision, device, memory(device))
     with computing(device, sampling.precision):
         drawn = draw(
-            run.ensemble(batch=BATCH[sampling.precision], precision=sampling.precision, device=device),
+            run.ensemble(batch=batch, precision=sampling.precision, device=device),
             np.zeros((1, run.code.components), bool),
             seeds,
             shape=run.noise_shape,

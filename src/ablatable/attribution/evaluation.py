@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .._runtime.devices import CPU
 from .._runtime.execution import Execution
 from .._runtime.files import file_hash, json_hash, read_json, write_atomic, write_json
 from .._runtime.outputs import OutputKind, output_folder
@@ -73,7 +74,7 @@ def evaluate(
             `out` holds another evaluation.
         DataError: a file of scores does not fit the universe.
     """
-    universe = Universe.open(universe)
+    universe, execution = Universe.open(universe), execution.resolved()
     folder, opened = Path(out), _run_of(universe, run)
     if len(universe.unit_ids) < 2:
         raise SettingsError(
@@ -105,13 +106,14 @@ def evaluate(
                 samples=span,
                 path=str(folder / "pieces" / _slug(labels[name]) / f"{span[0]:07d}.parquet"),
                 stamp=_stamp(name),
+                device=execution.device,
             )
             for name in chosen
             for span in chunks(len(universe.seeds), PIECE)
         ]
         _compute(universe, opened, own, tasks, execution)
         scored = {labels[name]: _assemble([task for task in tasks if task.method == name]) for name in chosen}
-        truth, why = find_truth(universe, opened)
+        truth, why = find_truth(universe, opened, CPU if execution.ray is not None else execution.device)
         results = {label: measure(answer, truth, label) for label, answer in scored.items()}
         found = Evaluation(results, scored, why, len(universe.seeds), len(universe.unit_ids))
         _write(folder, found, universe)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._runtime.devices import CPU
 from .._runtime.rng import generator
 from ..data.units import Units, to_model
 from ..diffusion.recipe import IdealConfig
@@ -66,8 +67,8 @@ METHODS = {
 }
 
 
-def prepare_gradient(name: str, training: Units, run: Run) -> Score:
-    """Make a method of `METHODS` ready: TRAK's kernels are computed here.
+def prepare_gradient(name: str, training: Units, run: Run, device: str = CPU) -> Score:
+    """Make a method of `METHODS` ready: TRAK's kernels are computed here, on a device as resolved.
 
     Raises:
         SettingsError: the extra `dattri` is not installed, or the components have no weights to differentiate by.
@@ -80,8 +81,9 @@ def prepare_gradient(name: str, training: Units, run: Run) -> Score:
     for component in range(run.code.components):
         rows = np.flatnonzero(np.isin(training.owner, run.code.split(component)))
         if len(rows):
-            model = run.load_component(component)
-            parts.append((rows, _Part(method, model, run.recipe.schedule, training.images[rows], run.codec)))
+            model = run.load_component(component).to(device)
+            images, schedule = training.images[rows], run.recipe.schedule
+            parts.append((rows, _Part(method, model, schedule, images, run.codec, device)))
 
     def score(pictures: np.ndarray) -> np.ndarray:
         total = np.zeros((len(pictures), len(training.images)))
@@ -96,11 +98,18 @@ class _Part:
     """One component with its split."""
 
     def __init__(
-        self, method: Gradient, model: nn.Module, schedule: Schedule, images: np.ndarray, codec: Codec | None
+        self,
+        method: Gradient,
+        model: nn.Module,
+        schedule: Schedule,
+        images: np.ndarray,
+        codec: Codec | None,
+        device: str,
     ) -> None:
+        self.device = device
         self.method, self.schedule, self.images, self.codec = method, schedule, images, codec
         self.task = self._task(model)
-        projection = {"proj_dim": PROJECTION, "proj_max_batch_size": BATCH, "proj_seed": 0, "device": "cpu"} | {
+        projection = {"proj_dim": PROJECTION, "proj_max_batch_size": BATCH, "proj_seed": 0, "device": device} | {
             "proj_type": PROJECTION_TYPE
         }
         if method.kernel:
@@ -109,6 +118,7 @@ class _Part:
                 correct_probability_func=lambda parameters, data: data[0].sum() * 0,  # Q = 1: a loss has no classes
                 projector_kwargs=projection,
                 regularization=DAMPING * self._mean_square(),
+                device=device,
             )
             with _quiet():
                 self.attributor.cache(self._data(images))
@@ -116,7 +126,11 @@ class _Part:
             import torch
 
             self.attributor = _dattri("algorithm.tracin").TracInAttributor(
-                self.task, weight_list=torch.ones(1), normalized_grad=method.normalised, projector_kwargs=projection
+                self.task,
+                weight_list=torch.ones(1),
+                normalized_grad=method.normalised,
+                projector_kwargs=projection,
+                device=device,
             )
             self.attributor.projector_kwargs = None  # else it projects, whatever it is given
 
@@ -127,7 +141,7 @@ class _Part:
                 scores = self.attributor.attribute(self._data(pictures))
             else:
                 scores = self.attributor.attribute(self._data(self.images), self._data(pictures))
-        return scores.T.double().numpy()
+        return scores.T.double().cpu().numpy()
 
     def _task(self, model: nn.Module) -> Any:
         import torch
@@ -135,7 +149,7 @@ class _Part:
 
         from ..diffusion.schedule import add_noise
 
-        abar = self.schedule.alphas_cumprod().float()
+        abar = self.schedule.alphas_cumprod().float().to(self.device)
         output = self.method.output
 
         def function(parameters: dict[str, Tensor], data: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -164,7 +178,8 @@ class _Part:
         """Mean squared length of the split's gradients, scaled as TRAK scales them (a projection keeps lengths)."""
         parameters, _ = self.task.get_param(ckpt_idx=0)
         gradient = self.task.get_grad_loss_func(in_dims=(None, 0))
-        lengths = [gradient(parameters, tuple(batch)).detach().square().sum() for batch in self._data(self.images)]
+        batches = (tuple(each.to(self.device) for each in batch) for batch in self._data(self.images))
+        lengths = [gradient(parameters, batch).detach().square().sum() for batch in batches]
         return sum(map(float, lengths)) / len(self.images) / parameters.numel()
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
+from .._runtime.devices import CPU
 from .._runtime.rng import generator
 from ..analysis.denoised import denoised
 from ..analysis.exchangeable import standardised
@@ -147,11 +148,11 @@ def euclidean_flips(training: Units, run: Run | None = None) -> Attributor:
     return lambda pictures: -np.minimum(pairwise(pictures.images, training.images), pairwise(pictures.images, mirrored))
 
 
-def by_features(name: str) -> Method:
-    """Nearest neighbour in a feature space, see `features.load_features`."""
+def by_features(name: str, device: str = CPU) -> Method:
+    """Nearest neighbour in a feature space, see `features.load_features`; `device`: where features are computed."""
 
     def prepare(training: Units, run: Run | None = None) -> Attributor:
-        features = load_features(name)
+        features = load_features(name, device)
         known = features(training.images)
         return lambda pictures: -feature_distances(features(pictures.images), known)
 
@@ -161,33 +162,37 @@ def by_features(name: str) -> Method:
 # --- methods that look into the components, and scores from elsewhere ----------------------------------------------
 
 
-def by_gradients(name: str) -> Method:
-    """One of `gradients.METHODS`."""
+def by_gradients(name: str, device: str = CPU) -> Method:
+    """One of `gradients.METHODS`; `device`: where gradients are computed."""
 
     def prepare(training: Units, run: Run | None) -> Attributor:
         assert run is not None
-        score = prepare_gradient(name, training, run)
+        score = prepare_gradient(name, training, run, device)
         return lambda pictures: score(pictures.images)
 
     return Method(prepare, frozenset({"run"}))
 
 
-def by_witness(training: Units, run: Run | None) -> Attributor:
+def by_witness(device: str = CPU) -> Method:
     """The witness test's score: how much more the components that saw a unit denoise the picture towards it.
 
     All components of the run are asked, of counterfactual pictures too: the question is whose image they recognise in
-    a picture, whoever drew it.
+    a picture, whoever drew it. `device`: where they are asked.
     """
-    assert run is not None
-    words = run.code.matrix[run.rows(training.ids)]
 
-    def score(pictures: Pictures) -> np.ndarray:
-        components = (run.load_component(number) for number in range(run.code.components))
-        said = denoised(components, run.recipe.schedule, pictures.images, codec=run.codec)
-        evidence, _ = unit_evidence(said, training, pictures.images)  # (n, units, N)
-        return np.stack([standardised(words, evidence[:, :, k]) for k in range(len(pictures.images))])
+    def prepare(training: Units, run: Run | None) -> Attributor:
+        assert run is not None
+        words = run.code.matrix[run.rows(training.ids)]
 
-    return score
+        def score(pictures: Pictures) -> np.ndarray:
+            components = (run.load_component(number).to(device) for number in range(run.code.components))
+            said = denoised(components, run.recipe.schedule, pictures.images, device=device, codec=run.codec)
+            evidence, _ = unit_evidence(said, training, pictures.images)  # (n, units, N)
+            return np.stack([standardised(words, evidence[:, :, k]) for k in range(len(pictures.images))])
+
+        return score
+
+    return Method(prepare, frozenset({"run"}))
 
 
 def stored(scores: Scores) -> Method:
@@ -208,12 +213,16 @@ def stored(scores: Scores) -> Method:
     return Method(prepare, quick=True)
 
 
+def looking_into_components(device: str = CPU) -> dict[str, Method]:
+    """Methods that compute with the run's components, on a device as resolved."""
+    return {"witness": by_witness(device), **{name: by_gradients(name, device) for name in GRADIENTS}}
+
+
 METHODS = {
     "random": Method(random, quick=True),
     "euclidean": Method(euclidean, quick=True),
     "euclidean-flips": Method(euclidean_flips, quick=True),
-    "witness": Method(by_witness, frozenset({"run"})),
-    **{name: by_gradients(name) for name in GRADIENTS},
+    **looking_into_components(),
 }
 NAMES = f"{', '.join(METHODS)}, features:NAME (such as features:efficientnet-lite0), or a file of scores"
 
@@ -245,16 +254,18 @@ def as_method(name: str, given: object, universe: Universe) -> Method:
     return stored(Scores(scores, {}))
 
 
-def find_method(name: str, universe: Universe) -> Method:
+def find_method(name: str, universe: Universe, device: str = CPU) -> Method:
     """A method by its name: one of `METHODS`, `features:NAME`, or a file of scores for this universe.
+
+    `device`: where networks compute, as resolved.
 
     Raises:
         SettingsError: there is no such method. DataError: the file does not fit the universe.
     """
     if name in METHODS:
-        return METHODS[name]
+        return {**METHODS, **looking_into_components(device)}[name]
     if name.startswith("features:"):
-        return by_features(name.removeprefix("features:"))
+        return by_features(name.removeprefix("features:"), device)
     if Path(name).suffix in SUFFIXES:
         return stored(read_scores(name, samples=len(universe.seeds), units=universe.unit_ids))
     raise SettingsError(f"no attribution method '{name}'; there are {NAMES}")

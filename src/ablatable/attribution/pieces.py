@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._runtime.devices import CPU, computing
 from .._runtime.files import json_hash, write_atomic
 from .._runtime.rng import generator
 from .._runtime.workers import chunks
@@ -40,6 +41,7 @@ class Piece:
     samples: tuple[int, int]
     path: str
     stamp: str  # of the file that scores come from; empty for other methods
+    device: str = CPU
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,16 @@ class Ready:
 
 def compute_piece(piece: Piece, report: Callable[[dict], None]) -> None:
     """Score one piece and store it."""
-    from .._runtime.devices import CPU, computing
-
-    ready = _prepared(piece.universe, piece.run, piece.method, piece.stamp)
-    with computing(CPU):
+    with computing(piece.device):
+        ready = _prepared(piece.universe, piece.run, piece.method, piece.stamp, piece.device)
         score_piece(ready, piece)
 
 
 @lru_cache(maxsize=1)
-def _prepared(url: str, run: str | None, method: str, stamp: str) -> Ready:
+def _prepared(url: str, run: str | None, method: str, stamp: str, device: str) -> Ready:
     """A worker makes a method ready once."""
     universe = Universe.open(url)
-    return make_ready(find_method(method, universe), universe, None if run is None else Run(run))
+    return make_ready(find_method(method, universe, device), universe, None if run is None else Run(run))
 
 
 def make_ready(method: Method, universe: Universe, run: Run | None) -> Ready:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._runtime.devices import CPU, computing
 from .._runtime.rng import generator
 from .._runtime.workers import chunks
 from ..analysis.calibration import calibrate
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SETS = 128  # sets of components, half of them each, whose diffusion loss is predicted
+ROWS = 256  # samples that a component processes at once
 NOISES = 20  # timesteps, each with its own noise, over which the diffusion loss of an image is averaged
 ERRORS = 2**26  # numbers in the components' errors of the samples that are looked at together, for bounded memory
 
@@ -44,8 +47,11 @@ class Truth:
     set_loss: np.ndarray | None
 
 
-def find_truth(universe: Universe, run: Run | None) -> tuple[Truth, dict[str, str]]:
-    """What a universe tells of its units' influence, and for what it does not tell, why."""
+def find_truth(universe: Universe, run: Run | None, device: str = CPU) -> tuple[Truth, dict[str, str]]:
+    """What a universe tells of its units' influence, and for what it does not tell, why.
+
+    `device`: where components compute, as resolved.
+    """
     settings, why = universe.settings, {}
     p = presence = spare_distance = set_presence = set_loss = None
     if settings.spares:
@@ -61,7 +67,7 @@ def find_truth(universe: Universe, run: Run | None) -> tuple[Truth, dict[str, st
         why["lds_loss"] = "no run is given" if not settings.imported else "an imported universe has no run"
     else:
         sets = component_sets(run.code.components)
-        set_presence, set_loss = present(sets, run.code.matrix), diffusion_loss(universe, run, sets)
+        set_presence, set_loss = present(sets, run.code.matrix), diffusion_loss(universe, run, sets, device)
     distance = universe.distances().T.astype(np.float64)
     return Truth(distance, p, presence, spare_distance, set_presence, set_loss), why
 
@@ -82,7 +88,7 @@ def component_sets(components: int) -> np.ndarray:
     return np.stack(list(sets.values())[:SETS])
 
 
-def diffusion_loss(universe: Universe, run: Run, sets: np.ndarray) -> np.ndarray:
+def diffusion_loss(universe: Universe, run: Run, sets: np.ndarray, device: str = CPU) -> np.ndarray:
     """Loss of every factual sample under sets of components, bool (sets, n): float64 (samples, sets).
 
     The mean over timesteps and noises of |eps - mean_{i in set} eps_i(x_t, t)|^2 / pixels. Each component predicts
@@ -91,15 +97,15 @@ def diffusion_loss(universe: Universe, run: Run, sets: np.ndarray) -> np.ndarray
     import torch
 
     factual = universe.factual
-    components = [run.load_component(i) for i in range(run.code.components)]
+    components = [run.load_component(i).to(device) for i in range(run.code.components)]
     weights = torch.from_numpy(sets / sets.sum(axis=1, keepdims=True)).float()  # (sets, n)
     at_once = max(1, ERRORS // (len(components) * math.prod(run.noise_shape)))
     parts = [slice(*part) for part in chunks(len(factual), at_once)]
-    return np.concatenate([_losses(run, components, factual[k], universe.seeds[k], weights) for k in parts])
+    return np.concatenate([_losses(run, components, factual[k], universe.seeds[k], weights, device) for k in parts])
 
 
 def _losses(
-    run: Run, components: list[nn.Module], factual: np.ndarray, seeds: Sequence[int], weights: Tensor
+    run: Run, components: list[nn.Module], factual: np.ndarray, seeds: Sequence[int], weights: Tensor, device: str
 ) -> np.ndarray:
     """`diffusion_loss` of some samples, uint8 (samples, H, W, C), under sets of these weights, float (sets, n)."""
     import torch
@@ -111,13 +117,17 @@ def _losses(
     abar = run.recipe.schedule.alphas_cumprod().float()
     steps = np.floor((np.arange(NOISES) + 0.5) / NOISES * run.recipe.schedule.train_steps).astype(int)
     loss = np.zeros((len(x0), len(weights)))
-    with torch.inference_mode():
+    with torch.inference_mode(), computing(device) if device != CPU else nullcontext():
         for t in steps:
             noises = (generator("loss", seed, int(t)).standard_normal(x0.shape[1:], dtype=np.float32) for seed in seeds)
             eps = torch.from_numpy(np.stack(list(noises)))
             x = add_noise(x0, eps, abar[t])
+            there = [x[first:last].to(device) for first, last in chunks(len(x), ROWS)]
             errors = torch.stack(
-                [(component(x, int(t)) - eps).flatten(1) for component in components]
+                [
+                    (torch.cat([component(part, int(t)).cpu() for part in there]) - eps).flatten(1)
+                    for component in components
+                ]
             )  # (n, samples, D)
             gram = torch.einsum("isd,jsd->sij", errors, errors)  # |mean error|^2 = w' G w
             loss += torch.einsum("ki,sij,kj->sk", weights, gram, weights).double().numpy() / errors.shape[2] / NOISES

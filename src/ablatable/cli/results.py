@@ -9,7 +9,7 @@ import typer
 
 from .._runtime.execution import Execution
 from . import choices
-from .common import Json, Overwrite, UniverseUrl, Workers, app, example, located_run
+from .common import Device, Json, Overwrite, UniverseUrl, Workers, app, example, located_run
 from .output import next_step, print_json, print_rows, quoted, say
 
 
@@ -38,6 +38,7 @@ def evaluate(
     ] = None,
     rule: Annotated[choices.Rule, typer.Option(help="How scores of images become scores of units.")] = "max",
     workers: Workers = None,
+    device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -47,7 +48,7 @@ def evaluate(
     from ..universes.reader import Universe
 
     names = [*(attributor or []), *map(str, scores or [])] or ["random", "euclidean", "euclidean-flips"]
-    universe, execution = Universe.open(universe_url), Execution(workers)
+    universe, execution = Universe.open(universe_url), Execution(workers, device)
     found = evaluate_methods(universe, names, out=out, run=run, rule=rule, execution=execution, overwrite=overwrite)
     if as_json:
         print_json({"out": str(out), "not_measured": found.why, "results": found.table().to_dicts()})

@@ -50,10 +50,9 @@ class Ensemble:
 
         return self._mean(x, predict)
 
-    def shared(self, x: Tensor, t: Tensor | int) -> Tensor:
-        """As `__call__` on `x` repeated for all rows (row r is x[r % len(x)]), each component predicting `x` once."""
-        rows = x.repeat(len(self.alive) // len(x), 1, 1, 1)
-        return self._mean(rows, lambda component, index: self._forward(component, x, t)[index % len(x)])
+    def shared(self, x: Tensor, rows: Tensor, t: int) -> Tensor:
+        """As `__call__` on `x[rows]`, each component predicting `x` once; `rows`: int64 (rows,), on `x`'s device."""
+        return self._mean(x[rows], lambda component, index: self._forward(component, x, t)[rows[index]])
 
     def _mean(self, x: Tensor, predict: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
         """Mean over survivors of `predict(component, indices of the rows it survives in)`, added in their order."""

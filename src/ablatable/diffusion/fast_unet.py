@@ -2,8 +2,9 @@
 
 Same weights and, up to the rounding of reordered sums, the same numbers as `UNet2DModel.forward`, with less to do:
 
-- What depends on t alone is computed once, not once per row. A residual block adds its projection of the time
-  embedding, one vector for all rows, to the output of its first convolution; here it joins that convolution's bias.
+- What depends on t alone is computed once per timestep, not once per pass and row. A residual block adds its projection
+  of the time embedding, one vector for all rows, to the output of its first convolution; here it joins that
+  convolution's bias, and all of these biases are kept.
 - Activations and residual sums work in place, and nothing is divided by an output scale of one.
 - Nearest upsampling followed by a 3 x 3 convolution reads every pixel of the small picture several times through the
   same weights. For each of the four phases of an output pixel the weights that meet the same small pixel are summed
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .captured import Captured
+
+KEPT_TIMESTEPS = 128  # whose biases are kept: 5 MB of a component of preset `paper`
 _AGREES: dict[str, bool] = {}  # by architecture
 
 
@@ -69,13 +73,14 @@ def _same_predictions(unet: Any) -> bool:
 class SharedTimestepUNet(nn.Module):
     """Inference only: the gradient and the training mode of the model it reads from are not its business."""
 
-    def __init__(self, unet: Any, compiled: bool = False) -> None:
+    def __init__(self, unet: Any, compiled: bool = False, captured: bool = False) -> None:
         """Read from a model.
 
         Args:
             unet: a `UNet2DModel` as `unet.build` makes them; its weights are shared, not copied.
             compiled: let `torch.compile` fuse what it can. All models of one architecture share what is compiled, which
                 happens at the first forward pass of a batch size.
+            captured: launch a whole pass at once, see `Captured`.
         """
         super().__init__()
         self.unet, self.compiled = unet, compiled
@@ -84,40 +89,57 @@ class SharedTimestepUNet(nn.Module):
         self.upsamplers = nn.ModuleList(
             upsampling(block.upsamplers[0].conv) if block.upsamplers else nn.Identity() for block in unet.up_blocks
         )
+        self._biases: dict[tuple[float, torch.dtype, torch.device], list[Tensor]] = {}
+        self._pass = Captured(self._whole_pass) if captured else self._whole_pass
 
     def forward(self, x: Tensor, t: float) -> Tensor:
         """Predicted noise (B, C, H, W) at timestep `t` of every row of `x`."""
-        features = self.unet.time_proj(torch.full((1,), t, device=x.device)).to(x.dtype)
-        time = functional.silu(self.unet.time_embedding(features))  # (1, D)
-        if self.compiled:
-            return _compiled()(self, x.to(memory_format=torch.channels_last), time)
-        return self.predict(x, time)
+        return self._pass(x, *self.biases(t, x))
 
-    def predict(self, x: Tensor, time: Tensor) -> Tensor:
-        """The same, from the timestep's embedding (1, D)."""
-        unet = self.unet
+    def _whole_pass(self, x: Tensor, *biases: Tensor) -> Tensor:
+        if self.compiled:
+            return _compiled()(self, x.to(memory_format=torch.channels_last), biases)
+        return self.predict(x, biases)
+
+    def biases(self, t: float, like: Tensor) -> list[Tensor]:
+        """All that depends on the timestep: the bias of each residual layer's first convolution, (channels,) each.
+
+        They are computed once for each timestep, by the device and in the dtype of `like`.
+        """
+        key = (t, like.dtype, like.device)
+        if key not in self._biases:
+            features = self.unet.time_proj(torch.full((1,), t, device=like.device)).to(like.dtype)
+            time = functional.silu(self.unet.time_embedding(features))  # (1, D)
+            if len(self._biases) == KEPT_TIMESTEPS:
+                del self._biases[next(iter(self._biases))]
+            self._biases[key] = [r.conv1.bias + r.time_emb_proj(time)[0] for r in _residual_layers(self.unet)]
+        return self._biases[key]
+
+    def predict(self, x: Tensor, biases: Sequence[Tensor]) -> Tensor:
+        """The same, from what `biases` gives."""
+        unet, bias = self.unet, iter(biases)
         h = unet.conv_in(x)
         skips = [h]
         for block in unet.down_blocks:
             for resnet, attention in _layers(block):
-                h = attention(_residual(resnet, h, time))
+                h = attention(_residual(resnet, h, next(bias)))
                 skips.append(h)
             for downsample in block.downsamplers or ():
                 h = downsample(h)
                 skips.append(h)
         middle = unet.mid_block
-        h = _residual(middle.resnets[0], h, time)
+        h = _residual(middle.resnets[0], h, next(bias))
         for attention, resnet in zip(middle.attentions, middle.resnets[1:], strict=True):
-            h = _residual(resnet, h if attention is None else attention(h), time)
+            h = _residual(resnet, h if attention is None else attention(h), next(bias))
         for block, upsample in zip(unet.up_blocks, self.upsamplers, strict=True):
             for resnet, attention in _layers(block):
-                h = attention(_residual(resnet, torch.cat([h, skips.pop()], dim=1), time))
+                h = attention(_residual(resnet, torch.cat([h, skips.pop()], dim=1), next(bias)))
             h = upsample(h)
         return unet.conv_out(functional.silu(unet.conv_norm_out(h), inplace=True))
 
 
 @lru_cache(maxsize=1)
-def _compiled() -> Callable[[SharedTimestepUNet, Tensor, Tensor], Tensor]:
+def _compiled() -> Callable[[SharedTimestepUNet, Tensor, Sequence[Tensor]], Tensor]:
     """`predict`, compiled for whatever model it is given; batch sizes are fixed, so shapes need not be dynamic."""
     return torch.compile(SharedTimestepUNet.predict, dynamic=False)
 
@@ -184,9 +206,15 @@ def _same(h: Tensor) -> Tensor:
     return h
 
 
-def _residual(resnet: Any, x: Tensor, time: Tensor) -> Tensor:
+def _residual_layers(unet: Any) -> list[Any]:
+    """In the order in which `predict` comes to them."""
+    blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
+    return [resnet for block in blocks for resnet in block.resnets]
+
+
+def _residual(resnet: Any, x: Tensor, bias: Tensor) -> Tensor:
     h = functional.silu(resnet.norm1(x), inplace=True)
     conv = resnet.conv1
-    h = functional.conv2d(h, conv.weight, conv.bias + resnet.time_emb_proj(time)[0], conv.stride, conv.padding)
+    h = functional.conv2d(h, conv.weight, bias, conv.stride, conv.padding)
     h = functional.silu(resnet.norm2(h), inplace=True)
     return resnet.conv2(h).add_(x if resnet.conv_shortcut is None else resnet.conv_shortcut(x))

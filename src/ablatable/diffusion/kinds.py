@@ -68,9 +68,10 @@ class Kind:
         shared: whether its components need frozen models that all of them use. Then `build` and `load` get one more
             argument: the folder of each, by its name.
 
-    A denoiser may offer two methods more. Without them its plain forward pass is used, and what needs them is refused:
+    A denoiser may offer methods more. Without them its plain forward pass is used, and what needs them is refused:
 
     - `fast()` lets `torch.compile` fuse its forward pass, and returns the denoiser (`compiled`);
+    - `capture()` records its forward pass as a GPU's graph, and returns the denoiser (nothing needs it);
     - `tangent(x, t, directions)` gives its prediction and its derivatives along some directions, see `tangents.push`
       (differential ablation).
     """
@@ -151,3 +152,9 @@ def fused(denoiser: nn.Module) -> nn.Module:
     """The denoiser with its forward pass fused by `torch.compile`, if it has a method `fast`."""
     fast: Callable[[], nn.Module] | None = getattr(denoiser, "fast", None)
     return denoiser if fast is None else fast()
+
+
+def captured(denoiser: nn.Module) -> nn.Module:
+    """The denoiser with its passes recorded as a GPU's graphs, if it has a method `capture`; bits stay as they are."""
+    capture: Callable[[], nn.Module] | None = getattr(denoiser, "capture", None)
+    return denoiser if capture is None else capture()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .._runtime.devices import CPU
 from .._runtime.rng import generator
 from ..errors import SettingsError
+from .ahead import ahead
 from .clipping import clip_noise, scheduler_abar
 from .heun import heun_sampler
 from .sampling_settings import Sampling
@@ -20,6 +23,9 @@ from .schedule import Schedule
 if TYPE_CHECKING:
     from .autoencoder import Codec
     from .denoiser import Denoiser
+
+
+KEPT_SEEDS, KEPT_BYTES = 64, 2**20  # of how many seeds noise is kept, and how much of each, for the next block
 
 
 class Noise(Protocol):
@@ -31,17 +37,60 @@ class Noise(Protocol):
 class Trajectories:
     """The noise trajectories of some seeds, made step by step as they are needed.
 
-    Row b's noise at step k depends on (seed b, k) alone: not on its neighbours, the number of steps or anything else.
+    Row b's noise at step k depends on (row b's seed, k) alone: not on its neighbours, the number of steps or anything
+    else.
     """
 
-    def __init__(self, seeds: Iterable[int], shape: tuple[int, int, int], repeat: int = 1, device: str = "cpu") -> None:
-        """`repeat`: give the whole batch that many times over, so that many ablations share one noise."""
-        self.seeds, self.shape, self.repeat, self.device = [int(s) for s in seeds], tuple(shape), repeat, device
+    def __init__(
+        self,
+        seeds: Iterable[int],
+        shape: tuple[int, int, int],
+        *,
+        rows: np.ndarray | None = None,
+        device: str = CPU,
+    ) -> None:
+        """Make nothing yet.
+
+        Args:
+            seeds: all different.
+            shape: (C, H, W) of a sample.
+            rows: int (B,), the place of each row's seed among `seeds`, so that many ablations share one noise; None =
+                one row per seed.
+            device: where the noise is wanted. It is drawn on the CPU in any case.
+        """
+        self.seeds, self.shape, self.device = [int(s) for s in seeds], tuple(shape), device
+        self.rows = None if rows is None else torch.from_numpy(np.asarray(rows, np.int64)).to(device)
 
     def __getitem__(self, step: int, /) -> Tensor:
-        """Noise of one step, float32 (repeat * seeds, C, H, W); drawn on the CPU whatever the device."""
-        rows = [generator("noise", seed, step).standard_normal(self.shape, dtype=np.float32) for seed in self.seeds]
-        return torch.from_numpy(np.stack(rows)).to(self.device).repeat(self.repeat, 1, 1, 1)
+        """Noise of one step, float32 (B, C, H, W)."""
+        return self._placed(self._made(step).to(self.device))
+
+    def ahead(self, steps: Sequence[int]) -> Iterator[Tensor]:
+        """The noise of these steps, made and sent to a GPU while it computes; see `ahead`."""
+        for (sent,) in ahead(lambda step: (self._made(step),), steps, self.device):
+            yield self._placed(sent)
+
+    def _made(self, step: int) -> Tensor:
+        """Of every seed, on the CPU."""
+        return torch.from_numpy(np.stack([_noise_of(seed, self.shape, step) for seed in self.seeds]))
+
+    def _placed(self, noise: Tensor) -> Tensor:
+        return noise if self.rows is None else noise[self.rows]
+
+
+def _noise_of(seed: int, shape: tuple[int, ...], step: int) -> np.ndarray:
+    """One seed's noise at one step, float32 `shape`; the first steps of the last seeds are kept in memory."""
+    kept = _steps_of(seed, shape)
+    if (noise := kept.get(step)) is None:
+        noise = generator("noise", seed, step).standard_normal(shape, dtype=np.float32)
+        if (len(kept) + 1) * noise.nbytes <= KEPT_BYTES:
+            kept[step] = noise
+    return noise
+
+
+@lru_cache(maxsize=KEPT_SEEDS)
+def _steps_of(seed: int, shape: tuple[int, ...]) -> dict[int, np.ndarray]:
+    return {}
 
 
 def noise_trajectory(seeds: Iterable[int], steps: int, shape: tuple[int, int, int]) -> Tensor:
@@ -86,9 +135,12 @@ def sample(
     if codec is not None:
         sampling = replace(sampling, clip=False)
     timesteps, step_from = make_sampler(sampling, schedule or Schedule())
-    x = noise[0]
+    adds = sampling.sampler == "ddpm"  # the others add none
+    steps = range(len(timesteps) + 1) if adds else range(1)
+    noises = noise.ahead(steps) if isinstance(noise, Trajectories) else (noise[step] for step in steps)
+    x = next(noises)
     for number, t in enumerate(timesteps, start=1):
-        z = noise[number] if sampling.sampler == "ddpm" else x  # the others add none
+        z = next(noises) if adds else x
         x = step_from(denoiser(x, t), t, x, z)
         if done := sampling.finished(number):
             on_step(done)

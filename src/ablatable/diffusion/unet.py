@@ -50,10 +50,11 @@ class UNetDenoiser(nn.Module):
         self.unet = unet
         self.multiple = multiple
         self.abar = None if abar is None else abar.float()  # no buffer: it must stay float32 when weights are bfloat16
+        self._abar_on: dict[torch.device, Tensor] = {}
         self.sigma_data = sigma_data
         self.transform = transform
         self.inference: SharedTimestepUNet | PlainUNet | None = None
-        self.compiled = False  # see `SharedTimestepUNet`
+        self.compiled = self.captured = False  # see `SharedTimestepUNet`
 
     def train(self, mode: bool = True) -> UNetDenoiser:
         """As `nn.Module.train`; forgets what was derived from the weights."""
@@ -77,7 +78,8 @@ class UNetDenoiser(nn.Module):
         if not isinstance(time, Tensor) and not self.training and not torch.is_grad_enabled():
             if self.inference is None:
                 known = agrees(self.unet)
-                self.inference = SharedTimestepUNet(self.unet, self.compiled) if known else PlainUNet(self.unet)
+                fast = SharedTimestepUNet(self.unet, self.compiled, self.captured) if known else None
+                self.inference = fast or PlainUNet(self.unet)
             predicted = self.inference(x, time)
         else:  # a float as such would be cut to an integer
             time = torch.tensor([time], device=x.device) if isinstance(time, float) else time
@@ -88,6 +90,11 @@ class UNetDenoiser(nn.Module):
         """Let `torch.compile` fuse the inference pass; the weights become channels-last."""
         self.compiled = True
         return self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def capture(self) -> UNetDenoiser:
+        """Launch each inference pass at once, on a device that can, see `Captured`; bits stay as they are."""
+        self.captured = True
+        return self
 
     def tangent(self, x: Tensor, t: int, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Its prediction and its derivatives along some directions, see `tangents.push`."""
@@ -103,9 +110,10 @@ class UNetDenoiser(nn.Module):
         if self.sigma_data is None:
             return x, t
         sigma = self._sigma(x, t)
-        time = 250 * sigma.log().flatten()  # 1000 c_noise
         scaled = ((1 + sigma**2) / (sigma**2 + self.sigma_data**2)).sqrt() * x  # c_in x sqrt(1 + sigma^2)
-        return scaled, time if isinstance(t, Tensor) else float(time)
+        here = sigma if isinstance(t, Tensor) else self._sigma(torch.empty(0, dtype=x.dtype), t)
+        time = 250 * here.log().flatten()  # 1000 c_noise
+        return scaled, time if isinstance(t, Tensor) else float(time)  # on the CPU, as nothing may wait for a device
 
     def noise(self, predicted: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
         """What the network computed of `x` at `t`, as noise: linear in both, so directions become noise likewise."""
@@ -121,9 +129,9 @@ class UNetDenoiser(nn.Module):
     def _abar(self, x: Tensor, t: Tensor | int) -> Tensor:
         """abar_t for the rows of `x`, (B, 1, 1, 1) or (1, 1, 1, 1)."""
         assert self.abar is not None
-        if self.abar.device != x.device:
-            self.abar = self.abar.to(x.device)
-        return self.abar[t].to(x.dtype).reshape(-1, 1, 1, 1)
+        if x.device not in self._abar_on:
+            self._abar_on[x.device] = self.abar.to(x.device)
+        return self._abar_on[x.device][t].to(x.dtype).reshape(-1, 1, 1, 1)
 
     def _sigma(self, x: Tensor, t: Tensor | int) -> Tensor:
         a = self._abar(x, t)

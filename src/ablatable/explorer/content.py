@@ -115,7 +115,7 @@ def add_factual(content: Content, run: Run, drawing: Drawing, universe: Universe
         rows = [universe.seeds.index(seed) for seed in drawing.seeds]
         pictures = np.moveaxis(universe.factual[rows], -1, 1)
     else:
-        from ..runs.samples import BATCH
+        from ..runs.batches import BATCH
         from ..universes.drawing import draw
 
         pictures = draw(

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -24,6 +22,7 @@ from .._runtime.files import file_hash, json_hash, move_folder_into_place, sweep
 from .._runtime.merkle import commit
 from .._runtime.rng import generator, torch_seed
 from ..data.units import Units, to_model
+from ..diffusion.ahead import ahead
 from ..diffusion.kinds import build_component, kind_named, save_component
 from ..diffusion.recipe import Recipe, TrainingConfig
 from ..diffusion.schedule import add_noise
@@ -36,7 +35,6 @@ Report = Callable[[dict], None]
 
 SPLIT = "split.safetensors"  # a split on its way to training, see `task_of`
 REPORT_SECONDS = 0.5
-AHEAD = 2  # batches that are made while a GPU works
 
 
 @dataclass(frozen=True)
@@ -117,24 +115,14 @@ class Pictures:
 
 def _batches(task: TrainTask, pictures: Tensor | Pictures, steps: range) -> Iterator[tuple[Tensor, ...]]:
     """Every step's x_t, t, noise and abar_t on the task's device, to which they are sent while it works on others."""
-    device, schedule = torch.device(task.device), task.recipe.schedule
+    schedule = task.recipe.schedule
     abar = schedule.alphas_cumprod().float()  # (T,)
 
     def batch(step: int) -> tuple[Tensor, ...]:
         x0, t, noise = batch_at(task, step, pictures, schedule.train_steps)
-        made = add_noise(x0, noise, abar[t]), t, noise, abar[t]
-        return tuple(tensor.pin_memory() for tensor in made) if device.type == "cuda" else made
+        return add_noise(x0, noise, abar[t]), t, noise, abar[t]
 
-    if device.type == CPU:
-        yield from map(batch, steps)
-        return
-    with ThreadPoolExecutor(1) as beside:
-        coming = deque(beside.submit(batch, step) for step in steps[:AHEAD])
-        for step in steps:
-            ready = coming.popleft().result()
-            if step + AHEAD < steps.stop:
-                coming.append(beside.submit(batch, step + AHEAD))
-            yield tuple(tensor.to(device, non_blocking=True) for tensor in ready)
+    return ahead(batch, steps, task.device)
 
 
 def train_component(task: TrainTask, report: Report = lambda event: None) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from .._runtime.devices import computing
 from ..diffusion.ensemble import Ensemble, Streamed
-from ..diffusion.kinds import fused
+from ..diffusion.kinds import captured, fused
 from ..diffusion.places import refuse_unless_places_agree
 
 if TYPE_CHECKING:
@@ -22,16 +22,18 @@ def loaded_ensemble(
 ) -> Ensemble:
     """See `Run.ensemble`."""
     seen: set[int] = set()
+    count = run.code.components
+    few = max_resident is not None and max_resident < count
 
     def load(index: int) -> nn.Module:
         component = run.load_component(index, verify=index not in seen).to(device)
         seen.add(index)
         if compiled:
             component = fused(component)
+        if not few:  # recording takes longer than a few passes of a component that is then dropped
+            component = captured(component)
         return component.to(torch.bfloat16) if precision == "bf16" else component
 
-    count = run.code.components
-    few = max_resident is not None and max_resident < count
     components = Streamed(load, count, max_resident or 1) if few else [load(index) for index in range(count)]
     if batch is not None:
         with computing(device, precision):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor, nn
 
+from .._runtime.devices import CPU, computing, kind_of, memory
 from .._runtime.hub import is_hub_name
 from ..codes.code import Code
 from ..data.units import to_images
@@ -18,6 +20,7 @@ from ..diffusion.ensemble import Ensemble
 from ..diffusion.sampling import Trajectories, sample
 from ..diffusion.sampling_settings import CLIP, Sampling
 from ..errors import SettingsError
+from .batches import batch_alone
 from .bundled import located
 from .publishing import fetch_run, push_run
 from .run import Run
@@ -140,16 +143,23 @@ class AblatablePipeline(DiffusionPipeline):
         sampling: Sampling = Sampling(),
         on_step: Callable[[int], None] = lambda step: None,
     ) -> Tensor:
-        """Draw one sample per seed: float32 (B, C, H, W), about [-1, 1], not clipped to it. Errors as `__call__`."""
-        noise = Trajectories(seeds, self.run.noise_shape, device=str(self.device))
-        return sample(
-            self.denoiser(without),
-            noise,
-            schedule=self.run.recipe.schedule,
-            sampling=sampling,
-            on_step=on_step,
-            codec=self.run.codec,
-        )
+        """Draw one sample per seed: float32 (B, C, H, W), about [-1, 1], not clipped to it. Errors as `__call__`.
+
+        On a GPU, components process batches of the size that `ablatable run sample` takes there, so its bits are these.
+        """
+        device, denoiser = str(self.device), self.denoiser(without)
+        noise = Trajectories(seeds, self.run.noise_shape, device=device)
+        if kind_of(device) != CPU:
+            denoiser.batch = batch_alone(self.run, sampling.precision, device, memory(device))
+        with computing(device, sampling.precision) if kind_of(device) != CPU else nullcontext():
+            return sample(
+                denoiser,
+                noise,
+                schedule=self.run.recipe.schedule,
+                sampling=sampling,
+                on_step=on_step,
+                codec=self.run.codec,
+            )
 
     @torch.inference_mode()
     def __call__(

@@ -23,14 +23,13 @@ from .._runtime.progress import Display
 from .._runtime.workers import chunks, default_workers
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError, option
+from .batches import batch_alone
 from .run import Run, as_run
 
 if TYPE_CHECKING:
     from ..diffusion.ensemble import Ensemble
 
 SHEET, COLUMNS = "contact-sheet.png", 8
-BATCH = {"fp32": 8, "tf32": 8, "bf16": 16}
-"""Rows that a component processes at once: as fast as more rows, and little padding in a last batch."""
 
 SAMPLES = OutputKind(
     what="samples",
@@ -79,8 +78,12 @@ def draw_samples(
         raise SettingsError(f"{taken[0]} exists; choose another {option('out')}, or {option('overwrite', True)}")
     opened = as_run(run)
     alive = tuple(opened.survivors([without] if isinstance(without, str) else without).tolist())
-    source = Source(str(opened.path.resolve()), opened.digest, sampling, execution.device, execution.max_resident)
-    spans = chunks(len(paths), BATCH[sampling.precision])
+    precision = sampling.precision
+    batch = batch_alone(opened, precision, execution.hardware(precision), execution.memory())
+    source = Source(
+        str(opened.path.resolve()), opened.digest, sampling, execution.device, execution.max_resident, batch
+    )
+    spans = chunks(len(paths), batch)
     tasks = [SampleTask(source, tuple(seeds[first:last]), alive) for first, last in spans]
     images = _draw_all(opened, tasks, execution)
     write_json(folder / SAMPLES.marker, {"kind": "ablatable samples"})
@@ -99,6 +102,7 @@ class Source:
     sampling: Sampling
     device: str
     max_resident: int | None
+    batch: int
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def _loaded(source: Source) -> tuple[Run, Ensemble]:
     if opened.digest != source.run_sha256:
         raise SettingsError(f"{source.run} changed while it was being used; give the same command again")
     return opened, opened.ensemble(
-        batch=BATCH[source.sampling.precision],
+        batch=source.batch,
         precision=source.sampling.precision,
         compiled=source.sampling.compiled,
         device=source.device,

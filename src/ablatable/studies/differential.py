@@ -135,7 +135,7 @@ def draw_at(run: Run, words: np.ndarray, seeds: tuple[int, ...], step: float, sa
         return total
 
     with computing(CPU), torch.inference_mode():
-        noise = Trajectories(seeds, run.shape, repeat=len(words))
+        noise = Trajectories(seeds, run.shape, rows=np.tile(np.arange(len(seeds)), len(words)))
         x = sample(denoiser, noise, schedule=run.recipe.schedule, sampling=sampling.drawing)
     return x.numpy().reshape(len(words), len(seeds), *run.shape)
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,26 +58,62 @@ def draw(
     Returns:
         uint8 (ablations, samples, C, H, W).
     """
+    of_seed = np.tile(np.arange(len(seeds)), len(ablations))  # row (a, s) at a * samples + s
+    drawn = draw_rows(
+        ensemble,
+        np.repeat(ablations, len(seeds), axis=0),
+        of_seed,
+        seeds,
+        shape=shape,
+        schedule=schedule,
+        sampling=sampling,
+        device=device,
+        on_step=on_step,
+        codec=codec,
+    )
+    return drawn.reshape(len(ablations), len(seeds), *drawn.shape[1:])
+
+
+def draw_rows(
+    ensemble: Ensemble,
+    ablations: np.ndarray,
+    of_seed: np.ndarray,
+    seeds: Sequence[int],
+    *,
+    shape: tuple[int, int, int],
+    schedule: Schedule,
+    sampling: Sampling,
+    device: str = "cpu",
+    on_step: Callable[[int], None] = lambda step: None,
+    codec: Codec | None = None,
+) -> np.ndarray:
+    """Draw rows, each an ablation and a sample of its own: uint8 (rows, C, H, W), the same bits as `draw` gives.
+
+    Args:
+        ablations: bool (rows, components).
+        of_seed: int (rows,), the place of each row's seed among `seeds`; each seed has a row.
+        ensemble, seeds, shape, schedule, sampling, device, on_step, codec: see `draw`.
+    """
     import torch
 
     from ..data.units import to_images
     from ..diffusion.sampling import Trajectories, sample
 
-    alive = np.repeat(~ablations, len(seeds), axis=0)  # row (a, s) at a * samples + s
-    noise = Trajectories(seeds, shape, repeat=len(ablations), device=device)
-    ablated, started = ensemble.ablate(alive), False
+    noise = Trajectories(seeds, shape, rows=of_seed, device=device)
+    assert noise.rows is not None
+    rows, firsts = noise.rows, torch.from_numpy(np.unique(of_seed, return_index=True)[1]).to(device)
+    ablated, started = ensemble.ablate(~ablations), False
 
     def denoiser(x: Tensor, t: Tensor | int) -> Tensor:
         nonlocal started
         if started:
             return ablated(x, t)
         started = True  # all ablations of a sample start from the same noise, so each component sees it once
-        return ablated.shared(x[: len(seeds)], t)
+        return ablated.shared(x[firsts], rows, int(t))
 
     with torch.inference_mode():
         x = sample(denoiser, noise, schedule=schedule, sampling=sampling, on_step=on_step, codec=codec)
-    images = np.moveaxis(to_images(x.cpu()), -1, -3)
-    return images.reshape(len(ablations), len(seeds), *images.shape[1:])
+    return np.moveaxis(to_images(x.cpu()), -1, -3)
 
 
 @dataclass(frozen=True)
@@ -138,17 +174,23 @@ class Drawing:
         on_step: Callable[[int], None] = lambda step: None,
     ) -> np.ndarray:
         """Samples of these seeds under some ablations, bool (rows, n): uint8 (rows, samples, C, H, W)."""
+        return self._drawn(draw, ablations, seeds, on_step=on_step)
+
+    def rows(self, ablations: np.ndarray, of_seed: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
+        """As `draw_rows`: uint8 (rows, C, H, W)."""
+        return self._drawn(draw_rows, ablations, of_seed, seeds)
+
+    def _drawn(self, function: Callable[..., np.ndarray], *what: Any, **how: Any) -> np.ndarray:
         with computing(self.device, self.settings.precision):
-            return draw(
+            return function(
                 self.ensemble,
-                ablations,
-                seeds,
+                *what,
                 shape=self.run.noise_shape,
                 schedule=self.run.recipe.schedule,
                 sampling=self.settings.sampling,
                 device=self.device,
-                on_step=on_step,
                 codec=self.run.codec,
+                **how,
             )
 
 

@@ -23,8 +23,8 @@ from ..codes.code import Code
 from ..data.images import delivered
 from ..diffusion.sampling_settings import Sampling
 from ..errors import CodeError, SettingsError, command, option
+from ..runs.batches import batch_of, drawing_bytes
 from ..runs.run import Run, as_run
-from .batches import batch_of, drawing_bytes
 from .blocks import Block
 from .drawing import Source, has_compiler
 from .reader import Universe
@@ -126,7 +126,8 @@ def enumerate_universe(
             _check_room(out, universe.settings, todo)
             source = Source.of(opened, execution)
             universe.changes()
-            room = drawing_bytes(opened, universe.settings, execution.max_resident)
+            made = universe.settings
+            room = drawing_bytes(opened, made.batch, made.precision, execution.max_resident)
             _compute(universe, [BlockTask(source, absolute(out), block) for block in todo], execution, room)
         universe.finish()
     return Universe.open(out)

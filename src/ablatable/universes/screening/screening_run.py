@@ -1,11 +1,12 @@
 """Screen: find the units that move samples most without drawing every counterfactual.
 
-Screening draws the same bits as enumerating does; `search` decides which ablations are drawn, one sample at a time.
+Screening draws the same bits as enumerating does; `search` decides which ablations are drawn, for each sample alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,52 +18,107 @@ from ..._runtime.progress import Display
 from ..._runtime.workers import chunks
 from ...diffusion.sampling_settings import Sampling
 from ...errors import SettingsError
+from ...runs.batches import drawing_bytes
 from ...runs.run import Run, as_run
-from ..batches import drawing_bytes
-from ..drawing import Source
+from ..drawing import Drawing, Source
 from ..enumeration import plan_universe
 from ..settings import refuse_other_hardware
 from ..store import SCREENED, absolute
 from .screen import Screen, ScreenSettings
-from .search import SURE, most_drawn, search
+from .search import ROUND, SURE, Found, most_drawn, searching
 
-DRAWN_AT_ONCE = 128  # ablations of one sample that are drawn together, which bounds memory
+DRAWN_AT_ONCE = 128  # rows that are drawn together, unless batches take more: it bounds memory
+MORE = 4  # samples in a task, in units of those that go in lockstep
 
 
 @dataclass(frozen=True)
 class ScreenTask:
-    """One sample, as given to a worker."""
+    """Some samples, as given to a worker: at most `lockstep` of them are searched at once."""
 
     source: Source
     screen: str
-    seed: int
+    seeds: tuple[int, ...]
+    lockstep: int = 1
 
 
-def screen_sample(task: ScreenTask, report: Callable[[dict], None]) -> None:
-    """Screen one sample and store it."""
+def screen_samples(task: ScreenTask, report: Callable[[dict], None]) -> None:
+    """Screen samples and store each as it is finished.
+
+    A round of one search draws few ablations, too few for a GPU's batch, so several searches go on side by side and
+    what they want next is drawn together. None learns from another, so results don't depend on which are together.
+    """
     place = Screen.open(task.screen, partial=True)
     made_with, settings = place.made_with, place.settings
-    draw_samples, words = task.source.load(settings), settings.codewords
+    drawing, words = task.source.load(settings), settings.codewords
     candidates, spares = np.unique(settings.ablation), np.array(settings.spares, int)
     most = most_drawn(made_with.share, len(candidates), len(spares), words.shape[1])
+    waiting, active = list(task.seeds), dict[int, _Active]()
+    while waiting or active:
+        fresh = [waiting.pop(0) for _ in range(min(len(waiting), task.lockstep - len(active)))]
+        factuals = drawing(np.zeros((1, words.shape[1]), bool), fresh)[0] if fresh else ()
+        for seed, factual in zip(fresh, factuals, strict=True):
 
-    def images(ablations: np.ndarray) -> np.ndarray:
-        pieces = chunks(len(ablations), DRAWN_AT_ONCE)
-        return np.concatenate([draw_samples(ablations[first:last], [task.seed])[:, 0] for first, last in pieces])
+            def on_round(drawn: int, chance: float, seed: int = seed) -> None:
+                report({"seed": seed, "drawn": drawn, "most": most, "chance": chance})
 
-    found = search(
-        lambda rows: images(words[rows]),
-        images(np.zeros((1, words.shape[1]), bool))[0],
-        words,
-        candidates,
-        spares,
-        seed=task.seed,
-        most=most,
-        top=made_with.top,
-        sure=made_with.sure,
-        on_round=lambda drawn, chance: report({"drawn": drawn, "most": most, "chance": chance}),
-    )
-    place.write(task.seed, found)
+            search = searching(
+                factual,
+                words,
+                candidates,
+                spares,
+                seed=seed,
+                most=most,
+                top=made_with.top,
+                sure=made_with.sure,
+                on_round=on_round,
+            )
+            active[seed] = _Active(search, next(search))
+        drawn = _drawn_together(drawing, words, active, task.lockstep)
+        for seed in list(active):
+            try:
+                active[seed] = _Active(active[seed].search, active[seed].search.send(drawn[seed]))
+            except StopIteration as end:
+                place.write(seed, end.value)
+                report({"seed": seed, "finished": True})
+                del active[seed]
+
+
+@dataclass(frozen=True)
+class _Active:
+    """A search under way, and the ablations (rows of the universe's words) that it wants."""
+
+    search: Generator[np.ndarray, np.ndarray, Found]
+    wanted: np.ndarray
+
+
+def _drawn_together(
+    drawing: Drawing, words: np.ndarray, active: dict[int, _Active], lockstep: int
+) -> dict[int, np.ndarray]:
+    """What each search wants, by its seed: uint8 (rows, C, H, W)."""
+    seeds = list(active)
+    of_seed = np.repeat(np.arange(len(seeds)), [len(each.wanted) for each in active.values()])
+    rows = np.concatenate([each.wanted for each in active.values()])
+    parts = []
+    for first, last in chunks(len(rows), max(DRAWN_AT_ONCE, lockstep * ROUND)):
+        there = np.unique(of_seed[first:last])
+        near = [seeds[k] for k in there]
+        parts.append(drawing.rows(words[rows[first:last]], np.searchsorted(there, of_seed[first:last]), near))
+    images = np.concatenate(parts)
+    return {seed: images[of_seed == k] for k, seed in enumerate(seeds)}
+
+
+def _tasks(found: Screen, source: Source, place: str, seeds: list[int], workers: int) -> list[ScreenTask]:
+    """Samples, shared out: as many in lockstep as fill a component's batch, and no fewer tasks than there are workers.
+
+    A task has some more samples than go in lockstep, so that others follow those that are finished early.
+    """
+    survive = 1 - found.settings.codewords.mean()  # a component's share of the rows
+    lockstep = max(1, math.ceil((found.settings.batch or 1) / (ROUND * survive) - 1e-9))
+    each = min(len(seeds), max(1, math.ceil(len(seeds) / workers)), lockstep * MORE if lockstep > 1 else 1)
+    return [
+        ScreenTask(source, place, tuple(seeds[first:last]), min(lockstep, each))
+        for first, last in chunks(len(seeds), each)
+    ]
 
 
 def screen_universe(
@@ -126,22 +182,27 @@ def screen_universe(
         if missing:
             refuse_other_hardware(found.settings.hardware, universe.hardware, out)
             source = Source.of(opened, execution)
-            room = drawing_bytes(opened, universe, execution.max_resident)
-            _compute(found, [ScreenTask(source, absolute(out), seed) for seed in missing], execution, room)
+            workers = execution.processes()
+            tasks = _tasks(found, source, absolute(out), missing, workers)
+            room = drawing_bytes(opened, universe.batch, universe.precision, execution.max_resident)
+            _compute(found, tasks, len(missing), execution, room)
     return Screen.open(out)
 
 
-def _compute(found: Screen, tasks: list[ScreenTask], execution: Execution, room: int) -> None:
+def _compute(found: Screen, tasks: list[ScreenTask], missing: int, execution: Execution, room: int) -> None:
     total = len(found.seeds)
     title = f"screening {len(found.unit_ids)} units of {total} samples"
     with (
-        execution.pool(screen_sample, run=Path(tasks[0].source.run), gpu_bytes=room) as workforce,
-        Display(title, total, done=total - len(tasks), quiet=execution.quiet) as display,
+        execution.pool(screen_samples, run=Path(tasks[0].source.run), gpu_bytes=room) as workforce,
+        Display(title, total, done=total - missing, quiet=execution.quiet) as display,
     ):
 
         def on_event(number: int, event: dict) -> None:
+            if "finished" in event:
+                display.finish(event["seed"], 1)
+                return
             note = f"{event['drawn']} drawn, {event['chance']:.0%} sure"
-            display.update(number, f"seed {tasks[number].seed}", event["drawn"] / event["most"], 1, note)
+            display.update(event["seed"], f"seed {event['seed']}", event["drawn"] / event["most"], 1, note)
 
-        for number, _ in workforce.run(tasks, on_event):
-            display.finish(number, 1)
+        for _ in workforce.run(tasks, on_event):
+            pass

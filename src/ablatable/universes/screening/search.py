@@ -8,7 +8,7 @@ farther, or when enough are drawn. Distances of what was drawn are exact; the ot
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -106,6 +106,34 @@ def search(
 
     Args:
         draw: gives the images of some ablations (rows of `words`), uint8 (rows, C, H, W).
+        factual, words, candidates, spares, seed, most, top, sure, on_round: see `searching`.
+    """
+    steps = searching(factual, words, candidates, spares, seed=seed, most=most, top=top, sure=sure, on_round=on_round)
+    wanted = next(steps)
+    while True:
+        try:
+            wanted = steps.send(draw(wanted))
+        except StopIteration as end:
+            return end.value
+
+
+def searching(
+    factual: np.ndarray,
+    words: np.ndarray,
+    candidates: np.ndarray,
+    spares: np.ndarray,
+    *,
+    seed: int,
+    most: int,
+    top: int = 1,
+    sure: float = SURE,
+    on_round: Callable[[int, float], None] = lambda drawn, chance: None,
+) -> Generator[np.ndarray, np.ndarray, Found]:
+    """Search one sample's landscape, whoever draws: yields ablations (rows of `words`), and is sent their images.
+
+    Images are uint8 (rows, C, H, W).
+
+    Args:
         factual: uint8 (C, H, W).
         words: the ablations, bool (ablations, n).
         candidates: rows of the units' ablations.
@@ -117,7 +145,7 @@ def search(
         on_round: told how many candidates are drawn, and that chance.
     """
     rows = first_drawn(seed, candidates, spares, most=most, components=words.shape[1])
-    pictures = draw(rows)
+    pictures = yield rows
     surrogate, gram = Surrogate(words), np.zeros((0, 0))
     while True:
         gram = _grown(gram, pictures, factual)
@@ -130,7 +158,8 @@ def search(
         bar = np.sort(found.mean[seen])[-min(top, len(seen))] if len(seen) else 0.0
         promising = np.argsort(-excess(found.mean[rest], found.variance[rest], bar), kind="stable")
         fresh = rest[promising[: min(max(ROUND, len(rows) // GROWTH), most - count)]]
-        rows, pictures = np.concatenate([rows, fresh]), np.concatenate([pictures, draw(fresh)])
+        drawn = yield fresh
+        rows, pictures = np.concatenate([rows, fresh]), np.concatenate([pictures, drawn])
 
 
 def first_drawn(seed: int, candidates: np.ndarray, spares: np.ndarray, *, most: int, components: int) -> np.ndarray:

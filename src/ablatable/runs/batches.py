@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from .._runtime.devices import CPU, UNSAID
 from ..diffusion.gpu_room import row_bytes
-from ..runs.run import Run
-from ..runs.samples import BATCH
-from .settings import UniverseSettings
+
+if TYPE_CHECKING:
+    from .run import Run
+
+BATCH = {"fp32": 8, "tf32": 8, "bf16": 16}
+"""Rows that a component processes at once on a CPU: as fast as more rows, and little padding in a last batch."""
 
 MOST = 256  # on a GPU; more gains little there
+ALONE = 32  # on a GPU, where samples are drawn that belong to no universe
 SHARE = 4  # a batch takes at most one part in so many of the memory: components are there, too
 
 
@@ -29,14 +34,33 @@ def batch_of(run: Run, precision: str, hardware: str, memory: int | None, rows: 
     """
     if hardware == CPU:
         return BATCH[precision]
-    row = row_bytes(run.recipe, run.shape, precision)
     share = 1 - run.code.matrix.mean()  # of the rows that a component survives in
-    most = min(MOST, max(1, round(rows * share)), max(1, (memory or UNSAID) // SHARE // row))
-    return 2 ** math.floor(math.log2(most))
+    return _power_of_two(min(MOST, round(rows * share), _most_in_memory(run, precision, memory)))
 
 
-def drawing_bytes(run: Run, settings: UniverseSettings, max_resident: int | None = None) -> int:
+def batch_alone(run: Run, precision: str, hardware: str, memory: int | None = None) -> int:
+    """The batch for samples that belong to no universe, however many there are: a sample's bits depend on it.
+
+    Args:
+        run: the run that is drawn from.
+        precision: of the forward passes.
+        hardware, memory: see `batch_of`; the name of a device is enough.
+    """
+    if hardware == CPU:
+        return BATCH[precision]
+    return _power_of_two(min(ALONE, _most_in_memory(run, precision, memory)))
+
+
+def _most_in_memory(run: Run, precision: str, memory: int | None) -> int:
+    return (memory or UNSAID) // SHARE // row_bytes(run.recipe, run.shape, precision)
+
+
+def _power_of_two(most: int) -> int:
+    return 2 ** math.floor(math.log2(max(1, most)))
+
+
+def drawing_bytes(run: Run, batch: int | None, precision: str, max_resident: int | None = None) -> int:
     """Bytes of a GPU's memory that drawing takes: frozen models, the components in memory at once, and a batch."""
     sizes = [(run.component_folder(k) / run.recipe.component.weights).stat().st_size for k in range(len(run.present))]
     resident = sum(sorted(sizes)[-max_resident:] if max_resident else sizes)
-    return run.shared.size + resident + (settings.batch or 1) * row_bytes(run.recipe, run.shape, settings.precision)
+    return run.shared.size + resident + (batch or 1) * row_bytes(run.recipe, run.shape, precision)
