@@ -81,9 +81,11 @@ def test_nearest_neighbours() -> None:
 
 def test_features_are_any_function(monkeypatch: pytest.MonkeyPatch) -> None:
     """Brightness alone as the feature: the unit that is as bright is named, whatever it shows."""
-    monkeypatch.setattr(
-        attribution, "load_features", lambda name: lambda images: images.reshape(len(images), -1).mean(1, keepdims=True)
-    )
+
+    def brightness(images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1).mean(1, keepdims=True)
+
+    monkeypatch.setattr(attribution, "load_features", lambda name, device: brightness)
     units = ab.Units.from_arrays(np.stack([np.full((4, 4), value, np.uint8) for value in (10, 60, 200)]))
     bright = np.zeros((1, 4, 4, 1), np.uint8)
     bright[0, :2] = 128  # mean 64

@@ -273,8 +273,9 @@ def test_a_row_depends_on_its_seed_and_step_alone() -> None:
     lazily = Trajectories(iter([4, 8, 15]), (3, 5, 7))
     for step in (5, 0, 3, 5):  # any order, and again
         assert torch.equal(lazily[step], whole[step])
-    repeated = Trajectories([4, 8, 15], (3, 5, 7), repeat=2)
-    assert torch.equal(repeated[1], torch.cat([whole[1], whole[1]]))
+    shared = Trajectories([4, 8, 15], (3, 5, 7), rows=np.array([2, 0, 0, 1]))  # rows of several ablations
+    assert torch.equal(shared[1], whole[1][[2, 0, 0, 1]])
+    assert torch.equal(torch.stack(list(shared.ahead([0, 3]))), whole[[0, 3]][:, [2, 0, 0, 1]])
     rows = whole.flatten(0, 1).flatten(1)
     assert len(torch.unique(rows, dim=0)) == len(rows)  # no two alike
 

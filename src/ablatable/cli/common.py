@@ -126,10 +126,11 @@ Precision = Annotated[
     typer.Option(help="bf16 is faster, and about one grey level off.", rich_help_panel=_SAMPLING),
 ]
 Compile = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--compile",
-        help="Compile the forward passes; pays when drawing takes over ten minutes.",
+        "--compile/--no-compile",
+        help="Compile the forward passes; on a CPU it pays when drawing takes over ten minutes.",
+        show_default="on a CUDA GPU",
         rich_help_panel=_SAMPLING,
     ),
 ]

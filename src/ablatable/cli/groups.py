@@ -63,7 +63,7 @@ class FastDrawing(Drawing):
     """How many samples are drawn, and at what precision."""
 
     precision: Precision = "fp32"
-    compiled: Compile = False
+    compiled: Compile = None
 
     def sampling(self, **more: Any) -> Sampling:
         """As the library takes it, with other settings that the command has."""

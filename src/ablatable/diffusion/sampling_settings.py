@@ -26,7 +26,8 @@ class Sampling:
         steps: sampling steps; each is one forward pass of every component, two with `heun` (the last one is one).
         precision: `fp32`; `tf32`, where a CUDA GPU may round the factors of products to 10 bits; or `bf16` for forward
             passes in bfloat16 (sums and samplers stay in float32).
-        compiled: let `torch.compile` fuse the forward passes; needs a C++ compiler.
+        compiled: let `torch.compile` fuse the forward passes, which needs a C++ compiler for a CPU, and Triton and a C
+            compiler for a CUDA GPU. None: on a CUDA GPU, if it can.
         threshold: deliver images in pure black and white: 8-bit levels from this one (1 to 255) up become white.
         clip: at every step, bring the image that the prediction implies into the range of images; see
             `clipping.clip_noise`.
@@ -38,7 +39,7 @@ class Sampling:
     sampler: str = "ddpm"
     steps: int = 50
     precision: str = "fp32"
-    compiled: bool = False
+    compiled: bool | None = None
     threshold: int | None = None
     clip: bool = CLIP
 

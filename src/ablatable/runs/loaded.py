@@ -10,6 +10,7 @@ from .._runtime.devices import computing
 from ..diffusion.ensemble import Ensemble, Streamed
 from ..diffusion.kinds import captured, fused
 from ..diffusion.places import refuse_unless_places_agree
+from ..errors import AblatableError, SettingsError, words
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,5 +39,13 @@ def loaded_ensemble(
     if batch is not None:
         with computing(device, precision):
             middle = run.recipe.schedule.train_steps // 2
-            refuse_unless_places_agree(components[0], run.noise_shape, batch, middle, device)
+            try:
+                refuse_unless_places_agree(components[0], run.noise_shape, batch, middle, device)
+            except Exception as error:
+                if not compiled or isinstance(error, AblatableError):
+                    raise
+                raise SettingsError(  # the compiler has many kinds
+                    f"compiling the forward pass failed ({' '.join(str(error).split())[:200]}); draw without it "
+                    f"({words(shell='--no-compile', python='compiled=False')})"
+                ) from error
     return Ensemble(components, batch=batch)

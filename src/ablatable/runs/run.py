@@ -192,7 +192,7 @@ class Run:
         Args:
             batch: see `Ensemble`.
             precision: `fp32`, or `bf16` for weights and forward passes in bfloat16; sums and samplers stay in float32.
-            compiled: let `torch.compile` fuse their forward passes; needs a C++ compiler.
+            compiled: let `torch.compile` fuse their forward passes, see `Sampling`.
             device: where the components are put.
             max_resident: how many components are kept in memory at once; None = all.
 

@@ -145,7 +145,7 @@ def _loaded(source: Source) -> tuple[Run, Ensemble]:
     return opened, opened.ensemble(
         batch=source.batch,
         precision=source.sampling.precision,
-        compiled=source.sampling.compiled,
+        compiled=bool(source.sampling.compiled),  # a few samples are not worth the time, unless it is asked for
         device=source.device,
         max_resident=source.max_resident,
     )

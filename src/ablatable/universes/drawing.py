@@ -6,8 +6,6 @@ one fixed size (see `Ensemble`).
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -192,8 +190,3 @@ class Drawing:
                 codec=self.run.codec,
                 **how,
             )
-
-
-def has_compiler() -> bool:
-    """Whether there is a C++ compiler, which `torch.compile` needs."""
-    return bool(os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from .._runtime.compiling import missing_for_compiling
 from .._runtime.devices import CPU
 from .._runtime.execution import Execution
 from .._runtime.files import check_room
@@ -26,7 +27,7 @@ from ..errors import CodeError, SettingsError, command, option
 from ..runs.batches import batch_of, drawing_bytes
 from ..runs.run import Run, as_run
 from .blocks import Block
-from .drawing import Source, has_compiler
+from .drawing import Source
 from .reader import Universe
 from .settings import UniverseSettings, refuse_other_hardware
 from .store import UNIVERSE, absolute
@@ -113,7 +114,7 @@ def enumerate_universe(
         opened,
         parse_seeds(list(seeds)),
         units=units,
-        sampling=sampling,
+        sampling=settled(sampling, execution),
         spares=spares,
         hardware=execution.hardware(sampling.precision),
         memory=execution.memory(),
@@ -131,6 +132,11 @@ def enumerate_universe(
             _compute(universe, [BlockTask(source, absolute(out), block) for block in todo], execution, room)
         universe.finish()
     return Universe.open(out)
+
+
+def settled(sampling: Sampling, execution: Execution) -> Sampling:
+    """The same, not compiled unless that is asked for where work goes to a cluster: who knows what its nodes have."""
+    return replace(sampling, compiled=bool(sampling.compiled)) if execution.ray is not None else sampling
 
 
 def _check_room(out: str | Path, settings: UniverseSettings, todo: list[Block]) -> None:
@@ -164,10 +170,14 @@ def plan_universe(
         )
     if sampling.compiled:
         kind_named(run.recipe.component.kind).refuse_unless("fast", option("compiled"))
-    if sampling.compiled and not has_compiler():
-        raise SettingsError(
-            f"{option('compiled')} needs a C++ compiler, and there is none; install g++, or leave it out"
-        )
+    missing = missing_for_compiling(hardware)
+    if sampling.compiled and missing:
+        raise SettingsError(f"{option('compiled')} needs {missing}, or leave it out")
+    compiled = sampling.compiled
+    if compiled is None:  # worth it on a GPU alone: on a CPU, compiling takes as long as many universes
+        kind = kind_named(run.recipe.component.kind)
+        able = hasattr(kind.denoiser, "fast") and not run.recipe.component.own_precision
+        compiled = hardware != CPU and able and missing is None
     rows = run.rows(list(dict.fromkeys(units))) if units is not None else list(range(len(run.unit_ids)))
     if not rows:
         raise SettingsError("the list of units is empty; name one or more, or give None to remove each unit in turn")
@@ -192,7 +202,7 @@ def plan_universe(
         steps=sampling.steps,
         threshold=sampling.threshold,
         precision=sampling.precision,
-        compiled=sampling.compiled,
+        compiled=compiled,
         clip=sampling.clip and run.recipe.latent is None,  # latents have no range
         batch=batch_of(run, sampling.precision, hardware, memory, -(-len(words) // pieces) * block_samples),
         block=(-(-len(words) // pieces), block_samples),  # even pieces, so that workers finish together

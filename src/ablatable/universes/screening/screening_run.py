@@ -21,7 +21,7 @@ from ...errors import SettingsError
 from ...runs.batches import drawing_bytes
 from ...runs.run import Run, as_run
 from ..drawing import Drawing, Source
-from ..enumeration import plan_universe
+from ..enumeration import plan_universe, settled
 from ..settings import refuse_other_hardware
 from ..store import SCREENED, absolute
 from .screen import Screen, ScreenSettings
@@ -169,7 +169,7 @@ def screen_universe(
         opened,
         parse_seeds(list(seeds)),
         units=units,
-        sampling=sampling,
+        sampling=settled(sampling, execution),
         spares=spares,
         hardware=execution.hardware(sampling.precision),
         memory=execution.memory(),
