@@ -160,24 +160,8 @@ def plan_universe(
 
     `memory`: of a GPU, in bytes.
     """
-    from ..diffusion.kinds import kind_named
-
     sampling.check(run.recipe.schedule)
-    if (sampling.precision != "fp32" or sampling.compiled) and run.recipe.component.own_precision:
-        raise SettingsError(
-            f"{run.recipe.component.kind} components have the precision of their recipe; "
-            f"leave {option('precision')} and {option('compiled')} out"
-        )
-    if sampling.compiled:
-        kind_named(run.recipe.component.kind).refuse_unless("fast", option("compiled"))
-    missing = missing_for_compiling(hardware)
-    if sampling.compiled and missing:
-        raise SettingsError(f"{option('compiled')} needs {missing}, or leave it out")
-    compiled = sampling.compiled
-    if compiled is None:  # worth it on a GPU alone: on a CPU, compiling takes as long as many universes
-        kind = kind_named(run.recipe.component.kind)
-        able = hasattr(kind.denoiser, "fast") and not run.recipe.component.own_precision
-        compiled = hardware != CPU and able and missing is None
+    compiled = _compiled(run, sampling, hardware)
     rows = run.rows(list(dict.fromkeys(units))) if units is not None else list(range(len(run.unit_ids)))
     if not rows:
         raise SettingsError("the list of units is empty; name one or more, or give None to remove each unit in turn")
@@ -216,6 +200,27 @@ def plan_universe(
     )
 
 
+def _compiled(run: Run, sampling: Sampling, hardware: str) -> bool:
+    """Whether forward passes are compiled; `SettingsError` if the precision or compiling is impossible."""
+    from ..diffusion.kinds import kind_named
+
+    component, kind = run.recipe.component, kind_named(run.recipe.component.kind)
+    if (sampling.precision != "fp32" or sampling.compiled) and component.own_precision:
+        raise SettingsError(
+            f"{component.kind} components have the precision of their recipe; "
+            f"leave {option('precision')} and {option('compiled')} out"
+        )
+    missing = missing_for_compiling(hardware)
+    if sampling.compiled is None:  # worth it on a GPU alone: on a CPU, compiling takes as long as many universes
+        able = hasattr(kind.denoiser, "fast") and not component.own_precision
+        return hardware != CPU and able and missing is None
+    if sampling.compiled:
+        kind.refuse_unless("fast", option("compiled"))
+        if missing:
+            raise SettingsError(f"{option('compiled')} needs {missing}, or leave it out")
+    return sampling.compiled
+
+
 def _compute(universe: UniverseWriter, tasks: list[BlockTask], execution: Execution, room: int | None = None) -> None:
     """Draw the blocks that are missing. Factual ones come first: the others' distances are measured from them."""
     total, settings = sum(block.rows for block in universe.blocks()), universe.settings
@@ -225,6 +230,8 @@ def _compute(universe: UniverseWriter, tasks: list[BlockTask], execution: Execut
         execution.pool(compute_block, run=Path(tasks[0].source.run), gpu_bytes=room) as workforce,
         Display(title, total, done=done, quiet=execution.quiet) as display,
     ):
+        # blocks of the same samples one after the other, as workers keep their noise
+        tasks = sorted(tasks, key=lambda task: (task.block.samples, task.block.ablations or ()))
         for stage in ([t for t in tasks if t.block.ablations is None], [t for t in tasks if t.block.ablations]):
 
             def on_event(number: int, event: dict, stage: list[BlockTask] = stage) -> None:
