@@ -94,6 +94,21 @@ def test_a_few_hundred_others_are_enough(universe: ab.Universe, monkeypatch: pyt
     assert few.changed_others[1] * 3 == pytest.approx(round(few.changed_others[1] * 3))
 
 
+def test_pictures_of_many_samples_pass_over_the_training_data_together(
+    universe: ab.Universe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, one = [], nearest.nearest_images
+    monkeypatch.setattr(nearest, "nearest_images", lambda *given: passes.append(len(given[0])) or one(*given))
+    together = nearest.nearest_units(universe)
+    assert len(passes) == 2, "of all factual samples, and of all counterfactuals"
+    monkeypatch.setattr(nearest, "ROWS", 4)
+    apart = nearest.nearest_units(universe)
+    assert len(passes) > 5 and max(passes[2:]) <= 4
+    assert (together.unit, together.after) == (apart.unit, apart.after)
+    assert np.array_equal(together.changed_others, apart.changed_others)
+    assert np.array_equal(together.changed_spares, apart.changed_spares)
+
+
 @pytest.mark.parametrize("statistic", ["regressed", "likeness", "both", "directional", "residual", "plain"])
 def test_calibration_in_pieces(universe: ab.Universe, statistic: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = calibrate(universe, statistic=statistic)

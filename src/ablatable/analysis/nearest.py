@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,16 +62,18 @@ def nearest_units(universe: Universe, *, closely: Sequence[int] | None = None, d
     image, square = _streamed(factual, training.images, device)
     first = training.owner[image]  # (samples,)
     wanted = set(range(len(factual)) if closely is None else closely)
+    nothing = np.empty(0, int), np.empty(0, int)
+    looks = [
+        _looked_at(universe, sample, unit) if sample in wanted else nothing
+        for sample, unit in enumerate(first.tolist())
+    ]
     after, changed_spares, changed_others = [], [], []
-    for sample, unit in enumerate(first.tolist()):
-        others, spares = _looked_at(universe, sample, unit) if sample in wanted else (np.empty(0, int),) * 2
-        rows, place = np.unique([settings.ablation[unit], *others, *spares], return_inverse=True)
-        pictures = universe.counterfactuals(sample, rows)
-        found = training.owner[_streamed(pictures, training.images, device)[0]][place]
+    for sample, found in enumerate(_nearest_without(universe, first, looks, device)):
+        others = len(looks[sample][0])
         after.append(int(found[0]))
-        other = found[1:] != unit
-        changed_others.append(other[: len(others)].mean() if len(others) else np.nan)
-        changed_spares.append(other[len(others) :].mean() if len(spares) else np.nan)
+        other = found[1:] != first[sample]
+        changed_others.append(other[:others].mean() if others else np.nan)
+        changed_spares.append(other[others:].mean() if len(other) > others else np.nan)
     return Nearest(
         unit=[universe.unit_ids[k] for k in first],
         distance=(np.sqrt(square) / 255.0 * native_to_scaled(settings.shape)).astype(np.float32),
@@ -80,6 +82,27 @@ def nearest_units(universe: Universe, *, closely: Sequence[int] | None = None, d
         changed_spares=np.array(changed_spares),
         changed_others=np.array(changed_others),
     )
+
+
+def _nearest_without(
+    universe: Universe, units: np.ndarray, looks: list[tuple[np.ndarray, np.ndarray]], device: str
+) -> Iterator[np.ndarray]:
+    """Of each sample, the unit nearest to its counterfactual without its unit, and under the other ablations, int.
+
+    Pictures of several samples are compared together, as each comparison passes over all of the training data.
+    """
+    training, ablation = universe.training, universe.settings.ablation
+    lots: list[tuple[np.ndarray, np.ndarray]] = []
+    for sample, (unit, look) in enumerate(zip(units.tolist(), looks, strict=True)):
+        rows, place = np.unique([ablation[unit], *look[0], *look[1]], return_inverse=True)
+        lots.append((universe.counterfactuals(sample, rows), place))
+        if sum(len(pictures) for pictures, _ in lots) >= ROWS or sample == len(looks) - 1:
+            pictures = np.concatenate([pictures for pictures, _ in lots])
+            owners = training.owner[_streamed(pictures, training.images, device)[0]]
+            for place in (place for _, place in lots):
+                yield owners[: place.max() + 1][place]
+                owners = owners[place.max() + 1 :]
+            lots.clear()
 
 
 def _looked_at(universe: Universe, sample: int, unit: int) -> tuple[np.ndarray, np.ndarray]:
