@@ -53,7 +53,8 @@ def plan_removal(run: Run, ids: Sequence[str]) -> Removal:
         raise DataError("no unit would stay; delete the run instead")
     units = run.units()
     _refuse_copies(units, ids)
-    kept = [row for row in range(len(run.unit_ids)) if row not in set(rows)]
+    gone = set(rows)
+    kept = [row for row in range(len(run.unit_ids)) if row not in gone]
     survivors = tuple(number for number, lives in zip(run.present, alive, strict=True) if lives)
     design = run.design.select(kept)
     stay = units.without(ids)
