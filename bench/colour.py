@@ -49,10 +49,15 @@ def variant(name: str, **training: object) -> Recipe:
 
     `velocity` is without its noise levels, `noise` predicts noise as well, and `min-snr` is `velocity` with the loss
     below; `flips` mirrors; `edm` is as published (sigma_data 0.5, ln sigma of mean -1.2 and deviation 1.2), and
-    `edm-levels` its network with the preset's noise levels.
+    `edm-levels` its network with the preset's noise levels. `haar` computes on coefficients of 2 x 2 pixels, with more
+    channels at half the side; `haar-high` and `high` have noise levels of mean 1.0. What follows `+` changes a variant
+    further: `levels` adds a fourth level of channels, `attention` attends in the middle.
     """
+    name, _, more = name.partition("+")
     recipe = preset("colour", **training)
     uniform: dict[str, object] = {"levels": None}
+    high: dict[str, object] = {"levels": (1.0, 1.4)}
+    haar: dict[str, object] = {"channels": (32, 64, 64), "codec": "haar"}
     trained, component = {
         "colour": ({}, {}),
         "velocity": (uniform, {}),
@@ -61,7 +66,16 @@ def variant(name: str, **training: object) -> Recipe:
         "flips": ({"flips": True}, {}),
         "edm": ({"levels": (-1.2, 1.2)}, {"prediction": "edm", "sigma_data": 0.5}),
         "edm-levels": ({}, {"prediction": "edm", "sigma_data": 0.5}),
+        "high": (high, {}),
+        "haar": ({}, haar),
+        "haar-high": (high, haar),
+        "haar-edm": (high, {**haar, "prediction": "edm", "sigma_data": 0.85}),
     }[name]
+    if more == "levels":
+        channels = component.get("channels", recipe.component.channels)
+        component = {**component, "channels": (*channels, channels[-1])}
+    elif more == "attention":
+        component = {**component, "middle_attention": True}
     return recipe.model_copy(
         update={
             "training": recipe.training.model_copy(update=trained),
@@ -110,6 +124,7 @@ def main() -> None:
     parser.add_argument("--drawings", type=int, default=20, help="by each artist")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--quick", action="store_true", help="only ddpm with 50 steps and dpmsolver++ with 15")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -130,7 +145,7 @@ def main() -> None:
         trained(name, TrainTask(units, recipe, 0, 0, folder))
         print(f"\n{folder.name}: {time.process_time() - began:.0f} CPU seconds")
         component = load_component(folder, recipe.component, recipe.schedule)
-        for sampling in SAMPLERS:
+        for sampling in SAMPLERS[1:3] if args.quick else SAMPLERS:
             with torch.inference_mode():
                 x = sample(component, Trajectories(range(SAMPLES), units.shape), sampling=sampling)
             images = to_images(x)
