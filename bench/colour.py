@@ -50,10 +50,8 @@ def variant(name: str, **training: object) -> Recipe:
     `velocity` is without its noise levels, `noise` predicts noise as well, and `min-snr` is `velocity` with the loss
     below; `flips` mirrors; `edm` is as published (sigma_data 0.5, ln sigma of mean -1.2 and deviation 1.2), and
     `edm-levels` its network with the preset's noise levels. `haar` computes on coefficients of 2 x 2 pixels, with more
-    channels at half the side; `haar-high` and `high` have noise levels of mean 1.0. What follows `+` changes a variant
-    further: `levels` adds a fourth level of channels, `attention` attends in the middle.
+    channels at half the side (the preset `colour32`), and `haar-high` has noise levels of mean 1.0.
     """
-    name, _, more = name.partition("+")
     recipe = preset("colour", **training)
     uniform: dict[str, object] = {"levels": None}
     high: dict[str, object] = {"levels": (1.0, 1.4)}
@@ -66,16 +64,9 @@ def variant(name: str, **training: object) -> Recipe:
         "flips": ({"flips": True}, {}),
         "edm": ({"levels": (-1.2, 1.2)}, {"prediction": "edm", "sigma_data": 0.5}),
         "edm-levels": ({}, {"prediction": "edm", "sigma_data": 0.5}),
-        "high": (high, {}),
         "haar": ({}, haar),
         "haar-high": (high, haar),
-        "haar-edm": (high, {**haar, "prediction": "edm", "sigma_data": 0.85}),
     }[name]
-    if more == "levels":
-        channels = component.get("channels", recipe.component.channels)
-        component = {**component, "channels": (*channels, channels[-1])}
-    elif more == "attention":
-        component = {**component, "middle_attention": True}
     return recipe.model_copy(
         update={
             "training": recipe.training.model_copy(update=trained),

@@ -13,7 +13,18 @@ from PIL import Image
 import ablatable as ab
 from ablatable.analysis.first_look import LOOK, LOSS, contact_sheet, first_look, loss_figure
 from ablatable.analysis.sample_quality import judge, noise_level
-from ablatable.diffusion.advice import ENOUGH, LEAST, PASSES, chosen, concerns, passes, remedy, steps_for
+from ablatable.diffusion.advice import (
+    ENOUGH,
+    LEAST,
+    PASSES,
+    chosen,
+    concerns,
+    duration,
+    minutes,
+    passes,
+    remedy,
+    steps_for,
+)
 from ablatable.diffusion.recipe import preset
 from ablatable.runs.run import check_run
 
@@ -162,6 +173,9 @@ def test_a_preset_is_chosen_from_the_images() -> None:
     assert chosen(None, (1, 28, 28), 24)[0] == "small"
     name, recipe = chosen(None, (3, 16, 16), 1000)
     assert name == "colour" and recipe.training.steps == 12_500  # 400 times a thousand images in batches of 32
+    assert chosen(None, (3, 24, 24), 100)[0] == chosen(None, (3, 33, 32), 100)[0] == "colour"
+    assert chosen(None, (3, 32, 32), 100)[0] == chosen(None, (3, 16, 26), 100)[0] == "colour32"
+    assert chosen(None, (3, 32, 32), 100, codec=False)[0] == "colour"
     assert chosen(None, (3, 16, 16), 1000, steps=7)[1].training.steps == 7
     assert chosen("tiny", (3, 16, 16), 1000, steps=None, batch=8) == ("tiny", preset("tiny", batch=8))
 
@@ -180,14 +194,14 @@ def test_after_training_the_remedy_says_how_many_steps(steps: int, batch: int, i
 def test_plan_advises_on_training(call) -> None:
     asked = ("plan", "--units", "32", "--components", "8", "--images", "640", "--size", "16", "--channels", "3")
     code, text, _ = call(*asked)
-    assert code == 0 and "training: --preset colour --steps 4000, for about 320 images per component" in " ".join(
-        text.split()
-    )
+    told = " ".join(text.split())
+    assert code == 0 and "training: --preset colour --steps 4000, for about 320 images per component" in told
     code, text, _ = call(*asked, "--json")
     found = json.loads(text)["training"]
     assert code == 0 and found["steps"] * 32 / 320 >= PASSES and found["doubts"] == []
-    code, text, _ = call("plan", "--units", "32", "--components", "8", "--images", "640", "--size", "128")
-    assert code == 0 and "take --size 64" in text
+    assert found["minutes"] > 0 and "of one core per component" in told
+    code, text, _ = call("plan", "--units", "32", "--components", "8", "--images", "640", "--size", "256")
+    assert code == 0 and "take --size 128" in text
     assert "training" not in json.loads(call("plan", "--units", "32", "--components", "8", "--json")[1])
 
 
@@ -202,3 +216,20 @@ def test_doubts() -> None:
     assert "colour" in colour
     (large,) = concerns(preset("colour", steps=9000), (3, 96, 96), 100)
     assert "size=64" in large
+    (large,) = concerns(preset("colour32", steps=9000), (3, 192, 192), 100)
+    assert "size=128" in large
+
+
+def test_the_time_that_training_takes() -> None:
+    """In proportion to the pixels that are processed; a batch is at most the split."""
+    training = preset("colour").training
+    once = minutes("colour", training, (3, 16, 16), 100)
+    assert minutes("colour", training.model_copy(update={"steps": 2 * training.steps}), (3, 32, 16), 100) == 4 * once
+    assert minutes("colour", training, (3, 16, 16), training.batch // 2) == once / 2
+    assert [duration(m) for m in (0.2, 1, 7.3, 119.5, 181)] == [
+        "1 minute",
+        "1 minute",
+        "8 minutes",
+        "120 minutes",
+        "3 hours",
+    ]

@@ -100,14 +100,18 @@ class Training:
 
         `shape`: the images' (C, H, W); `most`: images of the largest split.
         """
-        from ..diffusion.advice import chosen, concerns
+        from ..diffusion.advice import chosen, concerns, duration, minutes
 
         asked = {"steps": self.steps, "batch": self.batch, "precision": self.precision}
-        name, recipe = chosen(self.preset_name, shape, most, **asked)
+        name, recipe = chosen(self.preset_name, shape, most, codec=self.codec is None, **asked)
         doubts = concerns(recipe, shape, most)
         if not quiet:
             if self.preset_name is None:
-                say(f"preset {name}, {recipe.training.steps} steps: chosen from the images, see --preset and --steps")
+                takes = duration(minutes(name, recipe.training, shape, most))
+                say(
+                    f"preset {name}, {recipe.training.steps} steps: chosen from the images, see --preset and --steps; "
+                    f"about {takes} of one core per component"
+                )
             for doubt in doubts:
                 say(f"note: {doubt.shell}")
         return name, recipe, doubts

@@ -17,21 +17,32 @@ PASSES = 400  # times that each image of a split should be seen
 ENOUGH = 200  # below this, samples are blurred or noise
 LEAST = 1000  # training steps, however few the images are
 COLOUR = 3  # channels
+LARGE = 24  # pixels; up to this `colour` on pixels was tried (docs/colour.md)
+MICROSECONDS = {"tiny": 8.0, "small": 25.0, "colour": 9.0, "colour32": 7.0}
+"""Time of one core per pixel and image of a training step in fp32, as docs/colour.md measured it."""
 
 
-def chosen(name: str | None, shape: tuple[int, int, int], images: int, **training: Any) -> tuple[str, Recipe]:
+def chosen(
+    name: str | None, shape: tuple[int, int, int], images: int, *, codec: bool = True, **training: Any
+) -> tuple[str, Recipe]:
     """A preset's name and recipe: what was asked for, and what the images ask for where nothing was.
 
     Args:
-        name: a preset; None = `colour` for images in colour, else `tiny` up to 16 pixels and `small` above, with as
-            many steps as the images need, if that is more than the preset has.
+        name: a preset; None = `colour` for images in colour and `colour32` for those above 24 pixels (of even sides),
+            else `tiny` up to 16 pixels and `small` above, with as many steps as the images need, if that is more than
+            the preset has.
         shape: of the images, (C, H, W).
         images: in the largest split.
+        codec: whether a preset with a codec may be chosen, because the user gave none.
         training: settings that replace the preset's; None leaves a setting alone.
     """
     if name is not None:
         return name, preset(name, **training)
-    name = "colour" if shape[0] == COLOUR else "tiny" if max(shape[1:]) <= 16 else "small"
+    if shape[0] == COLOUR:
+        even = not any(side % 2 for side in shape[1:])
+        name = "colour32" if codec and even and max(shape[1:]) > LARGE else "colour"
+    else:
+        name = "tiny" if max(shape[1:]) <= 16 else "small"
     recipe = preset(name, **training)
     if training.get("steps") is None:
         recipe = recipe.replace(steps=max(recipe.training.steps, steps_for(recipe.training, images)))
@@ -46,12 +57,14 @@ class Needs:
         preset: its name.
         steps: training steps of each component.
         images: how many images a component sees.
+        minutes: of one core, that training one component takes about.
         doubts: what speaks against it all the same, see `concerns`.
     """
 
     preset: str
     steps: int
     images: int
+    minutes: float
     doubts: tuple[Message, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -61,13 +74,28 @@ class Needs:
     def sentences(self) -> list[Message]:
         """For people."""
         settings = f"{option('preset', self.preset)} {option('steps', self.steps)}"
-        return [Message(f"training: {settings}, for about {self.images} images per component"), *self.doubts]
+        cost = f"about {duration(self.minutes)} of one core per component"
+        return [Message(f"training: {settings}, for about {self.images} images per component; {cost}"), *self.doubts]
 
 
 def needs(shape: tuple[int, int, int], images: int) -> Needs:
     """What components ask for that see `images` images of `shape` (C, H, W) each."""
     name, recipe = chosen(None, shape, images)
-    return Needs(name, recipe.training.steps, images, tuple(concerns(recipe, shape, images)))
+    doubts = tuple(concerns(recipe, shape, images))
+    return Needs(name, recipe.training.steps, images, minutes(name, recipe.training, shape, images), doubts)
+
+
+def minutes(name: str, training: TrainingConfig, shape: tuple[int, int, int], images: int) -> float:
+    """Minutes of one core, about, that training a component of a preset that `chosen` chooses takes in fp32."""
+    processed = training.steps * min(training.batch, images) * math.prod(shape[1:])  # pixels
+    return MICROSECONDS[name] * processed / 60e6
+
+
+def duration(minutes: float) -> str:
+    """Rounded minutes, or hours from two on: `7 minutes`, `3 hours`."""
+    if minutes >= 120:
+        return f"{minutes / 60:.0f} hours"
+    return f"{math.ceil(minutes)} minute{'' if minutes <= 1 else 's'}"
 
 
 def steps_for(training: TrainingConfig, images: int) -> int:
@@ -129,8 +157,9 @@ def concerns(recipe: Recipe, shape: tuple[int, int, int], images: int) -> list[M
             f"{option('preset', 'colour')}"
         )
     levels, side = len(recipe.component.channels), max(shape[1:])
-    if side > 8 * 2**levels:
-        smaller = option("size", 8 * 2**levels)
+    seen_at_once = 8 * 2**levels * (recipe.component.block if recipe.component.codec else 1)
+    if side > seen_at_once:
+        smaller = option("size", seen_at_once)
         found.append(
             f"{levels} levels see little of {side} pixels at once: take {smaller}, or a preset with more "
             "levels (small and colour have 3)"

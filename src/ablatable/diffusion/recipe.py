@@ -209,6 +209,11 @@ PRESETS: dict[str, Recipe] = {
         component=UNetConfig(channels=(16, 32, 48), prediction="velocity"),
         training=TrainingConfig(steps=2500, batch=32, learning_rate=3e-3, ema=0.99, levels=(0.3, 1.4)),
     ),
+    # for drawings in colour above 24 pixels, a million parameters: on Haar coefficients, at half the side
+    "colour32": Recipe(
+        component=UNetConfig(channels=(32, 64, 64), prediction="velocity", codec="haar"),
+        training=TrainingConfig(steps=2500, batch=16, learning_rate=3e-3, ema=0.99, levels=(0.3, 1.4)),
+    ),
     # the published architecture and optimiser; needs a GPU
     "paper": Recipe(
         component=UNetConfig(
@@ -231,7 +236,7 @@ PRESETS: dict[str, Recipe] = {
 
 
 def preset(name: str, **training: Any) -> Recipe:
-    """A named recipe (`tiny`, `small`, `colour`, `paper`, `ideal`), its training settings replaced by those given.
+    """A recipe by its name, a key of `PRESETS` such as `colour`, its training settings replaced by those given.
 
     Raises `SettingsError` for an unknown name or an impossible setting.
     """
