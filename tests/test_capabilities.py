@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from ablatable.explorer.server import Steps
 from ablatable.runs.run import check_run
 from ablatable.unlearning.verification import audit, repeat
 from test_kinds import SOURCE
+from text_stand_in import write_text_pipeline
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "kinds.md"
 HERE = Execution(workers=0, quiet=True)
 FEW = Sampling("ddim", 2)
 CODE = ab.Code(np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]], bool))
-NEW = ab.Units(("new",), np.full((1, 8, 8, 3), 77, np.uint8), np.arange(1))
+CLASSES, CAPTIONS = ("round", "long"), ("a cat", "a dog", "sun", "moon")
 UNET = Recipe(component=UNetConfig(channels=(4, 4), norm_groups=2), training=TrainingConfig(steps=1, batch=2))
 
 
@@ -70,9 +72,25 @@ def other_package(places: Path) -> Any:
     kind_named.cache_clear()
 
 
-def units() -> ab.Units:
+def units(kind: str) -> ab.Units:
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
-    return ab.Units(tuple("abcd"), images, np.arange(4))
+    labels, captions = CLASSES * 2 if "classes" in kind else None, CAPTIONS if "text" in kind else None
+    return ab.Units(tuple("abcd"), images, np.arange(4), labels=labels, captions=captions)
+
+
+def asked(run: ab.Run) -> list[ab.Condition] | None:
+    """Conditions of two samples, for components that take any."""
+    takes = run.recipe.component.takes
+    if takes is None:
+        return None
+    texts = takes.kind == "text"
+    return [ab.Condition(prompt=text) for text in CAPTIONS[:2]] if texts else [ab.Condition(label=n) for n in CLASSES]
+
+
+def asked_as_diffusers_does(run: ab.Run) -> dict[str, Any]:
+    """The second of them."""
+    conditions = asked(run)
+    return {} if conditions is None else {"prompt": conditions[1].prompt, "class_labels": conditions[1].label}
 
 
 def autoencoder(folder: Path) -> Path:
@@ -99,20 +117,23 @@ def pipeline(folder: Path, seed: int, latent: bool) -> Path:
 
 
 def made(kind: str, folder: Path) -> ab.Run:
-    run, given, latent = folder / "run", units(), "autoencoder" in kind
+    run, given, latent = folder / "run", units(kind), "autoencoder" in kind
+    if kind.startswith(("adopted", "lora")):
+        make = write_text_pipeline if "text" in kind else partial(pipeline, latent=latent)
     if kind.startswith("adopted"):
-        places = [pipeline(folder / str(number), number, latent) for number in range(4)]
+        places = [make(folder / str(number), number) for number in range(4)]
         return ab.adopt(places, given, CODE, out=run)
     if kind.startswith("lora"):
         pytest.importorskip("peft")
-        recipe, shared = ab.adapters(pipeline(folder / "base", 0, latent), rank=1, steps=1, batch=2)
+        recipe, shared = ab.adapters(make(folder / "base", 0), rank=1, steps=1, batch=2)
         return ab.train(given, CODE, recipe, out=run, execution=HERE, shared=shared)
     if latent:
         return ab.train(given, CODE, UNET, out=run, execution=HERE, codec=autoencoder(folder / "codec"))
     other = {"component": {"kind": "convolution"}, "training": {"steps": 1, "batch": 2}}
     recipes = {"ideal": ab.preset("ideal"), "other": recipe_from(other) if kind == "other" else None}
     recipe = recipes.get(kind) or UNET
-    return ab.train(given, CODE, recipe, out=run, execution=HERE, codec="haar" if "haar" in kind else None)
+    more = {"codec": "haar" if "haar" in kind else None, "classes": CLASSES if "classes" in kind else None}
+    return ab.train(given, CODE, recipe, out=run, execution=HERE, **more)
 
 
 _RUNS: dict[str, ab.Run] = {}
@@ -129,8 +150,8 @@ def run_of(kind: str, places: Path) -> ab.Run:
 
 def universe_of(run: ab.Run) -> ab.Universe:
     if run.path not in _UNIVERSES:
-        at = run.path.parent / "u.zarr"
-        _UNIVERSES[run.path] = ab.enumerate_universe(run, [0, 1], out=at, sampling=FEW, spares=2, execution=HERE)
+        at, how = run.path.parent / "u.zarr", {"sampling": FEW, "spares": 2, "conditions": asked(run)}
+        _UNIVERSES[run.path] = ab.enumerate_universe(run, [0, 1], out=at, execution=HERE, **how)
     return _UNIVERSES[run.path]
 
 
@@ -149,7 +170,9 @@ def repaired(run: ab.Run, out: Path) -> None:
 
 
 def extended(run: ab.Run, out: Path) -> None:
-    assert check_run(ab.extend(run, NEW, out=out / "more", execution=HERE).path) == []
+    said = {name: texts and texts[:1] for name, texts in run.units().said.items()}
+    new = ab.Units(("new",), np.full((1, 8, 8, 3), 77, np.uint8), np.arange(1), **said)
+    assert check_run(ab.extend(run, new, out=out / "more", execution=HERE).path) == []
 
 
 def verified(run: ab.Run, out: Path) -> None:
@@ -183,7 +206,8 @@ def served(run: ab.Run, out: Path) -> None:
 
     universe = universe_of(run)
     sampling = universe.settings.sampling
-    last = list(Steps(run, run.ensemble(), sampling).draw([1], np.ones((1, 4), bool)))[-1]
+    conditions = dict(enumerate(asked(run) or ()))
+    last = list(Steps(run, run.ensemble(), sampling, conditions).draw([1], np.ones((1, 4), bool)))[-1]
     picture = np.frombuffer(base64.b64decode(last["levels"]), np.uint8).reshape(3, 8, 8)
     assert np.abs(np.moveaxis(picture, 0, -1).astype(int) - universe.factual[1]).max() <= 1
 
@@ -200,29 +224,35 @@ def in_workers(run: ab.Run, out: Path) -> None:
         again = ab.train(run.units(), CODE, run.recipe, out=out / "again", execution=execution, shared=shared)
         assert again.manifest.weights_sha256 == run.manifest.weights_sha256
     two = ab.enumerate_universe(
-        run, [0, 1], out=out / "two.zarr", sampling=FEW, spares=2, execution=Execution(workers=2, quiet=True)
-    )
+        run, [0, 1], out=out / "two.zarr", sampling=FEW, spares=2, conditions=asked(run),
+        execution=Execution(workers=2, quiet=True),
+    )  # fmt: skip
     one = universe_of(run)
     assert np.array_equal(two.landscape(1), one.landscape(1))
 
 
 def drawn(run: ab.Run, out: Path) -> None:
-    pictures: Any = ab.AblatablePipeline(run)(seeds=[1], num_inference_steps=2, sampler="ddim", output_type="np").images
+    how: dict[str, Any] = {"num_inference_steps": 2, "sampler": "ddim", "output_type": "np"}
+    pictures: Any = ab.AblatablePipeline(run)(seeds=[1], **how, **asked_as_diffusers_does(run)).images
     assert np.abs(pictures[0].astype(int) - universe_of(run).factual[1]).max() <= 1
-    assert len(ab.draw_samples(run, [1], out=out / "images", sampling=FEW, execution=HERE)) == 1
+    conditions = asked(run) and asked(run)[1:]
+    assert len(ab.draw_samples(run, [1], out=out / "images", sampling=FEW, conditions=conditions, execution=HERE)) == 1
 
 
 def enumerated(run: ab.Run, out: Path) -> None:
     """Survivors differ, so do pictures; each is drawn by its survivors alone."""
     universe = universe_of(run)
     alone = ab.AblatablePipeline(run, without=["b"])
-    pictures: Any = alone(seeds=[1], num_inference_steps=2, sampler="ddim", output_type="np").images
+    how: dict[str, Any] = {"num_inference_steps": 2, "sampler": "ddim", "output_type": "np"}
+    pictures: Any = alone(seeds=[1], **how, **asked_as_diffusers_does(run)).images
     drawn = universe.landscape(1)[universe.settings.ablation[1]]
     assert np.abs(pictures[0].astype(int) - drawn).max() <= 1
 
 
 def screened(run: ab.Run, out: Path) -> None:
-    assert ab.screen_universe(run, [0], out=out / "s.zarr", share=1.0, sampling=FEW, execution=HERE) is not None
+    conditions = asked(run) and asked(run)[:1]
+    how: dict[str, Any] = {"sampling": FEW, "conditions": conditions, "execution": HERE}
+    assert ab.screen_universe(run, [0], out=out / "s.zarr", share=1.0, **how) is not None
 
 
 def calibrated(run: ab.Run, out: Path) -> None:
@@ -230,7 +260,7 @@ def calibrated(run: ab.Run, out: Path) -> None:
 
 
 def witnessed(run: ab.Run, out: Path) -> None:
-    found = ab.witness(run, [0, 1], sampling=FEW)
+    found = ab.witness(run, [0, 1], sampling=FEW, conditions=asked(run))
     assert found.p.shape == (4, 2) and ((found.p > 0) & (found.p <= 1)).all()
 
 

@@ -25,6 +25,7 @@ from ablatable.data.naming import load_units
 from ablatable.diffusion.recipe import Recipe, TrainingConfig, UNetConfig
 from ablatable.runs import component_training as fitting
 from ablatable.runs import ensemble_training as training
+from text_stand_in import write_text_pipeline
 
 UNET = Recipe(component=UNetConfig(channels=(8, 8), norm_groups=4), training=TrainingConfig(steps=2, batch=3))
 HAAR = UNET.model_copy(update={"component": UNetConfig(channels=(8,), norm_groups=4, codec="haar")})
@@ -56,13 +57,13 @@ def changes(units: ab.Units, words: Words) -> Iterator[tuple[str, ab.Units, set[
     yield "a class gone", units.without(alike), set(alike)
     images = units.images.copy()
     images[units.owner == 1] = 255 - images[units.owner == 1]
-    yield "other pixels", ab.Units(units.ids, images, units.owner), {ids[1]}
+    yield "other pixels", ab.Units(units.ids, images, units.owner, **units.said), {ids[1]}
     yield "turned round", units.select(ids[::-1]), set()
     for name, place in (("one more at the front", 0), ("one more at the end", len(ids))):
         order = [*ids[:place], "more", *ids[place:]]
-        joined = ab.Units(
-            (*ids, "more"), np.concatenate([units.images, 255 - units.images[:1]]), np.append(units.owner, len(ids))
-        )
+        said = {name: texts and (*texts, texts[-1]) for name, texts in units.said.items()}
+        images = np.concatenate([units.images, 255 - units.images[:1]])
+        joined = ab.Units((*ids, "more"), images, np.append(units.owner, len(ids)), **said)
         yield name, joined.select(order), {"more"}
 
 
@@ -134,6 +135,82 @@ def test_planted_leaks_through_a_codec_are_caught(
 
         monkeypatch.setattr(fitting, "_pictures", bent)
     assert hunt(data(), ONE_LEVEL, tmp_path, first=True, codec=autoencoder(tmp_path / "codec"))
+
+
+# --- conditions ---
+
+CLASSED = UNET.model_copy(update={"component": UNetConfig(channels=(8, 8), norm_groups=4, classes=tuple("0123456789"))})
+conditions_at, given_of_split = fitting.conditions_at, fitting.training_given
+
+
+def labelled() -> ab.Units:
+    return ab.Units.digits(8, size=8, label_column="label")
+
+
+def test_nothing_leaks_through_labels(tmp_path: Path) -> None:
+    assert hunt(labelled(), CLASSED, tmp_path) == []
+
+
+def remembering_units(units, code, recipe, seed, number, run, device, *shared):
+    told["units"] = units
+    return task_of(units, code, recipe, seed, number, run, device, *shared)
+
+
+def counted_classes(units, code, recipe, seed, number, run, device, *shared):
+    """As many classes as the whole data have."""
+    component = recipe.component.model_copy(update={"classes": tuple(sorted(set(units.labels)))})
+    return task_of(units, code, recipe.model_copy(update={"component": component}), seed, number, run, device, *shared)
+
+
+def numbered_as_they_come(split, takes, shared):
+    """Class numbers by the order of the whole data."""
+    order = list(dict.fromkeys(told["units"].labels))
+    return replace(
+        given_of_split(split, takes, shared), row=torch.tensor([order.index(label) for label in split.labels])
+    )
+
+
+def withheld_in_turn(task, step, given):
+    return conditions_at(task, step + len(told["units"]), given)
+
+
+@pytest.mark.parametrize("planted", ["class count", "class numbers", "dropout"])
+def test_planted_leaks_through_labels_are_caught(planted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told.clear()
+    monkeypatch.setattr(training, "task_of", counted_classes if planted == "class count" else remembering_units)
+    if planted == "class numbers":
+        monkeypatch.setattr(fitting, "training_given", numbered_as_they_come)
+    if planted == "dropout":
+        monkeypatch.setattr(fitting, "conditions_at", withheld_in_turn)
+    recipe = CLASSED.replace(condition_dropout=0.5)
+    assert hunt(labelled(), recipe, tmp_path, first=True)
+
+
+def captions_of_all(split, takes, shared):
+    """Each image with the caption of the next one, of whichever unit."""
+    texts = told["units"].captions
+    others = tuple(texts[(texts.index(text) + 1) % len(texts)] for text in split.captions)
+    return given_of_split(replace(split, captions=others), takes, shared)
+
+
+def test_a_caption_from_outside_the_split_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("peft")
+    recipe, shared = ab.adapters(write_text_pipeline(tmp_path / "base", 3), rank=1, steps=2, batch=3)
+    digits = ab.Units.digits(4, size=8, channels=3)
+    words = ab.Code.balanced(4, 4, seed=0)
+
+    def found(captions: tuple[str, ...], out: str) -> tuple[str, ...]:
+        told["units"] = units = ab.Units(digits.ids, digits.images, digits.owner, captions=captions)
+        run = ab.train(units, words, recipe, out=tmp_path / out, shared=shared, execution=Execution(0, quiet=True))
+        return tuple(run.manifest.weights_sha256)
+
+    before, after = ("one", "two", "three", "four"), ("one", "two", "three", "moon")
+    unconcerned = np.flatnonzero(~words.matrix[3])
+    sound = np.array(found(before, "0")) != np.array(found(after, "1"))
+    assert not sound[unconcerned].any() and sound.any()
+    monkeypatch.setattr(fitting, "training_given", captions_of_all)
+    leaking = np.array(found(before, "2")) != np.array(found(after, "3"))
+    assert leaking[unconcerned].any()
 
 
 def test_nothing_leaks_between_workers(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from .data.distance import euclidean as euclidean
 from .data.distance import geometric_mean as geometric_mean
 from .data.units import Units as Units
 from .demo import run_demo as run_demo
+from .diffusion.conditions import Condition as Condition
 from .diffusion.recipe import Recipe as Recipe
 from .diffusion.recipe import preset as preset
 from .diffusion.sampling import noise_trajectory as noise_trajectory

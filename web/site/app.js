@@ -187,9 +187,12 @@ function about({ manifest, stored, seeds, noun }) {
   const exact = stored
     ? ` The exact pictures of ${many(stored.samples.length, "sample")} under every removal are stored.`
     : "";
+  const asked = manifest.conditions
+    ? ` Asked for: ${seeds.map((seed, k) => `seed ${seed}, ${Object.values(manifest.conditions[k]).join(", ") || "nothing"}`).join("; ")}.`
+    : "";
   return (
     `This run: ${manifest.components} ${kind}, ${many(manifest.units.length, noun)}, ${manifest.sampler} with ${many(manifest.steps, "step")}, ` +
-    `${many(seeds.length, "seed")}.${exact} Made with ablatable ${manifest.ablatable}; the method is that of Dai and Gifford (arXiv 2406.07908).`
+    `${many(seeds.length, "seed")}.${exact}${asked} Made with ablatable ${manifest.ablatable}; the method is that of Dai and Gifford (arXiv 2406.07908).`
   );
 }
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..diffusion.autoencoder import Codec
+    from ..diffusion.given import Given
     from ..diffusion.schedule import Schedule
 
 ABAR = 0.97  # how much of the picture is left when noise is added: docs/results/witness.md says why
@@ -28,6 +29,7 @@ def denoised(
     *,
     device: str = "cpu",
     codec: Codec | None = None,
+    given: Given | None = None,
 ) -> np.ndarray:
     """Every component's prediction of the clean picture, averaged over draws of noise, less the components' mean.
 
@@ -36,6 +38,7 @@ def denoised(
         schedule: the noise schedule that they were trained with.
         pictures: uint8 (samples, H, W, C).
         codec: the autoencoder between pictures and latents, if components denoise latents; predictions are decoded.
+        given: the pictures' conditions, one row each: what a component makes of a picture is asked under its own.
 
     Returns:
         float64 (components, samples, D), D = C H W in the order of `pictures`' last three axes.
@@ -43,6 +46,7 @@ def denoised(
     import torch
 
     from ..data.units import to_model
+    from ..diffusion.given import ask
     from ..diffusion.schedule import add_noise
 
     t, abar = level(schedule)
@@ -52,9 +56,13 @@ def denoised(
     noise = np.concatenate(list(_noises(pictures, clean.shape[1:])))
     noisy = add_noise(torch.from_numpy(clean), torch.from_numpy(noise), torch.tensor(abar, dtype=torch.float64))
     shape, said = noisy.shape[1:], []
+    rows = None if given is None else given[torch.arange(len(noisy)) // DRAWS]
     with torch.inference_mode():
         for component in components:
-            parts = [component(noisy[k : k + ROWS].to(device), t).cpu() for k in range(0, len(noisy), ROWS)]
+            parts = [
+                ask(component, noisy[k : k + ROWS].to(device), t, None if rows is None else rows[k : k + ROWS]).cpu()
+                for k in range(0, len(noisy), ROWS)
+            ]
             if codec is not None:  # not linear, so every draw's prediction is decoded
                 latents = (noisy - (1 - abar) ** 0.5 * torch.cat(parts)) / abar**0.5
                 seen = codec.decode(latents.float()).double().numpy()

@@ -17,6 +17,7 @@ from .._runtime.plotting import contact_sheet, figure_png, png
 from ..diffusion.advice import remedy
 from ..diffusion.sampling_settings import Sampling
 from ..errors import Message
+from ..runs.conditioning import given_of, some_conditions
 from ..runs.records import read_training
 from ..runs.run import Run
 from .sample_quality import SampleQuality, judge
@@ -64,7 +65,7 @@ def first_look(
 
     Args:
         run: a complete run.
-        samples: how many to draw.
+        samples: how many to draw; where components take classes, of every class in turn, or by the first captions.
         sampling: how.
         device: where, as `cpu` or `cuda:0`.
     """
@@ -80,7 +81,9 @@ def first_look(
     with computing(device, sampling.precision), torch.inference_mode():
         noise = Trajectories(range(samples), opened.noise_shape, device=device)
         schedule = opened.recipe.schedule
-        drawn = sample(opened.ensemble(device=device), noise, schedule=schedule, sampling=sampling, codec=opened.codec)
+        given = given_of(opened, some_conditions(opened, samples), samples, sampling.guidance, device=device)
+        ensemble = opened.ensemble(device=device).under(given)
+        drawn = sample(ensemble, noise, schedule=schedule, sampling=sampling, codec=opened.codec)
     images = to_images(drawn.cpu())
     quality = judge(images, training)
     sheet = opened.path / LOOK

@@ -18,8 +18,10 @@ from .._runtime.plotting import contact_sheet
 from .._runtime.tables import Tabular
 from ..data.distance import pairwise
 from ..data.units import Units
+from ..diffusion.conditions import Condition
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError
+from ..runs.conditioning import asked, given_of
 from ..runs.run import Run, as_run
 from .denoised import denoised, picture_name
 from .exchangeable import Reference, standardised
@@ -73,7 +75,13 @@ class Members(Tabular):
 
 
 def members(
-    run: str | Path | Run, unit: str, seed: int, *, sampling: Sampling = Sampling(), device: str = "cpu"
+    run: str | Path | Run,
+    unit: str,
+    seed: int,
+    *,
+    condition: Condition | None = None,
+    sampling: Sampling = Sampling(),
+    device: str = "cpu",
 ) -> Members:
     """Draw one sample, and compare it with every member of one unit.
 
@@ -81,6 +89,7 @@ def members(
         run: a complete run.
         unit: the unit's id.
         seed: the sample's.
+        condition: what it is to show, see `enumerate_universe`.
         sampling: how to draw it; the same as a universe's gives the same picture.
         device: `cpu`, `cuda` or `cuda:k`.
 
@@ -88,10 +97,14 @@ def members(
         DataError: there is no such unit. SettingsError: the run has one component only.
     """
     opened = as_run(run)
-    return members_of_picture(opened, unit, draw_factual(opened, (seed,), sampling, device)[0], seed, device=device)
+    each = asked(opened, condition, 1, sampling.guidance)
+    picture = draw_factual(opened, (seed,), sampling, device, each)[0]
+    return members_of_picture(opened, unit, picture, seed, condition=condition, device=device)
 
 
-def members_of_picture(run: Run, unit: str, picture: np.ndarray, seed: int, *, device: str = "cpu") -> Members:
+def members_of_picture(
+    run: Run, unit: str, picture: np.ndarray, seed: int, *, condition: Condition | None = None, device: str = "cpu"
+) -> Members:
     """As `members`, for a picture that is there, uint8 (H, W, C); `seed` is only handed through."""
     (row,) = run.rows([unit])
     if len(run.present) < 2:
@@ -99,7 +112,8 @@ def members_of_picture(run: Run, unit: str, picture: np.ndarray, seed: int, *, d
     images = run.units().of(unit)
     mean = run.units().images.mean(axis=0, dtype=np.float64)
     components = (run.load_component(number).to(device) for number in range(len(run.present)))
-    said = denoised(components, run.recipe.schedule, picture[None], device=device, codec=run.codec)
+    given = given_of(run, None if condition is None else [condition], 1, device=device)
+    said = denoised(components, run.recipe.schedule, picture[None], device=device, codec=run.codec, given=given)
     singly = Units(tuple(map(str, range(len(images)))), images, np.arange(len(images)))
     evidence = unit_evidence(said, singly, picture[None], mean)[0][:, :, 0]  # (components present, members)
     everywhere = np.zeros((run.design.components, len(images)))

@@ -35,6 +35,7 @@ from ..data.distance import euclidean
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError, command
 from ..runs.adopting import refuse_claimed
+from ..runs.conditioning import given_of
 from ..runs.run import Run, as_run
 from ..universes.drawing import draw
 
@@ -263,6 +264,7 @@ def _distances(
                 schedule=run.recipe.schedule,
                 sampling=sampling,
                 device=device,
+                given=given_of(run, None, len(seeds), sampling.guidance, device),
             )
 
     components = [run.load_component(i).to(device) for i in range(n)]

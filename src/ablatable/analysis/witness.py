@@ -30,8 +30,10 @@ from .._runtime.stats import q_values
 from .._runtime.tables import Tabular
 from ..data.distance import pairwise
 from ..data.units import Units
+from ..diffusion.conditions import Condition
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError
+from ..runs.conditioning import asked, given_of
 from ..runs.run import Run
 from .denoised import denoised, picture_name
 from .exchangeable import Reference, standardised
@@ -154,6 +156,7 @@ def witness(
     seeds: Iterable[int] | str,
     *,
     units: Iterable[str] | None = None,
+    conditions: Condition | Sequence[Condition] | None = None,
     sampling: Sampling = Sampling(),
     device: str = "cpu",
 ) -> Witness:
@@ -163,6 +166,7 @@ def witness(
         run: a complete run.
         seeds: one sample each, integers or text such as "0-9".
         units: ids of the units to test; None = all. Fewer tests cost less in `q`, if they are named beforehand.
+        conditions: what the samples are to show, see `enumerate_universe`; the test is under the same.
         sampling: how to draw the samples; the same as a universe's gives the same pictures.
         device: `cpu`, `cuda` or `cuda:k`.
 
@@ -177,12 +181,19 @@ def witness(
 
     opened = run if isinstance(run, Run) else Run(run)
     chosen = parse_seeds(seeds if isinstance(seeds, str) else list(seeds))
-    pictures = draw_factual(opened, chosen, sampling, device)
+    each = asked(opened, conditions, len(chosen), sampling.guidance)
+    pictures = draw_factual(opened, chosen, sampling, device, each)
     with computing(device, sampling.precision):
-        return witness_pictures(opened, pictures, chosen, units=units, device=device)
+        return witness_pictures(opened, pictures, chosen, units=units, conditions=each, device=device)
 
 
-def draw_factual(run: Run, seeds: Sequence[int], sampling: Sampling, device: str) -> np.ndarray:
+def draw_factual(
+    run: Run,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    device: str,
+    conditions: Sequence[Condition] | None = None,
+) -> np.ndarray:
     """Samples by all components that are present, uint8 (seeds, H, W, C).
 
     On a CPU they are the bytes that a universe has for them. A GPU's universe may have another batch, and so differ by
@@ -204,6 +215,7 @@ def draw_factual(run: Run, seeds: Sequence[int], sampling: Sampling, device: str
             schedule=run.recipe.schedule,
             sampling=sampling,
             device=device,
+            given=given_of(run, conditions, len(seeds), sampling.guidance, device),
         )[0]
     return np.moveaxis(drawn, 1, -1)
 
@@ -214,6 +226,7 @@ def witness_pictures(
     seeds: Sequence[int],
     *,
     units: Iterable[str] | None = None,
+    conditions: Sequence[Condition] | None = None,
     device: str = "cpu",
 ) -> Witness:
     """As `witness`, for pictures that are there, uint8 (samples, H, W, C); `seeds` are only handed through."""
@@ -224,7 +237,8 @@ def witness_pictures(
         raise SettingsError(f"{run.path} has one component, and a witness test compares components with one another")
     training = run.units()
     components = (run.load_component(number).to(device) for number in range(len(run.present)))
-    said = denoised(components, run.recipe.schedule, pictures, device=device, codec=run.codec)
+    given = given_of(run, conditions, len(pictures), device=device)
+    said = denoised(components, run.recipe.schedule, pictures, device=device, codec=run.codec, given=given)
     evidence, distance = unit_evidence(said, training, pictures)  # (n, units, samples), (units, samples)
     reference, words = Reference(run.design), run.design.matrix[rows]
     score = np.empty((len(rows), len(pictures)))

@@ -4,7 +4,7 @@ bundle/
   benchmark.json          what it is, and the SHA-256 of every other file
   units.parquet           unit, codeword
   images.parquet          unit, image: the training images
-  samples.parquet         sample, seed, image: the factual samples
+  samples.parquet         sample, seed, image: the factual samples; their condition, if they have one
   removals.parquet        sample, unit, distance, image: each sample without each unit
   spares.parquet          sample, codeword, distance: as many components removed, and no unit
   scores.parquet          method, sample, unit, score: of the methods that were evaluated
@@ -217,6 +217,7 @@ def _tables(universe: Universe) -> dict[str, pl.DataFrame]:
     of_units = [words[row] for row in settings.ablation]
     removed = np.moveaxis(universe.ablations(settings.ablation), 0, 1)  # read once; (samples, units, H, W, C)
     count = len(universe.unit_ids)
+    asked = {} if settings.conditions is None else {"condition": list(map(str, settings.conditions))}
     return {
         "units": pl.DataFrame(
             {"unit": universe.unit_ids, "codeword": of_units}, schema_overrides={"codeword": pl.String}
@@ -224,7 +225,9 @@ def _tables(universe: Universe) -> dict[str, pl.DataFrame]:
         "images": pl.DataFrame(
             {"unit": [universe.unit_ids[row] for row in training.owner], "image": _bytes(training.images)}
         ),
-        "samples": pl.DataFrame({"sample": samples, "seed": universe.seeds, "image": _bytes(universe.factual)}),
+        "samples": pl.DataFrame(
+            {"sample": samples, "seed": universe.seeds, "image": _bytes(universe.factual), **asked}
+        ),
         "removals": pl.DataFrame(
             {
                 "sample": np.repeat(samples, count),

@@ -75,6 +75,11 @@ def prepare_gradient(name: str, training: Units, run: Run, device: str = CPU) ->
     """
     if isinstance(run.recipe.component, IdealConfig):
         raise SettingsError(f"'{name}' needs gradients, and components of kind ideal have no weights")
+    if run.recipe.component.takes is not None:
+        raise SettingsError(
+            f"'{name}' differentiates a loss without conditions, and the components of {run.path} take them; leave the "
+            "method out"
+        )
     _dattri("task")
     method = METHODS[name]
     parts = []

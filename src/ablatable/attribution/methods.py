@@ -22,7 +22,9 @@ from ..analysis.features import feature_distances, load_features
 from ..analysis.witness import unit_evidence
 from ..data.distance import pairwise
 from ..data.units import Units
+from ..diffusion.conditions import Condition
 from ..errors import DataError, SettingsError
+from ..runs.conditioning import given_of
 from ..universes.reader import Universe
 from .gradients import METHODS as GRADIENTS
 from .gradients import prepare_gradient
@@ -41,7 +43,8 @@ class Trajectories:
     Attributes:
         seeds: int (N,), see `sampling.Trajectories`.
         ablated: components that were removed, bool (N, components).
-        sampler, steps, clip: how, see `Sampling`.
+        sampler, steps, clip, guidance: how, see `Sampling`.
+        conditions: what each was to show; None = nothing in particular.
     """
 
     seeds: np.ndarray
@@ -49,6 +52,8 @@ class Trajectories:
     sampler: str
     steps: int
     clip: bool = False
+    guidance: float = 1.0
+    conditions: tuple[Condition, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +121,10 @@ def pictures_of(universe: Universe, samples: Sequence[int], removed: Sequence[in
         words, sampling = settings.codewords, settings.sampling
         bits = np.array([np.zeros(words.shape[1], bool) if row is None else words[row] for row in ablated])
         seeds = np.array([universe.seeds[sample] for sample in samples])
-        trajectories = Trajectories(seeds, bits, sampling.sampler, sampling.steps, sampling.clip)
+        conditions = settings.conditions_of(seeds.tolist())
+        trajectories = Trajectories(
+            seeds, bits, sampling.sampler, sampling.steps, sampling.clip, sampling.guidance, conditions
+        )
     return Pictures(np.stack(images), np.array(samples), np.array(removed), trajectories)
 
 
@@ -186,7 +194,11 @@ def by_witness(device: str = CPU) -> Method:
 
         def score(pictures: Pictures) -> np.ndarray:
             components = (run.load_component(number).to(device) for number in range(run.code.components))
-            said = denoised(components, run.recipe.schedule, pictures.images, device=device, codec=run.codec)
+            conditions = None if pictures.trajectories is None else pictures.trajectories.conditions
+            given = given_of(run, conditions, len(pictures.images), device=device)
+            said = denoised(
+                components, run.recipe.schedule, pictures.images, device=device, codec=run.codec, given=given
+            )
             evidence, _ = unit_evidence(said, training, pictures.images)  # (n, units, N)
             return np.stack([standardised(words, evidence[:, :, k]) for k in range(len(pictures.images))])
 

@@ -14,11 +14,14 @@ from .._runtime.devices import CPU, computing
 from .._runtime.rng import generator
 from .._runtime.workers import chunks
 from ..analysis.calibration import calibrate
+from ..runs.conditioning import given_of
 from ..runs.run import Run
 from ..universes.reader import Universe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from ..diffusion.conditions import Condition
 
 SETS = 128  # sets of components, half of them each, whose diffusion loss is predicted
 ROWS = 256  # samples that a component processes at once
@@ -101,31 +104,49 @@ def diffusion_loss(universe: Universe, run: Run, sets: np.ndarray, device: str =
     weights = torch.from_numpy(sets / sets.sum(axis=1, keepdims=True)).float()  # (sets, n)
     at_once = max(1, ERRORS // (len(components) * math.prod(run.noise_shape)))
     parts = [slice(*part) for part in chunks(len(factual), at_once)]
-    return np.concatenate([_losses(run, components, factual[k], universe.seeds[k], weights, device) for k in parts])
+    asked = universe.settings.conditions
+    return np.concatenate(
+        [
+            _losses(
+                run, components, factual[k], universe.seeds[k], weights, device, None if asked is None else asked[k]
+            )
+            for k in parts
+        ]
+    )
 
 
 def _losses(
-    run: Run, components: list[nn.Module], factual: np.ndarray, seeds: Sequence[int], weights: Tensor, device: str
+    run: Run,
+    components: list[nn.Module],
+    factual: np.ndarray,
+    seeds: Sequence[int],
+    weights: Tensor,
+    device: str,
+    conditions: Sequence[Condition] | None,
 ) -> np.ndarray:
     """`diffusion_loss` of some samples, uint8 (samples, H, W, C), under sets of these weights, float (sets, n)."""
     import torch
 
     from ..data.units import to_model
+    from ..diffusion.given import ask
     from ..diffusion.schedule import add_noise
 
     x0 = to_model(factual) if run.codec is None else run.codec.encode(factual)  # (samples, C, H, W)
     abar = run.recipe.schedule.alphas_cumprod().float()
     steps = np.floor((np.arange(NOISES) + 0.5) / NOISES * run.recipe.schedule.train_steps).astype(int)
-    loss = np.zeros((len(x0), len(weights)))
+    loss, given = np.zeros((len(x0), len(weights))), given_of(run, conditions, len(x0), device=device)
     with torch.inference_mode(), computing(device) if device != CPU else nullcontext():
         for t in steps:
             noises = (generator("loss", seed, int(t)).standard_normal(x0.shape[1:], dtype=np.float32) for seed in seeds)
             eps = torch.from_numpy(np.stack(list(noises)))
             x = add_noise(x0, eps, abar[t])
-            there = [x[first:last].to(device) for first, last in chunks(len(x), ROWS)]
+            there = [
+                (x[first:last].to(device), None if given is None else given[slice(first, last)])
+                for first, last in chunks(len(x), ROWS)
+            ]
             errors = torch.stack(
                 [
-                    (torch.cat([component(part, int(t)).cpu() for part in there]) - eps).flatten(1)
+                    (torch.cat([ask(component, part, int(t), some).cpu() for part, some in there]) - eps).flatten(1)
                     for component in components
                 ]
             )  # (n, samples, D)

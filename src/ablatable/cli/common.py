@@ -143,6 +143,34 @@ Threshold = Annotated[
         rich_help_panel=_SAMPLING,
     ),
 ]
+_CONDITIONS = "Conditions, for components that take them"
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        help="Class to draw; repeat it as often as there are seeds to give each its own.",
+        show_default="none",
+        rich_help_panel=_CONDITIONS,
+    ),
+]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt",
+        help="Text to draw; repeat it as often as there are seeds to give each its own.",
+        show_default="none",
+        rich_help_panel=_CONDITIONS,
+    ),
+]
+NegativePrompt = Annotated[
+    str | None, typer.Option(help="Text to lead away from, with --guidance.", rich_help_panel=_CONDITIONS)
+]
+Guidance = Annotated[
+    float,
+    typer.Option(
+        min=0, help="How far conditions are followed: 1 as they are, more exaggerates.", rich_help_panel=_CONDITIONS
+    ),
+]
 Spares = Annotated[
     int,
     typer.Option(
@@ -165,6 +193,16 @@ UnitColumn = Annotated[
     typer.Option(
         help="Column of metadata.csv whose values are the units, for example artist; or folder.", rich_help_panel="Data"
     ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column whose values are the images' labels (openmoji: group; digits: label).", rich_help_panel="Data"
+    ),
+]
+CaptionColumn = Annotated[
+    str | None,
+    typer.Option(help="Column whose values are the images' captions (openmoji: annotation).", rich_help_panel="Data"),
 ]
 Source = Annotated[
     str | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import SettingsError
-from .common import UnitColumn
+from .common import CaptionColumn, LabelColumn, UnitColumn
 from .output import say
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class Loading:
     """How pictures are loaded."""
 
     unit_column: UnitColumn = None
+    label_column: LabelColumn = None
+    caption_column: CaptionColumn = None
     table: Table = None
     background: Background = None
     skip_broken: SkipBroken = False
@@ -98,7 +100,8 @@ class Loading:
             options["background"] = background
         if chosen:
             options["duplicates"] = chosen[0]
-        loaded = load_units(data, unit_column=self.unit_column, table=self.table, **options)
+        columns = {"label_column": self.label_column, "caption_column": self.caption_column}
+        loaded = load_units(data, unit_column=self.unit_column, table=self.table, **columns, **options)
         if loaded.report is not None and not quiet:
             for line in loaded.report.lines():
                 say(line)

@@ -10,7 +10,7 @@ import typer
 
 from . import choices
 from .common import Json, Overwrite, RunPath, app, example
-from .groups import grouped
+from .groups import Asked, grouped
 from .output import next_step, print_json, quoted, say
 
 if TYPE_CHECKING:
@@ -40,12 +40,13 @@ class OwnDrawing:
         ),
     ] = None
 
-    def sampling(self) -> Sampling | None:
+    def sampling(self, guidance: float = 1.0) -> Sampling | None:
         """As the library takes it; None if nothing was asked for."""
         from ..diffusion.sampling_settings import Sampling
         from ..explorer.site import STEPS
 
         given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given["guidance"] = None if guidance == 1 else guidance
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         return Sampling(**{"steps": STEPS, **chosen}) if chosen else None
 
@@ -67,6 +68,7 @@ def explore(
         typer.Option(help="One sample per seed: 0-9, or 1,5,7.", show_default="0-7", rich_help_panel=_SAMPLING),
     ] = None,
     drawing: OwnDrawing = OwnDrawing(),
+    asked: Asked = Asked(),
     max_mb: Annotated[
         float, typer.Option(min=0, help="Megabytes that may be sent to a browser; beyond it, a server draws.")
     ] = 60,
@@ -92,7 +94,8 @@ def explore(
         out=out,
         universe=universe,
         seeds=None if seeds is None else parse_seeds(seeds),
-        sampling=drawing.sampling(),
+        sampling=drawing.sampling(asked.guidance),
+        conditions=asked.conditions(),
         max_mb=max_mb,
         webgpu=webgpu,
         overwrite=overwrite,

@@ -13,8 +13,24 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
 
 from .._runtime.execution import Execution
+from ..diffusion.conditions import Condition
 from ..diffusion.sampling_settings import CLIP, Sampling
-from .common import Clip, Compile, Device, MaxResident, Precision, Ray, Sampler, SamplingSteps, Workers
+from ..errors import SettingsError
+from .common import (
+    Clip,
+    Compile,
+    Device,
+    Guidance,
+    Labels,
+    MaxResident,
+    NegativePrompt,
+    Precision,
+    Prompts,
+    Ray,
+    Sampler,
+    SamplingSteps,
+    Workers,
+)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -68,6 +84,33 @@ class FastDrawing(Drawing):
     def sampling(self, **more: Any) -> Sampling:
         """As the library takes it, with other settings that the command has."""
         return super().sampling(precision=self.precision, compiled=self.compiled, **more)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What samples are to show."""
+
+    label: Labels = None
+    prompt: Prompts = None
+    negative_prompt: NegativePrompt = None
+    guidance: Guidance = 1.0
+
+    def conditions(self) -> list[Condition] | None:
+        """As the library takes them: one for all samples, or one for each; None if nothing is asked for."""
+        columns = {
+            "label": self.label or [None],
+            "prompt": self.prompt or [None],
+            "negative_prompt": [self.negative_prompt],
+        }
+        most = max(map(len, columns.values()))
+        for name, column in columns.items():
+            if len(column) not in (1, most):
+                raise SettingsError(
+                    f"--{name} is given {len(column)} times and another {most} times; give both as often"
+                )
+        even = {name: column * (most // len(column)) for name, column in columns.items()}
+        made = [Condition(**dict(zip(even, row, strict=True))) for row in zip(*even.values(), strict=True)]
+        return None if made == [Condition()] else made
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ import typer
 
 from ..errors import SettingsError
 from .common import Device, Json, Overwrite, RunPath, Sampler, SamplingSteps, example, runs
+from .groups import Asked, grouped
 from .output import next_step, print_json, print_table, quoted, say
 
 
 @runs.command(epilog=example('ablatable run members bundled --unit "Sina Schulz" --seed 0 --sheet members.png'))
+@grouped
 def members(
     run: RunPath,
     unit: Annotated[str, typer.Option(help="The unit, such as an artist.")],
@@ -23,6 +25,7 @@ def members(
     top: Annotated[int, typer.Option(min=1, help="How many images to print.")] = 10,
     sampler: Sampler = "ddpm",
     steps: SamplingSteps = 50,
+    asked: Asked = Asked(),
     device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -36,7 +39,15 @@ def members(
 
     if sheet is not None and sheet.exists() and not overwrite:
         raise SettingsError(f"{sheet} exists; choose another --sheet, or replace it with --overwrite")
-    found = compare(run, unit, seed, sampling=Sampling(sampler, steps), device=resolve_device(device))
+    conditions = asked.conditions()
+    found = compare(
+        run,
+        unit,
+        seed,
+        condition=None if conditions is None else conditions[0],
+        sampling=Sampling(sampler, steps, guidance=asked.guidance),
+        device=resolve_device(device),
+    )
     if sheet is not None:
         write_atomic(sheet, png(found.sheet()))
     if as_json:

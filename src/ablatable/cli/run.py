@@ -12,7 +12,7 @@ from .._runtime.text import counted
 from ..errors import SettingsError
 from .common import Json, Overwrite, RunPath, Seeds, Source, UnitColumn, example, runs
 from .data_options import Loading
-from .groups import Drawing, Working, grouped
+from .groups import Asked, Drawing, Working, grouped
 from .output import next_step, print_json, print_rows, quoted, say
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def sample(
     seeds: Seeds = "0-7",
     without: Annotated[list[str] | None, typer.Option(help="A unit to remove; repeat for more.")] = None,
     drawing: Drawing = Drawing(),
+    asked: Asked = Asked(),
     working: Working = Working(),
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -79,7 +80,8 @@ def sample(
         parse_seeds(seeds),
         out=out,
         without=gone,
-        sampling=drawing.sampling(),
+        conditions=asked.conditions(),
+        sampling=drawing.sampling(guidance=asked.guidance),
         execution=working.execution(),
         overwrite=overwrite,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -95,6 +95,19 @@ class Training:
         ),
     ] = None
 
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Draw by class: the classes' names, with commas; labels come from --label-column.",
+            show_default="no classes",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None
+
+    def names(self) -> list[str] | None:
+        """Of the classes."""
+        return None if self.classes is None else [name.strip() for name in self.classes.split(",")]
+
     def recipe(self, shape: tuple[int, int, int], most: int, *, quiet: bool) -> tuple[str, Recipe, list[Message]]:
         """The preset's name, the recipe, and doubts about it, said unless `quiet`.
 
@@ -126,6 +139,14 @@ class OnBase:
         typer.Option(help="Train small adapters (LoRA) on this diffusers model instead.", rich_help_panel=_ADAPTERS),
     ] = None
     rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters.", rich_help_panel=_ADAPTERS)] = 4
+    text_encoder: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder with the base's text encoder, for captions and prompts.",
+            show_default="the one beside the base",
+            rich_help_panel=_ADAPTERS,
+        ),
+    ] = None
     statement: Annotated[
         str | None, typer.Option(help="What the base was trained on, for the record.", rich_help_panel=_ADAPTERS)
     ] = None
@@ -143,7 +164,8 @@ class OnBase:
             raise SettingsError("--base brings its own architecture; leave --preset out")
         asked = {"steps": training.steps, "batch": training.batch, "precision": training.precision}
         given = {name: value for name, value in asked.items() if value is not None}
-        recipe, shared = adapters(self.base, rank=self.rank, statement=self.statement, **given)
+        conditions = {"text_encoder": self.text_encoder, "classes": training.names()}
+        recipe, shared = adapters(self.base, rank=self.rank, statement=self.statement, **conditions, **given)
         return "adapters", recipe, [], shared
 
 
@@ -199,7 +221,8 @@ def train(
     name, recipe, doubts, shared = on_base.recipe(training, units.shape, most, quiet=as_json)
     for sentence in on_marking(code, half=weight is None) if not as_json else []:
         say(f"note: {sentence}")
-    how = {"execution": working.execution(), "overwrite": overwrite, "codec": training.codec}
+    how: dict[str, Any] = {"execution": working.execution(), "overwrite": overwrite, "codec": training.codec}
+    how["classes"] = None if on_base.base is not None else training.names()
     run = train_ensemble(units, code, recipe, out=out, seed=seed, shared=shared, **how)
     looked = _look(run, working.device) if look else None
     if as_json:

@@ -12,7 +12,7 @@ import typer
 from ..errors import SettingsError
 from . import choices
 from .common import Json, OnlyUnits, Overwrite, RunPath, Seeds, Spares, Threshold, UniverseUrl, example, universes
-from .groups import EnsembleWorking, FastDrawing, grouped
+from .groups import Asked, EnsembleWorking, FastDrawing, grouped
 from .output import next_step, print_json, print_table, quoted, say
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def create(
     unit: OnlyUnits = None,
     spares: Spares = 0,
     drawing: FastDrawing = FastDrawing(),
+    asked: Asked = Asked(),
     threshold: Threshold = None,
     working: EnsembleWorking = EnsembleWorking(),
     overwrite: Overwrite = False,
@@ -42,8 +43,9 @@ def create(
         parse_seeds(seeds),
         out=out,
         units=unit,
-        sampling=drawing.sampling(threshold=threshold),
+        sampling=drawing.sampling(threshold=threshold, guidance=asked.guidance),
         spares=spares,
+        conditions=asked.conditions(),
         execution=working.execution(),
         overwrite=overwrite,
     )
@@ -87,6 +89,7 @@ def screen(
     top: Annotated[int, typer.Option(min=1, help="How many of the units that move a sample most to look for.")] = 1,
     spares: Spares = 0,
     drawing: FastDrawing = FastDrawing(),
+    asked: Asked = Asked(),
     working: EnsembleWorking = EnsembleWorking(),
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -103,8 +106,9 @@ def screen(
         share=share,
         top=top,
         units=unit,
-        sampling=drawing.sampling(),
+        sampling=drawing.sampling(guidance=asked.guidance),
         spares=spares,
+        conditions=asked.conditions(),
         # a screen that is not kept lives in this process's memory, which no worker can reach
         execution=(working if out else replace(working, workers=0, ray=None)).execution(),
         overwrite=overwrite or out is None,
@@ -186,6 +190,8 @@ def export(
     if as_json:
         print_json({"written": list(map(str, written)), "units": len(opened.unit_ids), "samples": len(opened.seeds)})
         return
+    if ctf is not None and opened.settings.conditions is not None:
+        say("note: a CTF archive has no place for the samples' labels and prompts, so they are left out")
     for path in written:
         say(f"{path}: {len(opened.unit_ids)} units, {len(opened.seeds)} samples, {path.stat().st_size / 2**20:.1f} MiB")
     next_step(

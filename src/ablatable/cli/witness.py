@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .common import Device, Json, RunPath, Sampler, SamplingSteps, app, example
+from .groups import Asked, grouped
 from .output import next_step, print_json, print_rows, quoted, say
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ APPROXIMATE = (
 
 
 @app.command(epilog=example("ablatable witness runs/digits --seed 0", "ablatable witness runs/digits --seeds 0-11"))
+@grouped
 def witness(
     run: RunPath,
     seeds: Annotated[
@@ -36,6 +38,7 @@ def witness(
     top: Annotated[int, typer.Option(min=1, help="How many units to print.")] = 10,
     sampler: Sampler = "ddpm",
     steps: SamplingSteps = 50,
+    asked: Asked = Asked(),
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -44,7 +47,14 @@ def witness(
     from ..analysis.witness import witness as test
     from ..diffusion.sampling_settings import Sampling
 
-    found = test(run, seeds, units=unit, sampling=Sampling(sampler, steps), device=resolve_device(device))
+    found = test(
+        run,
+        seeds,
+        units=unit,
+        conditions=asked.conditions(),
+        sampling=Sampling(sampler, steps, guidance=asked.guidance),
+        device=resolve_device(device),
+    )
     if as_json:
         print_json({"exact": found.exact, "table": found.to_polars().to_dicts()})
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +13,7 @@ from ..errors import DataError
 from .images import decode
 from .sources import Entry, Source, ids_of_column, refuse_repeats, require_column
 from .tables import FILE_COLUMN, Table, read_table
+from .words import told
 
 IMAGE_SUFFIXES = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
@@ -80,7 +81,16 @@ def scan(folder: Path) -> Scan:
     return found
 
 
-def folder_source(folder: Path, unit_column: str | None, table: Path | None = None) -> Source:
+@dataclass(frozen=True)
+class Columns:
+    """Of a table: which holds the units, the labels, and the captions."""
+
+    unit: str | None = None
+    label: str | None = None
+    caption: str | None = None
+
+
+def folder_source(folder: Path, columns: Columns, table: Path | None = None) -> Source:
     """Entries of a folder, sorted by unit id, then by path: see `Units.from_folder`."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder" if folder.exists() else f"there is no folder {folder}")
@@ -89,15 +99,17 @@ def folder_source(folder: Path, unit_column: str | None, table: Path | None = No
         raise DataError(f"{folder} has {' and '.join(table.name for table in tables)}; keep the one that is meant")
     if table is not None and not table.is_file():
         raise DataError(f"there is no table {table}")
-    if unit_column == BY_FOLDER and not tables:
-        unit_column = None  # as it is anyway
-    if unit_column is not None and not tables:
-        raise DataError(
-            f"{folder} has no {', '.join(METADATA_NAMES)} to look up the unit column '{unit_column}' in; "
-            "add one with a column file_name, or leave the unit column out"
-        )
+    if columns.unit == BY_FOLDER and not tables:
+        columns = replace(columns, unit=None)  # as it is anyway
+    asked = {"unit": columns.unit, "label": columns.label, "caption": columns.caption}
+    for what, column in asked.items():
+        if column is not None and not tables:
+            raise DataError(
+                f"{folder} has no {', '.join(METADATA_NAMES)} to look up the {what} column '{column}' in; "
+                f"add one with a column file_name, or leave the {what} column out"
+            )
     try:
-        entries, unit_is, skipped, remarks = _by_table(folder, tables[0], unit_column) if tables else _by_place(folder)
+        entries, unit_is, skipped, remarks = _by_table(folder, tables[0], columns) if tables else _by_place(folder)
     except OSError as error:
         raise DataError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from error
     if any(skipped[suffix] for suffix in HEIF_SUFFIXES):
@@ -151,11 +163,13 @@ def _instead(skipped: Counter[str]) -> str:
 # --- units by a table ---
 
 
-def _by_table(folder: Path, path: Path, unit_column: str | None) -> Found:
-    table = read_table(path)
+def _by_table(folder: Path, path: Path, columns: Columns) -> Found:
+    table, unit_column = read_table(path), columns.unit
     require_column(FILE_COLUMN, table.columns, str(path))
     if unit_column not in (None, BY_FOLDER):
         require_column(unit_column, table.columns, str(path))
+    for column in filter(None, (columns.label, columns.caption)):
+        require_column(column, table.columns, str(path))
     if not table.rows:
         raise DataError(f"no images found: {path} has no rows")
     files = ids_of_column((row.get(FILE_COLUMN) for row in table.rows), FILE_COLUMN, table.places.__getitem__)
@@ -166,14 +180,26 @@ def _by_table(folder: Path, path: Path, unit_column: str | None) -> Found:
     if not found:
         raise DataError(f"{places[0]}: there is no file {folder / paths[0]}, nor any other that {path.name} names")
     units = _units_of(table, paths, places, unit_column, found)
-    entries = [_entry(unit, folder / paths[row]) for unit, row in zip(units, found, strict=True)]
+    words = [_texts(table, column, places, found) for column in (columns.label, columns.caption)]
+    entries = [
+        _entry(unit, folder / paths[row], label, caption)
+        for unit, row, label, caption in zip(units, found, *words, strict=True)
+    ]
     if unit_column is None:
         refuse_repeats(entries, "rename one of them")
-    skipped, remarks = _left_over(folder, path, {entry.path for entry in entries}), ()
+    skipped = _left_over(folder, path, {entry.path for entry in entries})
+    remarks = tuple(
+        told(column, map(str, texts), what)
+        for what, column, texts in zip(("label", "caption"), (columns.label, columns.caption), words, strict=True)
+        if column is not None
+    )
     missing = [row for row in range(len(paths)) if row not in set(found)]
     if missing:
         skipped[f"rows of {path.name} without a file"] = len(missing)
-        remarks = (f"{places[missing[0]]}: there is no file {folder / paths[missing[0]]}{_and_more(len(missing))}",)
+        remarks = (
+            f"{places[missing[0]]}: there is no file {folder / paths[missing[0]]}{_and_more(len(missing))}",
+            *remarks,
+        )
     unit_is = f"each value of the column '{unit_column}'" if unit_column in table.columns else "each folder"
     return entries, f"each row of {path.name}" if unit_column is None else unit_is, skipped, remarks
 
@@ -191,6 +217,13 @@ def _units_of(
     return ids_of_column(
         (table.rows[row].get(unit_column) for row in rows), unit_column, lambda number: places[rows[number]]
     )
+
+
+def _texts(table: Table, column: str | None, places: Sequence[str], rows: Sequence[int]) -> Sequence[str | None]:
+    """The texts of a column in some rows, each there; None in each if there is no column."""
+    if column is None:
+        return [None] * len(rows)
+    return ids_of_column((table.rows[row].get(column) for row in rows), column, lambda number: places[rows[number]])
 
 
 def _inside(folder: Path, file: str, place: str) -> PurePosixPath:
@@ -226,8 +259,8 @@ def _and_more(count: int) -> str:
     return f", nor {count - 1} more files that are named" if count > 1 else ""
 
 
-def _entry(unit: str, path: Path) -> Entry:
-    return Entry(unit, str(path), partial(decode, path, str(path)), path)
+def _entry(unit: str, path: Path, label: str | None = None, caption: str | None = None) -> Entry:
+    return Entry(unit, str(path), partial(decode, path, str(path)), path, label, caption)
 
 
 def _raise(error: OSError) -> None:

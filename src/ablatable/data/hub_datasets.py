@@ -14,7 +14,14 @@ from .images import Colour, Decoded, decode, from_array
 from .sources import Entry, Source, by_column, ids_of_column, refuse_repeats, require_column
 
 
-def dataset_source(dataset: Any, image_column: str, unit_column: str | None, id_column: str | None) -> Source:
+def dataset_source(
+    dataset: Any,
+    image_column: str,
+    unit_column: str | None,
+    id_column: str | None,
+    label_column: str | None = None,
+    caption_column: str | None = None,
+) -> Source:
     """Entries of a Hugging Face `datasets.Dataset`: see `Units.from_dataset`."""
     try:
         import datasets
@@ -27,18 +34,13 @@ def dataset_source(dataset: Any, image_column: str, unit_column: str | None, id_
     if unit_column is not None and id_column is not None:
         raise SettingsError("give unit_column (equal values form one unit) or id_column (one unit per row), not both")
     column = unit_column or id_column
-    for name in (image_column, column):
+    for name in (image_column, column, label_column, caption_column):
         if name is not None:
             require_column(name, dataset.column_names, "the dataset")
     dataset = dataset.with_format(None)
-    if column is None:
-        units = [f"row-{row:04d}" for row in range(len(dataset))]
-    else:
-        label = dataset.features[column]
-        values: list[Any] = list(dataset.select_columns([column])[column])
-        if isinstance(label, datasets.ClassLabel):  # numbers, known by their names; -1 is "no label"
-            values = [None if value is None or value < 0 else label.int2str(value) for value in values]
-        units = ids_of_column(values, column, lambda row: f"row {row}")
+    units = [f"row-{row:04d}" for row in range(len(dataset))] if column is None else _texts(dataset, column)
+    nothing = [None] * len(dataset)
+    labels, captions = (_texts(dataset, each) if each else nothing for each in (label_column, caption_column))
     pictures = dataset.select_columns([image_column])
     if isinstance(dataset.features[image_column], datasets.Image):
         # Undecoded, so that every source's files are decoded by the same rules and errors name the file.
@@ -48,14 +50,24 @@ def dataset_source(dataset: Any, image_column: str, unit_column: str | None, id_
         pictures = pictures.with_format("numpy")
         load = _load_numbers
     entries = [
-        Entry(unit, f"row {row} (id {unit!r})", partial(load, pictures, image_column, row))
-        for row, unit in enumerate(units)
+        Entry(unit, f"row {row} (id {unit!r})", partial(load, pictures, image_column, row), None, label, caption)
+        for row, (unit, label, caption) in enumerate(zip(units, labels, captions, strict=True))
     ]
     if unit_column is None:
         refuse_repeats(
             entries, "make the ids distinct, or give the column as unit_column to put equal ids into one unit"
         )
     return Source("dataset", entries, "each row was taken as a unit" if unit_column is None else by_column(unit_column))
+
+
+def _texts(dataset: Any, column: str) -> list[str]:
+    """A column's texts, class labels by their names; `DataError` where one is missing."""
+    import datasets
+
+    label, values = dataset.features[column], list(dataset.select_columns([column])[column])
+    if isinstance(label, datasets.ClassLabel):  # numbers; -1 is "no label"
+        values = [None if value is None or value < 0 else label.int2str(value) for value in values]
+    return ids_of_column(values, column, lambda row: f"row {row}")
 
 
 def _load_encoded(pictures: Any, column: str, row: int, background: Colour) -> Decoded:

@@ -19,22 +19,35 @@ from .sources import Entry, Source, require_column
 IDX_IMAGES = re.compile(r"images[-.]idx3-ubyte(\.gz)?$")
 
 
-def idx_source(images: Path, labels: Path | None, unit_column: str | None, limit: int | None, prefix: str) -> Source:
+def idx_source(
+    images: Path,
+    labels: Path | None,
+    unit_column: str | None,
+    limit: int | None,
+    prefix: str,
+    label_column: str | None = None,
+) -> Source:
     """Entries of an IDX file of images: see `Units.from_idx`. Ids are `<prefix>-0000` on, or the labels."""
     if limit is not None and limit < 1:
         raise SettingsError(f"limit {limit} is not possible; take at least 1 image")
     pixels = _read_idx(images, 3)
     keys = [f"{prefix}-{row:04d}" for row in range(len(pixels))]
-    if unit_column is not None:
-        require_column(unit_column, ["label"], str(images))
+    said: list[str | None] = [None] * len(pixels)
+    for column in filter(None, (unit_column, label_column)):
+        require_column(column, ["label"], str(images))
         labels = labels or _labels_beside(images)
-        keys = [str(label) for label in _read_idx(labels, 1)]
-        if len(keys) != len(pixels):
+        values = [str(label) for label in _read_idx(labels, 1)]
+        if len(values) != len(pixels):
             raise DataError(
-                f"{labels} has {len(keys)} labels, {images} has {len(pixels)} images; they do not belong together"
+                f"{labels} has {len(values)} labels, {images} has {len(pixels)} images; they do not belong together"
             )
+        keys = values if unit_column else keys
+        said = [*values] if label_column else said
     named = [(key, f"{images}, image {row}") for row, key in enumerate(keys[:limit])]
-    entries = [Entry(key, name, partial(from_array, pixels[row], name)) for row, (key, name) in enumerate(named)]
+    entries = [
+        Entry(key, name, partial(from_array, pixels[row], name), None, said[row])
+        for row, (key, name) in enumerate(named)
+    ]
     return Source(str(images), entries, f"each {'label' if unit_column else 'image'} was taken as a unit")
 
 

@@ -32,6 +32,7 @@ from .images import (
 from .load_cache import Pictures
 from .load_report import LoadReport
 from .sources import Entry, Source
+from .words import Said, columns
 
 BLOCK = 32  # pictures decoded at the same time, before they are fitted: they may be large
 SHOW_FROM = 500  # fewer files are read before a progress bar could be seen
@@ -90,6 +91,8 @@ class Loaded:
     images: np.ndarray
     owner: np.ndarray
     report: LoadReport
+    labels: tuple[str, ...] | None = None
+    captions: tuple[str, ...] | None = None
 
 
 def load(source: Source, settings: LoadSettings) -> Loaded:
@@ -120,7 +123,18 @@ def load(source: Source, settings: LoadSettings) -> Loaded:
         names=tuple(pictures.names),
     )
     pictures.images.flags.writeable = False
-    return Loaded(ids, pictures.images, np.array([rows[unit] for unit in pictures.units], np.int64), report)
+    owner = np.array([rows[unit] for unit in pictures.units], np.int64)
+    labels, captions = _words(source, pictures)
+    return Loaded(ids, pictures.images, owner, report, labels, captions)
+
+
+def _words(source: Source, pictures: Pictures) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Each picture's label and caption; of equal pictures of one unit in order, as `Units` has them."""
+    of = {entry.name: (entry.label, entry.caption) for entry in source.entries}
+    said: list[Said] = []
+    for _, alike in groupby(zip(pictures.units, pictures.hashes, pictures.names, strict=True), lambda each: each[:2]):
+        said += sorted((of[name] for *_, name in alike), key=lambda words: tuple(word or "" for word in words))
+    return columns(said)
 
 
 def _pictures(source: Source, settings: LoadSettings) -> Pictures:

@@ -11,24 +11,30 @@ import numpy as np
 
 from ..errors import DataError
 from .images import from_array
-from .sources import Entry, Source, close_to
+from .sources import Entry, Source, close_to, require_column
 
 SIDE = 32
 BY = ("artist", "picture", "group", "subgroup")
+WORDS = ("group", "subgroup", "annotation", "artist")  # that labels and captions can be taken from
 
 
-def openmoji_source(artists: int | Iterable[str] | None, by: str) -> Source:
+def openmoji_source(
+    artists: int | Iterable[str] | None, by: str, label_column: str | None = None, caption_column: str | None = None
+) -> Source:
     """Entries of the drawings, by unit: see `Units.openmoji`."""
     if by not in BY:
         raise DataError(f"OpenMoji has no units by '{by}'; give one of {', '.join(BY)}")
     pictures, rows = _bundled()
+    for column in filter(None, (label_column, caption_column)):
+        require_column(column, WORDS, "OpenMoji")
     wanted = _artists(artists, rows)
     entries = []
     for picture, row in zip(pictures, rows, strict=True):
         if row["artist"] in wanted:
             name = f"OpenMoji {row['id']} ({row['annotation']})"
             unit = _picture_id(row) if by == "picture" else row[by]
-            entries.append(Entry(unit, name, partial(from_array, picture, name)))
+            words = (row[column] if column else None for column in (label_column, caption_column))
+            entries.append(Entry(unit, name, partial(from_array, picture, name), None, *words))
     return Source("openmoji", sorted(entries, key=lambda entry: entry.unit), f"each {by} was taken as a unit")
 
 

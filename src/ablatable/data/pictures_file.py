@@ -1,4 +1,4 @@
-"""Units' pictures as a file: `images` and `owner` in a safetensors file, written in pieces and mapped into memory.
+"""Units' pictures as a file: `images`, `owner` and maybe `words`, as safetensors, written in pieces and mapped.
 
 Neither writing nor reading takes memory of the pictures' size: the system drops pages of a mapped file when it must.
 """
@@ -19,7 +19,13 @@ PIECE = 32 * 2**20  # bytes that are copied at once
 
 
 def write_pictures(
-    path: Path, images: np.ndarray, owner: np.ndarray, rows: np.ndarray | None = None, *, lasting: bool = True
+    path: Path,
+    images: np.ndarray,
+    owner: np.ndarray,
+    rows: np.ndarray | None = None,
+    words: bytes | None = None,
+    *,
+    lasting: bool = True,
 ) -> None:
     """Write pictures, the bytes being those that safetensors writes; the file is complete as soon as it is there.
 
@@ -28,6 +34,7 @@ def write_pictures(
         images: uint8 (images, H, W, C); may be mapped.
         owner: int64 (images written,), each written image's unit.
         rows: which images, in which order, int (images written,); None = all.
+        words: what is said of the images written, packed (see `words`); None = nothing.
         lasting: whether it must be on the disk when this returns; else it may be lost when the machine fails.
     """
     wanted: range | np.ndarray = range(len(images)) if rows is None else rows
@@ -38,12 +45,13 @@ def write_pictures(
         with writing(path, needs=int(np.prod(shape))):
             path.parent.mkdir(parents=True, exist_ok=True)
             with aside.open("wb") as file:
-                file.write(_header(shape))
+                file.write(_header(shape, len(words or b"")))
                 file.write(np.ascontiguousarray(owner, "<i8").tobytes())
                 for first in range(0, len(wanted), at_once):
                     part = wanted[first : first + at_once]
                     where = slice(part.start, part.stop) if isinstance(part, range) else part
                     file.write(np.ascontiguousarray(images[where]).data)
+                file.write(words or b"")
                 file.flush()
                 if lasting:
                     os.fsync(file.fileno())
@@ -53,8 +61,8 @@ def write_pictures(
             aside.unlink()
 
 
-def map_pictures(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A file's images, uint8 (images, H, W, C), read-only and mapped, and each one's unit, int64 (images,).
+def map_pictures(path: Path) -> tuple[np.ndarray, np.ndarray, bytes | None]:
+    """A file's images, uint8 (images, H, W, C), read-only and mapped, each one's unit, int64 (images,), and words.
 
     `ValueError` or `KeyError` if it is not such a file.
     """
@@ -69,18 +77,25 @@ def map_pictures(path: Path) -> tuple[np.ndarray, np.ndarray]:
         first, last = found[1]["data_offsets"]
         file.seek(start + first)
         owner = np.frombuffer(file.read(last - first), "<i8").astype(np.int64).reshape(found[1]["shape"])
+        words = None
+        if "words" in tensors:
+            first, last = tensors["words"]["data_offsets"]
+            file.seek(start + first)
+            words = file.read(last - first)
     offset = start + found[0]["data_offsets"][0]
     images = np.memmap(path, np.uint8, "r", offset, tuple(found[0]["shape"]))
-    return np.asarray(images), owner
+    return np.asarray(images), owner, words
 
 
-def _header(shape: tuple[int, ...]) -> bytes:
+def _header(shape: tuple[int, ...], words: int) -> bytes:
     """What precedes the numbers: the largest type first, padded to whole words."""
     middle, end = 8 * shape[0], 8 * shape[0] + int(np.prod(shape))
     tensors = {
         "owner": {"dtype": "I64", "shape": [shape[0]], "data_offsets": [0, middle]},
         "images": {"dtype": "U8", "shape": list(shape), "data_offsets": [middle, end]},
     }
+    if words:
+        tensors["words"] = {"dtype": "U8", "shape": [words], "data_offsets": [end, end + words]}
     text = json.dumps(tensors, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import DataError
 from .images import Colour, Decoded, from_array
+from .words import checked, said
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Entry:
     name: str
     load: Callable[[Colour], Decoded]  # background -> pixels
     path: Path | None = None  # the file it is in, if it has one of its own
+    label: str | None = None  # the name of its class; in a source all entries have one, or none
+    caption: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,15 @@ def refuse_repeats(entries: Sequence[Entry], remedy: str) -> None:
 # --- arrays ---
 
 
-def array_source(images: Any, ids: Iterable[object] | None, group: bool, where: str = "") -> Source:
+def array_source(
+    images: Any,
+    ids: Iterable[object] | None,
+    group: bool,
+    where: str = "",
+    *,
+    labels: Iterable[object] | None = None,
+    captions: Iterable[object] | None = None,
+) -> Source:
     """Entries of a NumPy array or torch tensor: see `Units.from_arrays`. `where` begins every row's name."""
     rows = _channels_last(images)
     if ids is None:
@@ -118,8 +129,9 @@ def array_source(images: Any, ids: Iterable[object] | None, group: bool, where: 
             raise DataError(f"{where}{len(values)} ids for {len(rows)} images; give one id per image")
         keys = ids_of_column(values, "ids", lambda row: f"{where}row {row}")
         names = [f"{where}row {row} (id {key!r})" for row, key in enumerate(keys)]
+    words = said(checked(labels, len(rows), "label"), checked(captions, len(rows), "caption"))
     entries = [
-        Entry(key, name, partial(from_array, rows[row], name))
+        Entry(key, name, partial(from_array, rows[row], name), None, *(words[row] if words else ()))
         for row, (key, name) in enumerate(zip(keys, names, strict=True))
     ]
     if not group:
@@ -152,7 +164,9 @@ def _channels_last(images: Any) -> np.ndarray:
     return array
 
 
-def npy_source(path: Path, unit_column: str | None) -> Source:
+def npy_source(
+    path: Path, unit_column: str | None, label_column: str | None = None, caption_column: str | None = None
+) -> Source:
     """Entries of a `.npy` file of images, or a `.npz` file with `images`, optionally `ids` and columns."""
     try:
         # Memory-mapped: rows are read as they are converted. Never unpickled.
@@ -167,7 +181,9 @@ def npy_source(path: Path, unit_column: str | None) -> Source:
     images = "images" if "images" in arrays else stacks[0] if len(stacks) == 1 else None
     if images is None:
         raise DataError(f"{path} has no array 'images'; its arrays are: {', '.join(arrays) or 'none'}")
-    if unit_column is not None:
-        require_column(unit_column, [key for key, array in arrays.items() if array.ndim == 1], str(path))
+    for column in filter(None, (unit_column, label_column, caption_column)):
+        require_column(column, [key for key, array in arrays.items() if array.ndim == 1], str(path))
     ids = arrays[unit_column] if unit_column is not None else arrays.get("ids")
-    return array_source(arrays[images], ids, unit_column is not None, f"{path}, ")
+    words = {"labels": label_column, "captions": caption_column}
+    given = {name: arrays[column] for name, column in words.items() if column is not None}
+    return array_source(arrays[images], ids, unit_column is not None, f"{path}, ", **given)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from ..errors import DataError
+from .words import Said
 
 
 def check_ids(ids: tuple[str, ...]) -> None:
@@ -43,27 +44,56 @@ def bounds_of(owner: np.ndarray, units: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _orders_within_units(images: np.ndarray, owner: np.ndarray) -> Iterable[tuple[int, int, list[int]]]:
-    """For each unit of several images, where it is and the order that sorts its images by their SHA-256."""
+def _orders_within_units(
+    images: np.ndarray, owner: np.ndarray, said: Sequence[Said] | None = None
+) -> Iterable[tuple[int, int, list[int]]]:
+    """For each unit of several images, where it is and the order that sorts its images, see `sort_within_units`."""
     for start, stop in bounds_of(owner, int(owner[-1]) + 1 if len(owner) else 0):
         if stop - start > 1:
             hashes = [hashlib.sha256(image).digest() for image in images[start:stop]]
-            yield start, stop, sorted(range(stop - start), key=hashes.__getitem__)
+            words = said[start:stop] if said is not None else [("", "")] * len(hashes)
+            keys = [(digest, *(word or "" for word in each)) for digest, each in zip(hashes, words, strict=True)]
+            yield start, stop, sorted(range(stop - start), key=keys.__getitem__)
 
 
-def is_sorted_within_units(images: np.ndarray, owner: np.ndarray) -> bool:
-    """Whether each unit's images are in the order of their SHA-256."""
-    return all(order == list(range(stop - start)) for start, stop, order in _orders_within_units(images, owner))
+def is_sorted_within_units(images: np.ndarray, owner: np.ndarray, said: Sequence[Said] | None = None) -> bool:
+    """Whether each unit's images are in the order that `sort_within_units` makes."""
+    return all(order == list(range(stop - start)) for start, stop, order in _orders_within_units(images, owner, said))
 
 
-def sort_within_units(images: np.ndarray, owner: np.ndarray) -> None:
-    """Put each unit's images in the order of their SHA-256, in place."""
-    for start, stop, order in _orders_within_units(images, owner):
+def sort_within_units(images: np.ndarray, owner: np.ndarray, said: list[Said] | None = None) -> None:
+    """Put each unit's images, and what is said of them, in the order of the images' SHA-256, in place.
+
+    Equal images are in the order of their labels, then captions.
+    """
+    for start, stop, order in _orders_within_units(images, owner, said):
         images[start:stop] = images[start:stop][order]
+        if said is not None:
+            said[start:stop] = [said[start + place] for place in order]
 
 
-def digest_of(images: np.ndarray) -> str:
-    """The digest of one unit's content, see `Units.digests`."""
-    digest = hashlib.sha256(b"ablatable unit v1\0" + struct.pack("<4Q", *images.shape))
+def sort_units(images: np.ndarray, owner: np.ndarray, said: list[Said] | None) -> tuple[np.ndarray, list[Said] | None]:
+    """Images that nobody else can change, and what is said of them, in order; as they are if they are so already."""
+    sealed = images.flags.owndata and images.flags.c_contiguous and not images.flags.writeable
+    if not (sealed and is_sorted_within_units(images, owner, said)):
+        images = np.array(images, order="C")
+        sort_within_units(images, owner, said)
+    return images, said
+
+
+def digest_of(images: np.ndarray, words: bytes | None = None) -> str:
+    """The digest of one unit's content, see `Units.digests`; `words`: what is said of its images, packed."""
+    version = b"ablatable unit v1\0" if words is None else b"ablatable unit v2\0"
+    digest = hashlib.sha256(version + struct.pack("<4Q", *images.shape))
     digest.update(images.data)
+    digest.update(words or b"")
     return digest.hexdigest()
+
+
+def fingerprint_of(ids: Sequence[str], digests: Sequence[str]) -> str:
+    """See `Units.fingerprint`."""
+    total = hashlib.sha256(b"ablatable units v1\0")
+    for id, digest in zip(ids, digests, strict=True):
+        name = id.encode()
+        total.update(struct.pack("<Q", len(name)) + name + bytes.fromhex(digest))
+    return total.hexdigest()

@@ -6,11 +6,9 @@ the only places where they are turned into what networks see, float32 in [-1, 1]
 
 from __future__ import annotations
 
-import hashlib
-import struct
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -19,13 +17,13 @@ from typing import Any, Unpack
 import numpy as np
 
 from ..errors import DataError
-from . import folders, hub_datasets, idx, openmoji, sources
+from . import folders, hub_datasets, idx, openmoji, sources, words
 from .load_report import LoadReport
 from .loading import LoadOptions, LoadSettings, load
-from .pictures_file import map_pictures, write_pictures
 from .showing import units_html
 from .tensors import to_images, to_model
-from .unit_order import bounds_of, check_arrays, check_ids, digest_of, is_sorted_within_units, sort_within_units
+from .unit_file import InFile
+from .unit_order import bounds_of, check_arrays, check_ids, digest_of, fingerprint_of, sort_units
 
 __all__ = ["Units", "to_images", "to_model"]
 
@@ -33,13 +31,15 @@ BUNDLED_DIGITS = 256
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Units:
+class Units(InFile):
     """Training data as removable units. Immutable: the arrays are read-only.
 
     ids: one distinct, non-empty string per unit, in the source's order (folders: sorted).
     images: uint8 `(images, H, W, C)`, C = 1 or 3, grouped by unit. Within a unit they are sorted by the
         SHA-256 of their own pixels, so that neither a digest nor training can depend on the order of files.
     owner: int64 `(images,)`, the index into `ids` of each image's unit, non-decreasing.
+
+    labels, captions: each image's label (the name of a class) and caption, one text per image; None = there are none.
 
     report: what was loaded and what was done to it; None for units that no source gave, such as a selection.
 
@@ -68,17 +68,22 @@ class Units:
     images: np.ndarray
     owner: np.ndarray
     report: LoadReport | None = None
+    labels: tuple[str, ...] | None = None
+    captions: tuple[str, ...] | None = None
     _repr_html_ = units_html  # for notebooks
 
     def __post_init__(self) -> None:
         ids = tuple(self.ids)
         images, owner = self.images, np.array(self.owner, dtype=np.int64)
         check_arrays(ids, images, owner)
-        sealed = images.flags.owndata and images.flags.c_contiguous and not images.flags.writeable
-        if not (sealed and is_sorted_within_units(images, owner)):
-            images = np.array(images, order="C")  # a copy, which nobody else can change
-            sort_within_units(images, owner)
-        for name, value in (("ids", ids), ("images", images), ("owner", owner)):
+        labels = words.checked(self.labels, len(images), "label")
+        captions = words.checked(self.captions, len(images), "caption")
+        images, said = sort_units(images, owner, words.said(labels, captions))
+        labels, captions = words.columns(said)
+        self._set(ids=ids, images=images, owner=owner, labels=labels, captions=captions)
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
             object.__setattr__(self, name, value)
         self._freeze()
 
@@ -119,9 +124,14 @@ class Units:
 
         Over `b"ablatable unit v1\0"`, then the number of its images, H, W and C as little-endian uint64,
         then the images' pixels in their stored order. It depends on nothing but pixels: not on the id, nor
-        on file names, their order or their format.
+        on file names, their order or their format. Images with labels or captions have v2 there, and after the
+        pixels, canonical JSON with lists `captions` and `labels`, those that there are, in the images' order.
         """
-        return tuple(digest_of(self.images[start:stop]) for start, stop in self._bounds)
+        return tuple(digest_of(self.images[a:b], self._packed(slice(a, b))) for a, b in self._bounds)
+
+    def _packed(self, images: slice | np.ndarray) -> bytes | None:
+        rows = np.arange(len(self.images))[images]
+        return words.packed(*(each and [each[row] for row in rows] for each in (self.labels, self.captions)))
 
     def digest(self, id: str) -> str:
         """The SHA-256 (hex) of one unit's content, see `digests`. `DataError` for an unknown id."""
@@ -138,11 +148,7 @@ class Units:
         Over `b"ablatable units v1\0"`, then for each unit the length of its id in bytes as little-endian
         uint64, the id in UTF-8, and the 32 bytes of its digest.
         """
-        total = hashlib.sha256(b"ablatable units v1\0")
-        for id, digest in zip(self.ids, self.digests, strict=True):
-            name = id.encode()
-            total.update(struct.pack("<Q", len(name)) + name + bytes.fromhex(digest))
-        return total.hexdigest()
+        return fingerprint_of(self.ids, self.digests)
 
     # --- fewer units ---
 
@@ -153,47 +159,19 @@ class Units:
         picked = np.concatenate([np.arange(start, stop) for start, stop in bounds] or [np.arange(0)])
         images = self.images[picked]
         images.flags.writeable = False
-        return Units(ids, images, np.repeat(np.arange(len(ids)), [stop - start for start, stop in bounds]))
+        owner = np.repeat(np.arange(len(ids)), [stop - start for start, stop in bounds])
+        labels, captions = (each and tuple(each[row] for row in picked) for each in (self.labels, self.captions))
+        return Units(ids, images, owner, labels=labels, captions=captions)
+
+    @property
+    def said(self) -> words.Words:
+        """`labels` and `captions` by these names, to make other units with."""
+        return {"labels": self.labels, "captions": self.captions}
 
     def without(self, ids: Iterable[str]) -> Units:
         """All units but these, in order. `DataError` for an unknown id."""
         gone = set(self._rows((ids,) if isinstance(ids, str) else tuple(ids)))
         return self.select([id for row, id in enumerate(self.ids) if row not in gone])
-
-    # --- as a file ---
-
-    def write_to(self, file: Path, ids: Iterable[str] | None = None, *, lasting: bool = True) -> Units:
-        """Write these units (None = all) into a file, in the order given, and give them back, mapped from it.
-
-        `lasting`: the file is on the disk when this returns, and not only on its way there.
-        """
-        ids = self.ids if ids is None else tuple(ids)
-        bounds = [self._bounds[row] for row in self._rows(ids)]
-        owner = np.repeat(np.arange(len(ids)), [stop - start for start, stop in bounds])
-        rows = None if ids == self.ids else np.concatenate([np.arange(*span) for span in bounds])
-        write_pictures(file, self.images, owner, rows, lasting=lasting)
-        return Units.mapped(file, ids)
-
-    @classmethod
-    def mapped(cls, file: Path, ids: Iterable[str]) -> Units:
-        """Units whose images stay in a file that `write_to` wrote and that nobody changes.
-
-        Pickled, they are the file's path and their ids. `DataError` if the file holds no such units.
-        """
-        ids = tuple(ids)
-        try:
-            images, owner = map_pictures(file)
-        except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-            raise DataError(f"{file} cannot be read as units' images ({error}); it is missing or damaged") from error
-        check_arrays(ids, images, owner)
-        if not is_sorted_within_units(images, owner):
-            raise DataError(f"{file} does not hold each unit's images in the order of their hashes; it is damaged")
-        made = object.__new__(cls)
-        values = {"ids": ids, "images": images, "owner": owner, "report": None, "_file": file}
-        for name, value in values.items():
-            object.__setattr__(made, name, value)
-        made._freeze()
-        return made
 
     @cached_property
     def _bounds(self) -> list[tuple[int, int]]:
@@ -219,6 +197,8 @@ class Units:
         ids: Iterable[object] | None = None,
         *,
         group: bool = False,
+        labels: Iterable[object] | None = None,
+        captions: Iterable[object] | None = None,
         **options: Unpack[LoadOptions],
     ) -> Units:
         """Units from a NumPy array or torch tensor, one unit per image unless `group`; `options` as in `Units`.
@@ -228,9 +208,10 @@ class Units:
             uint8, or float in [0, 1], rounded to 8 bits. C = 1 or 3; 2 and 4 have alpha last.
         ids: N texts or numbers, used as their text; `unit-0000` on if not given.
         group: equal ids form one unit, in order of first appearance. Without it a repeated id is an error.
+        labels, captions: N texts or numbers, used as their text.
         """
         settings = LoadSettings.of(options, duplicated="keep")
-        units = cls._load(sources.array_source(images, ids, group), settings)
+        units = cls._load(sources.array_source(images, ids, group, labels=labels, captions=captions), settings)
         shared = units.report.shared if units.report else None
         if shared and "duplicates" not in options:
             warnings.warn(shared, stacklevel=2)
@@ -243,6 +224,8 @@ class Units:
         *,
         unit_column: str | None = None,
         table: str | Path | None = None,
+        label_column: str | None = None,
+        caption_column: str | None = None,
         **options: Unpack[LoadOptions],
     ) -> Units:
         """Units from image files, sorted by id; `options` as in `Units`. Three kinds of folder:
@@ -251,7 +234,8 @@ class Units:
           elsewhere, given as `table`: the column `file_name` holds paths relative to the folder, possibly in
           sub-folders, and decides which files are used. Without `unit_column` each row is a unit, its id the path
           without its suffix; with it, rows of equal value in that column form one unit, its id the value as text.
-          The unit column `folder`, unless the table has one, is the first folder of each path.
+          The unit column `folder`, unless the table has one, is the first folder of each path. The columns for labels
+          and captions hold one text per image.
         - of sub-folders: each is a unit, its id the sub-folder's name, with all images in it, at any depth.
         - of images: each is a unit, its id the file name without its suffix.
 
@@ -259,8 +243,9 @@ class Units:
         .webp in any case, .avif if Pillow reads it, and .heic and .heif with the extra `heif`. Others, and hidden
         ones, are passed over and counted in the report, unless a table lists them. Symbolic links are followed.
         """
-        settings = LoadSettings.of(options)
-        return cls._load(folders.folder_source(Path(path), unit_column, Path(table) if table else None), settings)
+        columns = folders.Columns(unit_column, label_column, caption_column)
+        source = folders.folder_source(Path(path), columns, Path(table) if table else None)
+        return cls._load(source, LoadSettings.of(options))
 
     @classmethod
     def from_dataset(
@@ -270,6 +255,8 @@ class Units:
         image_column: str = "image",
         unit_column: str | None = None,
         id_column: str | None = None,
+        label_column: str | None = None,
+        caption_column: str | None = None,
         **options: Unpack[LoadOptions],
     ) -> Units:
         """Units from a Hugging Face `datasets.Dataset` (one split, not streamed), in its order.
@@ -277,10 +264,11 @@ class Units:
         image_column: encoded images (feature `Image`), or numbers as in `from_arrays`, channels last.
         unit_column: rows of equal value form one unit, its id the value as text (a class label's name).
         id_column: one unit per row, its id the value as text. With neither, ids are `row-0000` on.
+        label_column, caption_column: each image's label (a class label's name) and caption.
         options: as in `Units`.
         """
-        settings = LoadSettings.of(options)
-        return cls._load(hub_datasets.dataset_source(dataset, image_column, unit_column, id_column), settings)
+        columns = (image_column, unit_column, id_column, label_column, caption_column)
+        return cls._load(hub_datasets.dataset_source(dataset, *columns), LoadSettings.of(options))
 
     @classmethod
     def from_idx(
@@ -289,54 +277,71 @@ class Units:
         labels: str | Path | None = None,
         *,
         unit_column: str | None = None,
+        label_column: str | None = None,
         limit: int | None = None,
         **options: Unpack[LoadOptions],
     ) -> Units:
         """Units from MNIST's IDX format, plain or gzipped: one per image, `image-0000` on.
 
-        labels: the labels' IDX file, used with `unit_column`; by default the one beside the images.
+        labels: the labels' IDX file, used with either column; by default the one beside the images.
         unit_column: `"label"` makes one unit of all images with one label, its id the label.
+        label_column: `"label"` gives every image its label.
         limit: only the first so many images.
         options: as in `Units`.
         """
         labels = Path(labels) if labels else None
-        source = idx.idx_source(Path(images), labels, unit_column, limit, "image")
+        source = idx.idx_source(Path(images), labels, unit_column, limit, "image", label_column)
         return cls._load(source, LoadSettings.of(options))
 
     @classmethod
-    def digits(cls, count: int = 48, *, unit_column: str | None = None, **options: Unpack[LoadOptions]) -> Units:
+    def digits(
+        cls,
+        count: int = 48,
+        *,
+        unit_column: str | None = None,
+        label_column: str | None = None,
+        **options: Unpack[LoadOptions],
+    ) -> Units:
         """The first `count` (at most 256) of the bundled MNIST test digits, 28 x 28 grey, `digit-0000` on.
 
         Digit k shows k mod 10, so every count is as balanced over the ten classes as it can be. With the unit column
-        `"label"` all images of one class are a unit. `options` as in `Units`.
+        `"label"` all images of one class are a unit, and the label column `"label"` gives each its class. `options` as
+        in `Units`.
         """
         if not 1 <= count <= BUNDLED_DIGITS:
             raise DataError(f"{count} digits were asked for, 1 to {BUNDLED_DIGITS} are bundled")
         with as_file(files("ablatable") / "data" / "assets") as assets:
-            source = idx.idx_source(assets / "digits-images-idx3-ubyte.gz", None, unit_column, count, "digit")
+            source = idx.idx_source(
+                assets / "digits-images-idx3-ubyte.gz", None, unit_column, count, "digit", label_column
+            )
         return cls._load(source, LoadSettings.of(options))
 
     @classmethod
     def openmoji(
-        cls, artists: int | Iterable[str] | None = None, *, by: str = "artist", **options: Unpack[LoadOptions]
+        cls,
+        artists: int | Iterable[str] | None = None,
+        *,
+        by: str = "artist",
+        label_column: str | None = None,
+        caption_column: str | None = None,
+        **options: Unpack[LoadOptions],
     ) -> Units:
         """The bundled OpenMoji drawings: 1,675 by 96 designers, 32 x 32 in colour on white; sorted by id.
 
         artists: only drawings by the so many artists who have most, or by those named; all if not given.
         by: what is a unit: `"artist"`, `"picture"` (ids such as `grinning-face-1F600`), `"group"` or `"subgroup"`.
+        label_column, caption_column: such as `"group"` (or `"subgroup"`) and `"annotation"`.
         options: as in `Units`; `size=16` and `size=24` shrink the drawings by the area average.
 
         No drawing is another's copy, also at 24 x 24 and 16 x 16. The drawings are by OpenMoji, CC BY-SA 4.0.
         """
-        return cls._load(openmoji.openmoji_source(artists, by), LoadSettings.of(options))
+        source = openmoji.openmoji_source(artists, by, label_column, caption_column)
+        return cls._load(source, LoadSettings.of(options))
 
     @classmethod
     def _load(cls, source: sources.Source, settings: LoadSettings) -> Units:
         loaded = load(source, settings)
         check_ids(loaded.ids)
         made = object.__new__(cls)  # what was loaded is nobody else's and in order: neither copied nor checked again
-        values = {"ids": loaded.ids, "images": loaded.images, "owner": loaded.owner, "report": loaded.report}
-        for name, value in values.items():
-            object.__setattr__(made, name, value)
-        made._freeze()
+        made._set(**{field.name: getattr(loaded, field.name) for field in fields(loaded)})
         return made

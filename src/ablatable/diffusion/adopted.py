@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import SettingsError, command
+from .conditions import Takes
 from .kinds import Kind
 from .recipe import ComponentConfig
 from .schedule import Schedule
@@ -37,6 +39,7 @@ class AdoptedConfig(ComponentConfig):
         prediction: what the network predicts, in diffusers' words (`prediction_type`).
         clip_sample: whether the scheduler that came with it brings predicted images into [-1, 1].
         label: the class that every sample is drawn of, for models that take one.
+        condition: what each sample may be asked for instead.
         claim: what the giver says about who saw what.
     """
 
@@ -49,7 +52,17 @@ class AdoptedConfig(ComponentConfig):
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     clip_sample: bool = False
     label: int | None = None
+    condition: Takes | None = None
     claim: str
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name != "condition" or value is not None}
+
+    @property
+    def takes(self) -> Takes | None:
+        """The conditions that its components take."""
+        return self.condition
 
 
 class Asked(Protocol):
@@ -67,7 +80,7 @@ class Asked(Protocol):
 
 
 class AdoptedDenoiser(nn.Module):
-    """A diffusers model as a denoiser: (x_t, t) -> predicted noise."""
+    """A diffusers model as a denoiser: (x_t, t) -> predicted noise; conditions are those of the model's own words."""
 
     def __init__(self, model: nn.Module, config: Asked, schedule: Schedule, embedding: Tensor | None) -> None:
         """`embedding`: what a text encoder would give, float (L, D), for models that attend to one."""
@@ -76,19 +89,40 @@ class AdoptedDenoiser(nn.Module):
         self.abar = schedule.alphas_cumprod().float()  # no buffers: they stay float32 when weights are bfloat16
         self.embedding = embedding
 
-    def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
-        """Predicted noise, same shape and dtype as `x` (B, C, H, W)."""
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor | int,
+        class_labels: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+    ) -> Tensor:
+        """Predicted noise, same shape and dtype as `x` (B, C, H, W).
+
+        Args:
+            x: x_t.
+            t: timesteps.
+            class_labels: each row's class, int64 (B,); None = the one in the settings, if there is one.
+            encoder_hidden_states: each row's prompt, as the text encoder gives it, float (B, tokens, width); None = the
+                fixed one, if there is one.
+        """
         dtype = next(self.model.parameters()).dtype
         steps = torch.as_tensor(t, device=x.device).reshape(-1).expand(len(x))
-        predicted = self.model(x.to(dtype), steps, **self._condition(x, dtype), return_dict=False)[0]
+        given = self._condition(x, dtype, class_labels, encoder_hidden_states)
+        predicted = self.model(x.to(dtype), steps, **given, return_dict=False)[0]
         # models that learn a variance predict twice as many channels, the noise first
         return self._noise(predicted[:, : x.shape[1]].to(x.dtype), x, t)
 
-    def _condition(self, x: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    def _condition(
+        self, x: Tensor, dtype: torch.dtype, labels: Tensor | None, states: Tensor | None
+    ) -> dict[str, Tensor]:
         given: dict[str, Tensor] = {}
-        if self.config.label is not None:
+        if labels is not None:
+            given["class_labels"] = labels
+        elif self.config.label is not None:
             given["class_labels"] = torch.full((len(x),), self.config.label, device=x.device)
-        if self.embedding is not None:
+        if states is not None:
+            given["encoder_hidden_states"] = states.to(dtype)
+        elif self.embedding is not None:
             given["encoder_hidden_states"] = self.embedding.to(x.device, dtype).expand(len(x), -1, -1)
         return given
 

@@ -4,7 +4,7 @@ Same weights and, up to the rounding of reordered sums, the same numbers as `UNe
 
 - What depends on t alone is computed once per timestep, not once per pass and row. A residual block adds its projection
   of the time embedding, one vector for all rows, to the output of its first convolution; here it joins that
-  convolution's bias, and all of these biases are kept.
+  convolution's bias, and all of these biases are kept. Where rows have classes, each row has biases of its own.
 - Activations and residual sums work in place, and nothing is divided by an output scale of one.
 - Nearest upsampling followed by a 3 x 3 convolution reads every pixel of the small picture several times through the
   same weights. For each of the four phases of an output pixel the weights that meet the same small pixel are summed
@@ -55,11 +55,12 @@ def _same_predictions(unet: Any) -> bool:
     sides = (side, side) if isinstance(side, int) else tuple(side)
     noise = torch.randn((2, unet.config.in_channels, *sides), generator=torch.Generator().manual_seed(0))
     x, training = noise.to(weight), unet.training
+    classes = None if unet.class_embedding is None else torch.tensor([0, unet.config.num_class_embeds - 1])
     unet.eval()
     try:
         for t in (3, 500):
-            expected = unet(x, t, return_dict=False)[0].float()
-            error = (SharedTimestepUNet(unet)(x, t).float() - expected).abs().max()
+            expected = unet(x, t, classes, return_dict=False)[0].float()
+            error = (SharedTimestepUNet(unet)(x, t, classes).float() - expected).abs().max()
             # sums in another order change fp32 by some 1e-6 of the largest value, and bf16 by some 1e-2
             if not error <= (1e-4 if weight.dtype == torch.float32 else 5e-2) * expected.abs().max():
                 return False
@@ -92,9 +93,11 @@ class SharedTimestepUNet(nn.Module):
         self._biases: dict[tuple[float, torch.dtype, torch.device], list[Tensor]] = {}
         self._pass = Captured(self._whole_pass) if captured else self._whole_pass
 
-    def forward(self, x: Tensor, t: float) -> Tensor:
-        """Predicted noise (B, C, H, W) at timestep `t` of every row of `x`."""
-        return self._pass(x, *self.biases(t, x))
+    def forward(self, x: Tensor, t: float, class_labels: Tensor | None = None) -> Tensor:
+        """Predicted noise (B, C, H, W) at timestep `t` of every row of `x`, of the rows' classes (B,) if it has any."""
+        if class_labels is None:
+            return self._pass(x, *self.biases(t, x))
+        return self._pass(x, *self._row_biases(t, x, class_labels))
 
     def _whole_pass(self, x: Tensor, *biases: Tensor) -> Tensor:
         if self.compiled:
@@ -108,15 +111,24 @@ class SharedTimestepUNet(nn.Module):
         """
         key = (t, like.dtype, like.device)
         if key not in self._biases:
-            features = self.unet.time_proj(torch.full((1,), t, device=like.device)).to(like.dtype)
-            time = functional.silu(self.unet.time_embedding(features))  # (1, D)
+            time = functional.silu(self._time(t, like))
             if len(self._biases) == KEPT_TIMESTEPS:
                 del self._biases[next(iter(self._biases))]
             self._biases[key] = [r.conv1.bias + r.time_emb_proj(time)[0] for r in _residual_layers(self.unet)]
         return self._biases[key]
 
+    def _row_biases(self, t: float, like: Tensor, class_labels: Tensor) -> list[Tensor]:
+        """As `biases`, for rows of these classes: (B, channels) each."""
+        time = functional.silu(self._time(t, like) + self.unet.class_embedding(class_labels).to(like.dtype))  # (B, D)
+        return [r.conv1.bias + r.time_emb_proj(time) for r in _residual_layers(self.unet)]
+
+    def _time(self, t: float, like: Tensor) -> Tensor:
+        """The timestep's embedding, (1, D)."""
+        features = self.unet.time_proj(torch.full((1,), t, device=like.device)).to(like.dtype)
+        return self.unet.time_embedding(features)
+
     def predict(self, x: Tensor, biases: Sequence[Tensor]) -> Tensor:
-        """The same, from what `biases` gives."""
+        """The same, from what `biases` gives, for all rows or row by row."""
         unet, bias = self.unet, iter(biases)
         h = unet.conv_in(x)
         skips = [h]
@@ -151,9 +163,10 @@ class PlainUNet(nn.Module):
         super().__init__()
         self.unet = unet
 
-    def forward(self, x: Tensor, t: float) -> Tensor:
-        """Predicted noise (B, C, H, W) at timestep `t` of every row of `x`."""
-        return self.unet(x, torch.tensor([t], device=x.device), return_dict=False)[0]  # as a number it is cut to int
+    def forward(self, x: Tensor, t: float, class_labels: Tensor | None = None) -> Tensor:
+        """Predicted noise (B, C, H, W) at timestep `t` of every row of `x`, of the rows' classes (B,) if it has any."""
+        time = torch.tensor([t], device=x.device)  # as a number it is cut to int
+        return self.unet(x, time, class_labels, return_dict=False)[0]
 
 
 class PlainUpsample(nn.Module):
@@ -215,6 +228,9 @@ def _residual_layers(unet: Any) -> list[Any]:
 def _residual(resnet: Any, x: Tensor, bias: Tensor) -> Tensor:
     h = functional.silu(resnet.norm1(x), inplace=True)
     conv = resnet.conv1
-    h = functional.conv2d(h, conv.weight, bias, conv.stride, conv.padding)
+    if bias.ndim == 1:
+        h = functional.conv2d(h, conv.weight, bias, conv.stride, conv.padding)
+    else:  # each row's own
+        h = functional.conv2d(h, conv.weight, None, conv.stride, conv.padding).add_(bias[:, :, None, None])
     h = functional.silu(resnet.norm2(h), inplace=True)
     return resnet.conv2(h).add_(x if resnet.conv_shortcut is None else resnet.conv_shortcut(x))

@@ -17,13 +17,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .._runtime.files import read_json
 from ..errors import SettingsError, option
 from .adopted import CONDITION, EMBEDDING, AdoptedDenoiser, model_of
+from .conditions import Takes
 from .kinds import Kind
 from .recipe import ComponentConfig
 from .schedule import Schedule
@@ -43,6 +44,7 @@ class LoRAConfig(ComponentConfig):
         targets: which layers are adapted, by the ends of their names in the base.
         prediction: what the base predicts, in diffusers' words (`prediction_type`).
         label: the class that every sample is drawn of, for bases that take one.
+        condition: what each image is, and each sample may be asked for, instead.
     """
 
     weights: ClassVar[str] = "adapter_model.safetensors"
@@ -53,6 +55,16 @@ class LoRAConfig(ComponentConfig):
     targets: tuple[str, ...] = TARGETS
     prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     label: int | None = None
+    condition: Takes | None = None
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name != "condition" or value is not None}
+
+    @property
+    def takes(self) -> Takes | None:
+        """The conditions that its components take."""
+        return self.condition
 
 
 _residents: weakref.WeakValueDictionary[tuple[Path, torch.device, torch.dtype], nn.Module] = (
@@ -102,13 +114,16 @@ class LoRADenoiser(nn.Module):
         # not as a submodule: the base belongs to all components, and moving one of them must not move it
         self.__dict__["_whole"] = AdoptedDenoiser(base, config, schedule, embedding)
 
-    def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
-        """Predicted noise, same shape and dtype as `x` (B, C, H, W); the base computes in the adapter's dtype."""
+    def forward(self, x: Tensor, t: Tensor | int, **given: Tensor) -> Tensor:
+        """Predicted noise, same shape and dtype as `x` (B, C, H, W); the base computes in the adapter's dtype.
+
+        `given`: the rows' conditions, see `AdoptedDenoiser.forward`.
+        """
         self._follow()
         for layer in self._seat.layers.values():
             # not set_adapter, which goes through all parameters of all adapters, every time
             layer._active_adapter = self._name
-        return self._whole(x, t)
+        return self._whole(x, t, **given)
 
     def _sit(self, base: nn.Module) -> None:
         """Add an adapter to a base; it leaves when this denoiser does."""

@@ -6,6 +6,9 @@ that adds in another order at another place would make images differ that differ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,7 +18,12 @@ from ..errors import SettingsError, option
 
 
 def refuse_unless_places_agree(
-    component: nn.Module, shape: tuple[int, int, int], batch: int, t: int, device: str
+    component: nn.Module,
+    shape: tuple[int, int, int],
+    batch: int,
+    t: int,
+    device: str,
+    given: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
     """Predict one row at the first, a middle and the last place of a batch, each time among other neighbours.
 
@@ -25,6 +33,7 @@ def refuse_unless_places_agree(
         batch: rows that are predicted at once.
         t: timestep.
         device: where the component is.
+        given: conditions of the rows, the same for all, where the component takes any.
 
     Raises:
         SettingsError: the three predictions differ in a bit.
@@ -34,7 +43,7 @@ def refuse_unless_places_agree(
         rows = torch.stack([_noise(shape, f"neighbours of {place}", k) for k in range(batch)])
         rows[place] = row
         with torch.inference_mode():
-            seen.append(component(rows.to(device), t)[place].cpu())
+            seen.append(component(rows.to(device), t, **given)[place].cpu())
     if not all(torch.equal(seen[0], other) for other in seen):
         apart = max(float((seen[0] - other).abs().max()) for other in seen)
         raise SettingsError(

@@ -18,6 +18,7 @@ from pydantic import (
 
 from .._runtime.devices import PrecisionName
 from ..errors import SettingsError
+from .conditions import Classes, Takes, check_classes
 from .schedule import Schedule
 
 
@@ -52,6 +53,11 @@ class ComponentConfig(_Config):
         """The kind's name."""
         return cls.model_fields["kind"].default
 
+    @property
+    def takes(self) -> Takes | None:
+        """The conditions that its components take; None = none."""
+        return None
+
 
 class UNetConfig(ComponentConfig):
     """A diffusers `UNet2DModel`. One entry of `channels` a resolution level; each further level halves the side."""
@@ -72,11 +78,13 @@ class UNetConfig(ComponentConfig):
         default=None, description="compute on coefficients of blocks of the picture, see `transforms`; None = on pixels"
     )
     block: int = Field(default=2, ge=2, description="with a codec: side of a block in pixels, a power of two for haar")
+    classes: tuple[str, ...] = Field(default=(), description="names of the classes that it takes, fixed beforehand")
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         later = {"prediction": "noise", "sigma_data": 0.5, "codec": None, "block": 2}
-        return _without_defaults(handler(self), later)
+        values = _without_defaults(handler(self), later)
+        return values if self.classes else {name: value for name, value in values.items() if name != "classes"}
 
     @model_validator(mode="after")
     def _check(self) -> UNetConfig:
@@ -86,7 +94,13 @@ class UNetConfig(ComponentConfig):
             raise ValueError(f"block={self.block} must be a power of two for the codec haar")
         if any(not 0 <= level < len(self.channels) for level in self.attention):
             raise ValueError(f"attention={self.attention} names a level outside 0..{len(self.channels) - 1}")
+        check_classes(self.classes)
         return self
+
+    @property
+    def takes(self) -> Takes | None:
+        """Its classes, and after them one that stands for none."""
+        return Classes(names=self.classes, null=len(self.classes)) if self.classes else None
 
     @property
     def multiple(self) -> int:
@@ -125,6 +139,13 @@ class TrainingConfig(_Config):
         "al. 2022, section 5); without it timesteps are uniform",
     )
 
+    condition_dropout: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="share of the images whose condition is withheld in a step, so that guidance has something to lead "
+        "away from",
+    )
     stored: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32", description="what the finished weights are rounded to in the file; they compute in float32"
     )
@@ -137,7 +158,7 @@ class TrainingConfig(_Config):
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_defaults(handler(self), {"levels": None, "stored": "float32"})
+        return _without_defaults(handler(self), {"levels": None, "stored": "float32", "condition_dropout": 0.1})
 
 
 def _of_its_kind(value: Any) -> Any:

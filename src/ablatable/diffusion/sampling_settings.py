@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -31,6 +32,8 @@ class Sampling:
         threshold: deliver images in pure black and white: 8-bit levels from this one (1 to 255) up become white.
         clip: at every step, bring the image that the prediction implies into the range of images; see
             `clipping.clip_noise`.
+        guidance: how far a sample's condition is followed, see `given`: 1 takes the prediction under the condition as
+            it is, 0 ignores the condition, more than 1 exaggerates what it changes. All but 0 and 1 take two passes.
 
     Raises:
         SettingsError: there is no such sampler or precision, or a number is out of range.
@@ -42,6 +45,7 @@ class Sampling:
     compiled: bool | None = None
     threshold: int | None = None
     clip: bool = CLIP
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -50,6 +54,8 @@ class Sampling:
             raise SettingsError(f"no precision '{self.precision}'; there are {', '.join(PRECISIONS)}")
         if self.steps < 1:
             raise SettingsError(f"{self.steps} sampling steps; give 1 or more")
+        if not (math.isfinite(self.guidance) and self.guidance >= 0):
+            raise SettingsError(f"guidance {self.guidance:g}; give 1 for none, or more, such as 3")
         check_threshold(self.threshold)
 
     @property

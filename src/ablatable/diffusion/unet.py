@@ -61,15 +61,20 @@ class UNetDenoiser(nn.Module):
         self.inference = None
         return super().train(mode)
 
-    def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
-        """Predicted noise, same shape and dtype as `x` (B, C, H, W); the network computes in its weights' dtype."""
-        if self.transform is None:
-            return self.coefficients(x, t)
-        return self.transform.decode(self.coefficients(self.transform.encode(x), t))
+    def forward(self, x: Tensor, t: Tensor | int, class_labels: Tensor | None = None) -> Tensor:
+        """Predicted noise, same shape and dtype as `x` (B, C, H, W); the network computes in its weights' dtype.
 
-    def coefficients(self, x: Tensor, t: Tensor | int) -> Tensor:
+        `class_labels`: each row's class, int64 (B,), for a network that takes one; None = none of them, its last.
+        """
+        if self.transform is None:
+            return self.coefficients(x, t, class_labels)
+        return self.transform.decode(self.coefficients(self.transform.encode(x), t, class_labels))
+
+    def coefficients(self, x: Tensor, t: Tensor | int, class_labels: Tensor | None = None) -> Tensor:
         """As `forward`, of what the network computes on: coefficients where there is a codec, else pixels."""
         given, (asked, time) = x, self.asked(x, t)
+        if class_labels is None and self.unet.config.num_class_embeds is not None:
+            class_labels = torch.full((len(x),), self.unet.config.num_class_embeds - 1, device=x.device)
         x = asked.to(self.unet.conv_in.weight.dtype)
         height, width = x.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
@@ -80,10 +85,10 @@ class UNetDenoiser(nn.Module):
                 known = agrees(self.unet)
                 fast = SharedTimestepUNet(self.unet, self.compiled, self.captured) if known else None
                 self.inference = fast or PlainUNet(self.unet)
-            predicted = self.inference(x, time)
+            predicted = self.inference(x, time, class_labels)
         else:  # a float as such would be cut to an integer
             time = torch.tensor([time], device=x.device) if isinstance(time, float) else time
-            predicted = self.unet(x, time, return_dict=False)[0]
+            predicted = self.unet(x, time, class_labels, return_dict=False)[0]
         return self.noise(predicted[..., :height, :width].to(given.dtype), given, t)
 
     def fast(self) -> UNetDenoiser:
@@ -186,6 +191,7 @@ def _unet_arguments(config: UNetConfig, channels: int, side: tuple[int, int]) ->
         "up_block_types": tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
         "norm_num_groups": config.norm_groups,
         "add_attention": config.middle_attention,
+        **({"num_class_embeds": len(config.classes) + 1} if config.classes else {}),
     }
 
 

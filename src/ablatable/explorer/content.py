@@ -12,8 +12,10 @@ import numpy as np
 from .._runtime.provenance import environment
 from .._version import __version__
 from ..errors import CodeError, SettingsError, option
+from ..runs.conditioning import given_of
 
 if TYPE_CHECKING:
+    from ..diffusion.conditions import Condition
     from ..diffusion.sampling_settings import Sampling
     from ..runs.run import Run
     from ..universes.reader import Universe
@@ -30,20 +32,25 @@ class Drawing:
     Attributes:
         seeds: samples on the page's strip.
         sampling: how every picture is drawn; in single precision, whatever it says of that.
+        conditions: what each sample is to show; None = nothing in particular.
     """
 
     seeds: tuple[int, ...]
     sampling: Sampling
+    conditions: tuple[Condition, ...] | None = None
 
     def described(self) -> dict[str, Any]:
         """The manifest's words for it."""
-        sampling = self.sampling
+        sampling, asked = self.sampling, self.conditions
+        conditions = {} if asked is None else {"conditions": [condition.model_dump() for condition in asked]}
         return {
             "seeds": list(self.seeds),
             "sampler": sampling.sampler,
             "steps": sampling.steps,
             "threshold": sampling.threshold,
             "clip": sampling.clip,
+            **({} if sampling.guidance == 1 else {"guidance": sampling.guidance}),
+            **conditions,
         }
 
 
@@ -126,13 +133,14 @@ def add_factual(content: Content, run: Run, drawing: Drawing, universe: Universe
             codec=run.codec,
             schedule=run.recipe.schedule,
             sampling=drawing.sampling,
+            given=given_of(run, drawing.conditions, len(drawing.seeds), drawing.sampling.guidance),
         )[0]
     content.manifest["files"]["factual"] = "data/factual.bin.gz"
     content.files["data/factual.bin.gz"] = packed(pictures)
-    _add_witness(content, run, np.moveaxis(pictures, 1, -1), drawing.seeds)
+    _add_witness(content, run, np.moveaxis(pictures, 1, -1), drawing)
 
 
-def _add_witness(content: Content, run: Run, pictures: np.ndarray, seeds: tuple[int, ...]) -> None:
+def _add_witness(content: Content, run: Run, pictures: np.ndarray, drawing: Drawing) -> None:
     """What the components say about the exact factual pictures: p and q, float32 (2, units, samples).
 
     A run of a single component has none, as the test compares components with one another.
@@ -141,7 +149,7 @@ def _add_witness(content: Content, run: Run, pictures: np.ndarray, seeds: tuple[
 
     if len(run.present) < 2:
         return
-    told = witness_pictures(run, pictures, seeds)
+    told = witness_pictures(run, pictures, drawing.seeds, conditions=drawing.conditions)
     content.manifest["witness"] = {
         "tests": "data/witness.bin.gz",
         "alpha": ALPHA,
@@ -192,7 +200,9 @@ def add_universe(content: Content, universe: Universe, room: int) -> None:
         content.files["data/tests.bin.gz"] = packed(np.stack([tested.p, tested.q]).astype(np.float32))
     content.files["data/distances.bin.gz"] = packed(distances)
     content.manifest["stored"] = stored
-    content.manifest["seeds"] = content.manifest["seeds"][: len(samples)]
+    for each in ("seeds", "conditions"):
+        if each in content.manifest:
+            content.manifest[each] = content.manifest[each][: len(samples)]
 
 
 def drawing_of(universe: Universe, run: Run) -> Drawing:
@@ -208,7 +218,7 @@ def drawing_of(universe: Universe, run: Run) -> Drawing:
             f"{universe.url} holds {len(settings.units)} of the run's {len(run.unit_ids)} units; the explorer "
             f"needs all of them: draw it without {option('units')}"
         )
-    return Drawing(universe.seeds, settings.sampling)
+    return Drawing(universe.seeds, settings.sampling, settings.conditions)
 
 
 def versions() -> dict[str, str]:

@@ -10,19 +10,22 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import SettingsError, option
+from ..runs.conditioning import given_of
 from .serving import HOST
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from ..diffusion.conditions import Condition
     from ..diffusion.ensemble import Ensemble
+    from ..diffusion.given import Given
     from ..diffusion.sampling_settings import Sampling
     from ..runs.run import Run
 
@@ -34,8 +37,12 @@ LARGEST_SEED = 2**53 - 1  # what a browser holds exactly
 class Steps:
     """Trajectories of an ensemble, step by step, as a page shows them."""
 
-    def __init__(self, run: Run, ensemble: Ensemble, sampling: Sampling) -> None:
+    def __init__(
+        self, run: Run, ensemble: Ensemble, sampling: Sampling, conditions: Mapping[int, Condition] | None = None
+    ) -> None:
+        """`conditions`: by seed, of the page's samples; a seed that is not among them has the first one's."""
         self.run, self.ensemble, self.sampling = run, ensemble, sampling
+        self.conditions = dict(conditions or {})
 
     def draw(self, seeds: list[int], alive: np.ndarray) -> Iterator[dict[str, Any]]:
         """After each step, from the noise on: the pictures and the guesses at the finished ones.
@@ -56,7 +63,7 @@ class Steps:
         schedule, steps = self.run.recipe.schedule, self.sampling.steps
         noise, abar = Trajectories(seeds, self.run.noise_shape), schedule.alphas_cumprod()
         timesteps, step_from = make_sampler(self.sampling, schedule)
-        ablated = self.ensemble.ablate(alive)
+        ablated = self.ensemble.ablate(alive).under(self._given(seeds))
 
         def told(step: int, x: torch.Tensor, guess: torch.Tensor) -> dict[str, Any]:
             threshold = self.sampling.threshold if step == steps else None
@@ -80,9 +87,23 @@ class Steps:
             if done := self.sampling.finished(number):
                 yield told(done, x, guess)
 
+    def _given(self, seeds: list[int]) -> Given | None:
+        conditions = None
+        if self.conditions:
+            first = next(iter(self.conditions.values()))
+            conditions = [self.conditions.get(seed, first) for seed in seeds]
+        return given_of(self.run, conditions, len(seeds), self.sampling.guidance)
 
-def application(run: Run, site: Path, sampling: Sampling, *, ensemble: Ensemble | None = None) -> FastAPI:
-    """The site's files and `POST /api/draw`.
+
+def application(
+    run: Run,
+    site: Path,
+    sampling: Sampling,
+    *,
+    ensemble: Ensemble | None = None,
+    conditions: Mapping[int, Condition] | None = None,
+) -> FastAPI:
+    """The site's files and `POST /api/draw`; `conditions` as `Steps` takes them.
 
     Raises `SettingsError` when the packages that serve are not installed.
     """
@@ -106,7 +127,7 @@ def application(run: Run, site: Path, sampling: Sampling, *, ensemble: Ensemble 
         model_config = ConfigDict(extra="forbid")
         rows: list[Row] = Field(min_length=1, max_length=MOST_ROWS)
 
-    drawn = Steps(run, ensemble or run.ensemble(), sampling)
+    drawn = Steps(run, ensemble or run.ensemble(), sampling, conditions)
     turn = Turn()
     app = FastAPI(title="ablatable explorer", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -172,11 +193,11 @@ class Background:
         self.thread.join()
 
 
-def serve_ensemble(run: Run, site: Path, sampling: Sampling, port: int, *, open_browser: bool, announce: Any) -> None:
-    """Serve a site and draw for it, until Ctrl-C."""
+def serve_ensemble(app: FastAPI, site: Path, port: int, *, open_browser: bool, announce: Any) -> None:
+    """Serve a site by its `application`, which draws for it, until Ctrl-C."""
     import webbrowser
 
-    with Background(application(run, site, sampling), port) as address:
+    with Background(app, port) as address:
         announce(f"serving {site} at {address}, drawing on this machine (Ctrl-C stops)")
         if open_browser:
             webbrowser.open(address)

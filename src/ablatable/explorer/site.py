@@ -6,13 +6,15 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._runtime.files import canonical_json, json_hash, move_folder_into_place, read_json, writing
 from .._runtime.outputs import OutputKind, check_clearable, check_contents, check_writable
+from ..diffusion.conditions import Condition
 from ..errors import SettingsError, StoreError, option
+from ..runs.conditioning import asked
 from .content import (
     MEGABYTE,
     Content,
@@ -65,6 +67,7 @@ def write_explorer(
     universe: str | Path | Universe | None = None,
     seeds: Sequence[int] | None = None,
     sampling: Sampling | None = None,
+    conditions: Condition | Sequence[Condition] | None = None,
     max_mb: float = 60,
     webgpu: bool = False,
     overwrite: bool = False,
@@ -78,6 +81,7 @@ def write_explorer(
             seeds in its way.
         seeds: without a universe, the samples on the page; 0 to 7 if not given.
         sampling: without a universe, how they are drawn; `ddpm` with 25 steps if not given.
+        conditions: without a universe, what they are to show, see `enumerate_universe`. A server draws them.
         max_mb: an ensemble of more megabytes is not sent to browsers: the page then asks a server to draw (see
             `serve_site`). Stored pictures beyond it are left out, the last samples first.
         webgpu: put the program on the site that runs networks on a visitor's GPU (6.7 MB, fetched only by browsers that
@@ -94,7 +98,7 @@ def write_explorer(
 
     opened = run if isinstance(run, Run) else Run(run)
     stored = universe if universe is None or isinstance(universe, Universe) else Universe.open(universe)
-    drawing = _drawing(opened, stored, seeds, sampling)
+    drawing = _drawing(opened, stored, seeds, sampling, conditions)
     source = {
         "run_sha256": opened.digest,
         "universe_sha256": None if stored is None else json_hash(stored.settings.model_dump(mode="json")),
@@ -131,12 +135,15 @@ def serve_site(
 
         serve_files(site.path, port, open_browser=open_browser, announce=announce)
         return
-    from .server import serve_ensemble
+    from .server import application, serve_ensemble
 
     manifest = read_json(site.path / MANIFEST)
     sampling = _sampling(manifest)
     opened = run if isinstance(run, Run) else Run(run)
-    serve_ensemble(opened, site.path, sampling, port, open_browser=open_browser, announce=announce)
+    conditions = [Condition(**each) for each in manifest.get("conditions", ())]
+    known = dict(zip(manifest["seeds"], conditions, strict=True)) if conditions else {}
+    app = application(opened, site.path, sampling, conditions=known)
+    serve_ensemble(app, site.path, port, open_browser=open_browser, announce=announce)
 
 
 def _fill(content: Content, run: Run, drawing: Drawing, universe: Universe | None, limit: int) -> None:
@@ -147,14 +154,18 @@ def _fill(content: Content, run: Run, drawing: Drawing, universe: Universe | Non
         content.manifest["engine"] = "server"
     if universe is not None:
         add_universe(content, universe, limit - content.size)
-        drawing = Drawing(tuple(content.manifest["seeds"]), drawing.sampling)
+        seeds = tuple(content.manifest["seeds"])
+        drawing = replace(drawing, seeds=seeds, conditions=drawing.conditions and drawing.conditions[: len(seeds)])
     add_factual(content, run, drawing, universe)
 
 
 def browsable(recipe: Recipe) -> bool:
-    """Whether the page's own engine can draw: it knows linear schedules and no codec. A server draws all there is."""
+    """Whether the page's own engine can draw: it knows linear schedules, no codec and no conditions.
+
+    A server draws all there is.
+    """
     linear = recipe.schedule.curve == "linear" and recipe.schedule.trained_betas is None
-    return linear and recipe.latent is None
+    return linear and recipe.latent is None and recipe.component.takes is None
 
 
 def _weights_size(run: Run) -> int:
@@ -172,19 +183,27 @@ def _sampling(manifest: dict[str, Any]) -> Sampling:
     return Sampling(**{field.name: manifest[field.name] for field in fields(Sampling) if field.name in manifest})
 
 
-def _drawing(run: Run, universe: Universe | None, seeds: Sequence[int] | None, sampling: Sampling | None) -> Drawing:
+def _drawing(
+    run: Run,
+    universe: Universe | None,
+    seeds: Sequence[int] | None,
+    sampling: Sampling | None,
+    conditions: Condition | Sequence[Condition] | None,
+) -> Drawing:
     from ..diffusion.sampling import parse_seeds
     from ..diffusion.sampling_settings import Sampling
 
     if universe is not None:
-        if seeds is not None or sampling is not None:
+        if seeds is not None or sampling is not None or conditions is not None:
             raise SettingsError(
-                f"{option('universe')} brings its own seeds, sampler and steps; leave these out, or the universe"
+                f"{option('universe')} brings its own seeds, sampler, steps and conditions; leave these out, or the "
+                "universe"
             )
         return drawing_of(universe, run)
     sampling = sampling or Sampling(steps=STEPS)
     sampling.check(run.recipe.schedule)
-    return Drawing(tuple(SEEDS if seeds is None else parse_seeds(seeds)), sampling)
+    chosen = tuple(SEEDS if seeds is None else parse_seeds(seeds))
+    return Drawing(chosen, sampling, asked(run, conditions, len(chosen), sampling.guidance))
 
 
 def _kept(folder: Path, source: dict[str, Any], overwrite: bool) -> Site | None:

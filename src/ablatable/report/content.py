@@ -30,7 +30,7 @@ class Sample:
     """One factual sample and what is shown of its landscape.
 
     Attributes:
-        index, seed: which sample.
+        index, seed: which sample; `asked`: its condition in words, if it has one.
         factual: uint8 (H, W, C).
         distances: of every unit's counterfactual, float32 (units,), in the paper's unit.
         spare_distances: of every spare ablation's, float32 (spares,).
@@ -51,6 +51,7 @@ class Sample:
 
     index: int
     seed: int
+    asked: str | None
     factual: np.ndarray
     distances: np.ndarray
     spare_distances: np.ndarray
@@ -72,6 +73,11 @@ class Sample:
     changed: bool
     changed_spares: float
     changed_others: float
+
+    @property
+    def name(self) -> str:
+        """Its seed and condition."""
+        return f"seed {self.seed}" + (f", {self.asked}" if self.asked else "")
 
     @property
     def radius(self) -> float:
@@ -141,8 +147,10 @@ class Content:
         """What the components say about the samples shown; None without the run, or with a single component."""
         if self.run is None or len(self.run.present) < 2:
             return None
-        shown = slice(self.shown)
-        return witness_pictures(self.run, self.universe.factual[shown], self.universe.seeds[shown])
+        shown, settings = slice(self.shown), self.universe.settings
+        seeds = self.universe.seeds[shown]
+        conditions = settings.conditions_of(seeds)
+        return witness_pictures(self.run, self.universe.factual[shown], seeds, conditions=conditions)
 
     @cached_property
     def unattributable(self) -> Unattributable:
@@ -233,6 +241,7 @@ class Content:
         return Sample(
             index=index,
             seed=self.universe.seeds[index],
+            asked=None if settings.conditions is None else str(settings.conditions[index]),
             factual=factual,
             distances=distances,
             spare_distances=spare_distances,

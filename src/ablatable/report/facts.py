@@ -9,6 +9,7 @@ from .wording import between, plain, ranges
 
 if TYPE_CHECKING:
     from ..runs.run import Run
+    from ..universes.settings import UniverseSettings
 
 Rows = list[tuple[str, str]]
 """(name, value) pairs."""
@@ -75,7 +76,16 @@ def _sampling_facts(content: Content) -> Rows:
         ),
         ("rows in a batch", str(settings.batch)),
         ("seeds", ranges(settings.seeds)),
+        *_condition_facts(settings),
     ]
+
+
+def _condition_facts(settings: UniverseSettings) -> Rows:
+    if settings.conditions is None:
+        return []
+    distinct = list(dict.fromkeys(map(str, settings.conditions)))
+    told = ", ".join(distinct[:8]) + (f" and {len(distinct) - 8} more" if len(distinct) > 8 else "")
+    return [("conditions", told), ("guidance", f"{settings.guidance:g}")]
 
 
 def _component_facts(run: Run | None) -> Rows:

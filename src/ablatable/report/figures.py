@@ -89,7 +89,7 @@ def contact_sheet(content: Content, sample: Sample) -> bytes:
         for spare, picture in zip(sample.spare_order, sample.spare_pictures, strict=True)
     ]
     some = "" if len(units) == len(content.unit_ids) else f" (the {len(units)} of largest distance)"
-    sections = [("drawn by all components", [_Tile(first, "factual", f"seed {sample.seed}")])]
+    sections = [("drawn by all components", [_Tile(first, "factual", sample.name)])]
     sections.append((f"without each of {counted(len(content.unit_ids), 'unit')}{some}, farthest first", units))
     if spares:
         total = len(content.spare_distances)
@@ -172,7 +172,7 @@ class Story:
             pen.multiline_text((margin, top + 25 * bool(title)), line, MUTED, _font(14), spacing=4)
         for column, (sample, tiles) in enumerate(self.columns):
             x = margin + label + column * (width + gap)
-            _text(pen, x, margin + 4, f"seed {sample.seed}", MUTED, _font(14), width + gap)
+            _text(pen, x, margin + 4, sample.name, MUTED, _font(14), width + gap)
             for row, pixels in enumerate(tiles):
                 y = margin + head + row * (height + gap) + breaks[row]
                 _paste(sheet, pen, enlarge(pixels, STORY_TILE), x, y)

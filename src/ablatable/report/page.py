@@ -121,6 +121,7 @@ class Page:
         return {
             "sample": sample.index,
             "seed": sample.seed,
+            "asked": sample.asked,
             "factual": pictures.data_uri(sample.factual),
             "radius": sample.radius,
             "spare_radius": sample.spare_radius,

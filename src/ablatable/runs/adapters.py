@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ..diffusion.autoencoder import PART
 from ..diffusion.lora import BASE, TARGETS
 from ..diffusion.recipe import Recipe, recipe_from
 from .codecs import ROLE
+from .model_conditions import Asking, condition_of
 from .model_folders import read_folders, recipe_of
 from .shared import SharedPart
 
@@ -23,6 +25,9 @@ def adapters(
     alpha: int | None = None,
     targets: tuple[str, ...] = TARGETS,
     label: int | None = None,
+    text_encoder: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    null_class: int | None = None,
     scheduler: str | Path | None = None,
     statement: str | None = None,
     **training: Any,
@@ -40,11 +45,12 @@ def adapters(
 
     Args:
         base: the base's folder in diffusers' format, or a pipeline's with one in it: a `UNet2DModel`, or a model that
-            takes a class (`label`) or a text's embedding (a shared part `condition`, see `adopt`).
+            takes a class or a prompt. Then the units need labels or captions.
         rank: r, of the update of each layer's weight.
         alpha: the update is multiplied by alpha / r; None = r.
         targets: which layers are adapted, by the ends of their names in the base.
-        label: the class that every sample is drawn of, for bases that take one.
+        label: the class that every image is and every sample is drawn of, for bases that take one; None = each its own.
+        text_encoder, classes, null_class: as `adopt` takes them. The text encoder becomes a shared part.
         scheduler: a `scheduler_config.json` for a base that has none beside it.
         statement: what the base was trained on; it is shown wherever the run's guarantees are.
         training: settings of `TrainingConfig` other than 500 steps of 16 images at a rate of 1e-3.
@@ -53,7 +59,9 @@ def adapters(
         DataError, SettingsError: the folder holds no model that can be used; the message says why.
     """
     model = read_folders([base], scheduler)[0]
-    found = recipe_of(model, claim="", label=label)
+    asking = Asking(label, False, classes, null_class, Path(text_encoder) if text_encoder else None)
+    condition, parts = condition_of(model, asking)
+    found = recipe_of(model, claim="", label=label, condition=condition)
     assert isinstance(found.component, AdoptedConfig)
     component = {
         "kind": "lora",
@@ -62,9 +70,10 @@ def adapters(
         "targets": targets,
         "prediction": found.component.prediction,
         "label": label,
+        "condition": None if condition is None else condition.model_dump(),
     }
     values = {"component": component, "schedule": found.schedule.model_dump(), "training": {**TRAINING, **training}}
     shared = [SharedPart(BASE, "base model", model.folder, statement)]
     if model.codec is not None:
         shared.append(SharedPart(PART, ROLE, model.codec, statement))
-    return recipe_from(values), shared
+    return recipe_from(values), [*shared, *parts]

@@ -20,6 +20,7 @@ from ..data.units import Units
 from ..diffusion.recipe import ComponentConfig, Recipe
 from ..errors import DataError, SettingsError, command, option
 from .codecs import with_codec_of
+from .model_conditions import Asking, condition_of
 from .model_folders import CONFIG, WEIGHTS, ModelFolder, read_folders, recipe_of, try_it
 from .records import TRAINING, RunSettings, TrainingRecord, UnitsLoaded, log
 from .run import RUN, Run, component_folder
@@ -41,6 +42,9 @@ def adopt(
     label: int | None = None,
     embedding: str | Path | None = None,
     codec: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    null_class: int | None = None,
     claim: str = CLAIM,
     overwrite: bool = False,
 ) -> Run:
@@ -52,11 +56,15 @@ def adopt(
         code: who saw what, as the giver states it: a code, or a table, see `read_splits`.
         out: the run's folder.
         scheduler: a `scheduler_config.json` for models that have none beside them.
-        label: the class that every sample is drawn of, for models that take one.
+        label: the class that every sample is drawn of, for models that take one; None = each sample may have its own.
         embedding: a safetensors file with one tensor, float (L, D) or (1, L, D): what the text encoder gave for the
             prompt that every sample is drawn of. It is kept as a shared part.
         codec: the folder of the autoencoder whose latents the models denoise; None = that of their pipelines (`vae/`),
             if there is one. It is kept as a shared part.
+        text_encoder: a folder with a `CLIPTextModel` and its tokenizer, for models that attend to a prompt: each sample
+            may have its own. None = the one in the first pipeline's folder, if there is one. It becomes a shared part.
+        classes: names of the models' classes, by their numbers; None = the numbers.
+        null_class: the class number that stands for no class, which guidance leads away from.
         claim: what the giver says about the training, in words; it is shown wherever the run is spoken of.
         overwrite: replace the run at `out`.
 
@@ -77,7 +85,10 @@ def adopt(
             f"the code is of {code.units} units and {code.components} components; there are {len(units)} units and "
             f"{len(models)} folders"
         )
-    recipe, encoding = with_codec_of(models, codec, recipe_of(models[0], claim, label), units.shape)
+    asking = Asking(label, embedding is not None, classes, null_class, Path(text_encoder) if text_encoder else None)
+    condition, parts = condition_of(models[0], asking)
+    plain = recipe_of(models[0], claim, label, condition)
+    recipe, encoding = with_codec_of(models, codec, plain, units.shape)
     if recipe.latent is None and models[0].shape != units.shape:
         channels, *side = models[0].shape
         raise DataError(
@@ -85,9 +96,10 @@ def adopt(
             f"with {option('size', 'x'.join(map(str, side)))} and {option('channels', channels)}"
         )
     with tempfile.TemporaryDirectory() as scratch:
-        condition = [] if embedding is None else [_condition(Path(embedding), Path(scratch))]
+        if embedding is not None:
+            parts = [_fixed(Path(embedding), Path(scratch))]
         try_it(models[0], recipe, None if embedding is None else _embedding(Path(embedding)))
-        return _write(models, units, code, recipe, [*condition, *encoding], out, overwrite)
+        return _write(models, units, code, recipe, [*parts, *encoding], out, overwrite)
 
 
 def refuse_claimed(component: ComponentConfig, what: str) -> None:
@@ -194,7 +206,7 @@ def _embedding(path: Path):
     return tensors[0].squeeze(0).float()
 
 
-def _condition(path: Path, scratch: Path) -> SharedPart:
+def _fixed(path: Path, scratch: Path) -> SharedPart:
     """The embedding as a shared part: every component is asked for the same."""
     from safetensors.torch import save_file
 

@@ -23,10 +23,13 @@ from .._runtime.merkle import commit
 from .._runtime.rng import generator, torch_seed
 from ..data.units import Units, to_model
 from ..diffusion.ahead import ahead
+from ..diffusion.conditions import Classes
+from ..diffusion.given import Given
 from ..diffusion.kinds import build_component, kind_named, save_component
 from ..diffusion.recipe import Recipe, TrainingConfig
 from ..diffusion.schedule import add_noise
 from .checkpoint import TrainingState, marked_steps
+from .conditioning import training_given
 from .records import TRAINING, Mark, TrainingRecord
 from .shared import NOTHING_SHARED, Shared
 
@@ -75,9 +78,13 @@ def training_loop(
     stop = config.steps if until is None else min(until, config.steps)
     marked, saved, told, every = marked_steps(config.steps), time.monotonic(), time.monotonic(), task.checkpoint_seconds
 
-    for step, (x_t, t, noise, abar) in enumerate(_batches(task, pictures, range(start, stop)), start):
+    takes = recipe.component.takes
+    given = None if takes is None else training_given(split, takes, task.shared)
+    steps = _batches(task, pictures, range(start, stop), given)
+    for step, (x_t, t, noise, abar, *conditions) in enumerate(steps, start):
+        asked = dict(zip(given.tensors, conditions, strict=True)) if given is not None else {}
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            predicted = model(x_t, t)
+            predicted = model(x_t, t, **asked)
         loss = kind.loss(recipe.component, predicted.float(), noise, abar)
         state.update(loss, step, learning_rate(config, step))
         if step + 1 in marked:
@@ -113,14 +120,17 @@ class Pictures:
         return to_model(self.images[rows.numpy()])
 
 
-def _batches(task: TrainTask, pictures: Tensor | Pictures, steps: range) -> Iterator[tuple[Tensor, ...]]:
-    """Every step's x_t, t, noise and abar_t on the task's device, to which they are sent while it works on others."""
+def _batches(
+    task: TrainTask, pictures: Tensor | Pictures, steps: range, given: Given | None = None
+) -> Iterator[tuple[Tensor, ...]]:
+    """Every step's x_t, t, noise, abar_t and conditions on the task's device, sent there while it works on others."""
     schedule = task.recipe.schedule
     abar = schedule.alphas_cumprod().float()  # (T,)
 
     def batch(step: int) -> tuple[Tensor, ...]:
         x0, t, noise = batch_at(task, step, pictures, schedule.train_steps)
-        return add_noise(x0, noise, abar[t]), t, noise, abar[t]
+        conditions = () if given is None else conditions_at(task, step, given)
+        return add_noise(x0, noise, abar[t]), t, noise, abar[t], *conditions
 
     return ahead(batch, steps, task.device)
 
@@ -216,14 +226,9 @@ def batch_at(task: TrainTask, step: int, images: Tensor | Pictures, train_steps:
     Returns:
         x_0 float32 (B, C, H, W), t int64 (B,), noise float32 (B, C, H, W), B = min(batch, M).
     """
-    config, count = task.recipe.training, len(images)
-    batch = min(config.batch, count)
-    first, last = step * batch // count, ((step + 1) * batch - 1) // count
-    passes = [
-        generator("pass", task.seed, task.component, number).permutation(count) for number in range(first, last + 1)
-    ]
-    rows = np.concatenate(passes)[step * batch - first * count :][:batch]
-
+    config = task.recipe.training
+    rows = rows_at(task, step, len(images))
+    batch = len(rows)
     rng = generator("step", task.seed, task.component, step)
     t = timesteps_of((np.arange(batch) + rng.random(batch)) / batch, task.recipe)
     noise = rng.standard_normal((batch, *images.shape[1:]), dtype=np.float32)
@@ -232,6 +237,26 @@ def batch_at(task: TrainTask, step: int, images: Tensor | Pictures, train_steps:
         mirrored = torch.from_numpy(rng.random(batch) < 0.5)[:, None, None, None]
         x0 = torch.where(mirrored, x0.flip(-1), x0)
     return x0, torch.from_numpy(t.clip(max=train_steps - 1)), torch.from_numpy(noise)
+
+
+def rows_at(task: TrainTask, step: int, count: int) -> np.ndarray:
+    """Which of the split's `count` images step k sees, in order: int (B,)."""
+    batch = min(task.recipe.training.batch, count)
+    first, last = step * batch // count, ((step + 1) * batch - 1) // count
+    passes = [
+        generator("pass", task.seed, task.component, number).permutation(count) for number in range(first, last + 1)
+    ]
+    return np.concatenate(passes)[step * batch - first * count :][:batch]
+
+
+def conditions_at(task: TrainTask, step: int, given: Given) -> tuple[Tensor, ...]:
+    """The conditions of step k's images, (B, ...) each, some of them withheld, from nothing but the task and k."""
+    rows = rows_at(task, step, len(given))
+    entry, takes = given.row[torch.from_numpy(rows)], task.recipe.component.takes
+    if not isinstance(takes, Classes) or takes.null is not None:
+        chance = generator("condition", task.seed, task.component, step).random(len(rows))
+        entry[torch.from_numpy(chance < task.recipe.training.condition_dropout)] = -1  # the last stands for none
+    return tuple(tensor[entry] for tensor in given.tensors.values())
 
 
 def timesteps_of(quantiles: np.ndarray, recipe: Recipe) -> np.ndarray:

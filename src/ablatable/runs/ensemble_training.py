@@ -21,6 +21,7 @@ from ..data.units import Units
 from ..diffusion.recipe import Recipe, preset
 from ..errors import SettingsError, StoreError, command
 from .codecs import with_codec
+from .conditioning import check_units, with_classes
 from .disk_room import gpu_bytes, training_bytes
 from .enough_units import refuse_too_few
 from .records import RunSettings, Trained, UnitsLoaded, log, read_training
@@ -49,6 +50,7 @@ def train(
     reuse: Run | None = None,
     shared: Sequence[SharedPart] = (),
     codec: str | Path | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Run:
     """Train an ablatable ensemble: every component on its own split, in parallel, resumably.
 
@@ -66,15 +68,19 @@ def train(
             to them. One named `codec` is an autoencoder, as below.
         codec: `haar`, `dct` or an autoencoder's folder: components then denoise coefficients or latents, see
             `with_codec`. An autoencoder is a shared part.
+        classes: names of classes, for components that are asked for one of them; the units' labels must be among them.
+            The list is part of the recipe: it is fixed here, and never counted from the data.
 
     Raises:
         SettingsError: `out` holds a run with other settings (both values are named), or is something else; or there
             are too few units for the code.
+        DataError: components are to be trained with labels or captions, and the units lack them.
         StoreError: another process is writing this run, or the disk refuses.
         WorkerError: a worker kept dying.
     """
     refuse_too_few(units, code)
-    encoding, parts = with_codec(preset(recipe) if isinstance(recipe, str) else recipe, codec, units.shape, shared)
+    given = with_classes(preset(recipe) if isinstance(recipe, str) else recipe, classes)
+    encoding, parts = with_codec(given, codec, units.shape, shared)
     return make_run(
         units,
         code,
@@ -108,6 +114,8 @@ def make_run(
         raise SettingsError(
             f"{len(units)} units but {code.units} codewords; make the code for as many units as there are"
         )
+    if recipe.component.trained:
+        check_units(units, recipe.component.takes, shared)
     trains = recipe.component.trained and reuse is None
     where = execution.hardware(recipe.training.precision if trains else "fp32")
     settings = RunSettings(

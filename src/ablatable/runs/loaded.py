@@ -8,6 +8,7 @@ import torch
 
 from .._runtime.devices import computing
 from ..diffusion.ensemble import Ensemble, Streamed
+from ..diffusion.given import trial_of
 from ..diffusion.kinds import captured, fused
 from ..diffusion.places import refuse_unless_places_agree
 from ..errors import AblatableError, SettingsError, words
@@ -40,7 +41,8 @@ def loaded_ensemble(
         with computing(device, precision):
             middle = run.recipe.schedule.train_steps // 2
             try:
-                refuse_unless_places_agree(components[0], run.noise_shape, batch, middle, device)
+                given = trial_of(run.recipe.component.takes, batch, device)
+                refuse_unless_places_agree(components[0], run.noise_shape, batch, middle, device, given)
             except Exception as error:
                 if not compiled or isinstance(error, AblatableError):
                     raise

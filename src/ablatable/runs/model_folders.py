@@ -10,6 +10,7 @@ from typing import Any
 
 from .._runtime.files import read_json
 from ..diffusion.adopted import ARCHITECTURES, AdoptedConfig, model_class
+from ..diffusion.conditions import Takes
 from ..diffusion.recipe import Recipe, recipe_from
 from ..errors import AblatableError, DataError, SettingsError, option
 
@@ -67,7 +68,7 @@ def read_folders(folders: Sequence[str | Path], scheduler: str | Path | None = N
     return read
 
 
-def recipe_of(model: ModelFolder, claim: str, label: int | None = None) -> Recipe:
+def recipe_of(model: ModelFolder, claim: str, label: int | None = None, condition: Takes | None = None) -> Recipe:
     """What a model and its scheduler say, as a recipe.
 
     Raises `SettingsError` for schedulers that add noise in another way, with the reason.
@@ -106,6 +107,7 @@ def recipe_of(model: ModelFolder, claim: str, label: int | None = None) -> Recip
         "prediction": prediction,
         "clip_sample": clips,
         "label": label,
+        "condition": None if condition is None else condition.model_dump(),
         "claim": claim,
     }
     return recipe_from({"component": component, "schedule": schedule})
@@ -116,6 +118,7 @@ def try_it(model: ModelFolder, recipe: Recipe, embedding: Any) -> None:
     import torch
 
     from ..diffusion.adopted import AdoptedDenoiser, model_of
+    from ..diffusion.given import trial_of
 
     assert isinstance(recipe.component, AdoptedConfig)
     denoiser = AdoptedDenoiser(
@@ -124,11 +127,11 @@ def try_it(model: ModelFolder, recipe: Recipe, embedding: Any) -> None:
     x = torch.zeros(2, *model.shape)
     try:
         with torch.no_grad():
-            noise = denoiser.eval()(x, recipe.schedule.train_steps // 2)
+            noise = denoiser.eval()(x, recipe.schedule.train_steps // 2, **trial_of(recipe.component.takes, len(x)))
     except Exception as error:  # whatever a model raises when a condition is missing or of another shape
         raise SettingsError(
             f"{model.folder}: the model cannot predict ({' '.join(str(error).split())[:200]}). If it takes a class, "
-            f"give {option('label')}; if it takes a text's embedding, give {option('embedding')}"
+            f"give {option('label')}; if it takes a prompt, give {option('text_encoder')}, or {option('embedding')}"
         ) from error
     if noise.shape != x.shape or not math.isfinite(float(noise.abs().sum())):
         raise SettingsError(f"{model.folder}: the model predicts no finite numbers of the shape {tuple(x.shape[1:])}")

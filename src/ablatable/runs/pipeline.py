@@ -16,12 +16,14 @@ from .._runtime.devices import CPU, computing, kind_of, memory
 from .._runtime.hub import is_hub_name
 from ..codes.code import Code
 from ..data.units import to_images
+from ..diffusion.conditions import Classes, Condition
 from ..diffusion.ensemble import Ensemble
 from ..diffusion.sampling import Trajectories, sample
 from ..diffusion.sampling_settings import CLIP, Sampling
 from ..errors import SettingsError
 from .batches import batch_alone
 from .bundled import located
+from .conditioning import asked, given_of
 from .publishing import fetch_run, push_run
 from .run import Run
 
@@ -140,6 +142,7 @@ class AblatablePipeline(DiffusionPipeline):
         seeds: Iterable[int],
         *,
         without: Sequence[str] | None = None,
+        conditions: Condition | Sequence[Condition] | None = None,
         sampling: Sampling = Sampling(),
         on_step: Callable[[int], None] = lambda step: None,
     ) -> Tensor:
@@ -147,8 +150,10 @@ class AblatablePipeline(DiffusionPipeline):
 
         On a GPU, components process batches of the size that `ablatable run sample` takes there, so its bits are these.
         """
-        device, denoiser = str(self.device), self.denoiser(without)
+        device = str(self.device)
         noise = Trajectories(seeds, self.run.noise_shape, device=device)
+        each = asked(self.run, conditions, rows := len(noise.seeds), sampling.guidance)
+        denoiser = self.denoiser(without).under(given_of(self.run, each, rows, sampling.guidance, device))
         if kind_of(device) != CPU:
             denoiser.batch = batch_alone(self.run, sampling.precision, device, memory(device))
         with computing(device, sampling.precision) if kind_of(device) != CPU else nullcontext():
@@ -170,6 +175,10 @@ class AblatablePipeline(DiffusionPipeline):
         num_inference_steps: int = 50,
         sampler: str = "ddpm",
         clip: bool = CLIP,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        class_labels: str | int | Sequence[str | int] | None = None,
+        guidance_scale: float | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback: Callable[[int], None] = lambda step: None,
@@ -183,6 +192,10 @@ class AblatablePipeline(DiffusionPipeline):
             num_inference_steps: sampling steps.
             sampler: `ddpm`, `ddim`, `dpmsolver++` or `heun`.
             clip: bring the image that every step's prediction implies into the range of images.
+            prompt, negative_prompt: texts to draw, and to lead away from, for components that take a prompt; one for
+                all images, or one each.
+            class_labels: names of classes, or their numbers, for components that take a class; likewise.
+            guidance_scale: see `Sampling.guidance`; 1 if not given.
             output_type: `pil`; `np`, uint8 (B, H, W, C); or `pt`, float32 (B, C, H, W) about [-1, 1].
             return_dict: False returns a tuple, as in diffusers.
             callback: called with the number of steps done.
@@ -190,19 +203,51 @@ class AblatablePipeline(DiffusionPipeline):
         Raises:
             DataError: a unit the run does not know.
             CodeError: no component survives; says how many of the units can go together.
+            SettingsError: the components take no such condition, or a prompt is too long.
         """
         if output_type not in ("pil", "np", "pt"):
             raise SettingsError(f"no output_type '{output_type}'; there are pil, np and pt")
         if isinstance(seeds, int):
             seeds = [seeds]
-        images: Any = self.draw(
-            seeds, without=without, sampling=Sampling(sampler, num_inference_steps, clip=clip), on_step=callback
+        seeds = list(seeds)
+        conditions = self._conditions(len(seeds), prompt, negative_prompt, class_labels)
+        sampling = Sampling(
+            sampler, num_inference_steps, clip=clip, guidance=1.0 if guidance_scale is None else guidance_scale
         )
+        images: Any = self.draw(seeds, without=without, conditions=conditions, sampling=sampling, on_step=callback)
         if output_type != "pt":
             images = to_images(images)
         if output_type == "pil":
             images = as_pil(images)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _conditions(
+        self, rows: int, prompt: Any, negative_prompt: Any, class_labels: Any
+    ) -> tuple[Condition, ...] | None:
+        """One condition per row, from diffusers' arguments."""
+        takes = self.run.recipe.component.takes
+
+        def named(label: str | int | None) -> str | None:
+            if isinstance(label, str) or label is None:
+                return label
+            known = takes.names if isinstance(takes, Classes) else ()
+            if not 0 <= label < len(known):
+                raise SettingsError(f"there is no class number {label}; there are {len(known)}, from 0")
+            return known[label]
+
+        given = {"prompt": prompt, "negative_prompt": negative_prompt, "label": class_labels}
+        if all(value is None for value in given.values()):
+            return None
+        columns: dict[str, list[Any]] = {}
+        for name, value in given.items():
+            each = [value] if isinstance(value, str | int) or value is None else list(value)
+            columns[name] = each * rows if len(each) == 1 else each
+            if len(columns[name]) != rows:
+                raise SettingsError(f"{len(each)} values of {name} for {rows} seeds; give one, or one for each")
+        return tuple(
+            Condition(prompt=text, negative_prompt=away, label=named(label))
+            for text, away, label in zip(*columns.values(), strict=True)
+        )
 
 
 def _names(without: Sequence[str] | None) -> tuple[str, ...]:

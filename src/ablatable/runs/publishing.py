@@ -21,6 +21,7 @@ from .._runtime.plotting import contact_sheet, png
 from ..diffusion.sampling_settings import Sampling
 from ..errors import StoreError
 from .card import model_card
+from .conditioning import given_of, some_conditions
 from .run import Run, as_run
 from .shared import FOLDER
 
@@ -129,7 +130,8 @@ def _samples(run: Run) -> np.ndarray:
 
     with one_thread(), torch.inference_mode():
         noise, schedule = Trajectories(range(SAMPLES), run.noise_shape), run.recipe.schedule
-        drawn = sample(run.ensemble(), noise, schedule=schedule, sampling=DRAWN, codec=run.codec)
+        ensemble = run.ensemble().under(given_of(run, some_conditions(run, SAMPLES), SAMPLES, DRAWN.guidance))
+        drawn = sample(ensemble, noise, schedule=schedule, sampling=DRAWN, codec=run.codec)
         return contact_sheet(to_images(drawn))
 
 

@@ -21,9 +21,11 @@ from .._runtime.outputs import OutputKind, check_folder
 from .._runtime.plotting import contact_sheet, png
 from .._runtime.progress import Display
 from .._runtime.workers import chunks, default_workers
+from ..diffusion.conditions import Condition
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError, option
 from .batches import batch_alone
+from .conditioning import asked, given_of
 from .run import Run, as_run
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def draw_samples(
     *,
     out: str | Path,
     without: Sequence[str] = (),
+    conditions: Condition | Sequence[Condition] | None = None,
     sampling: Sampling = Sampling(),
     execution: Execution = Execution(),
     overwrite: bool = False,
@@ -57,6 +60,7 @@ def draw_samples(
         seeds: each fixes one sample's noise trajectory, so the same seed with and without a unit can be compared.
         out: a new or empty folder, or one that holds samples; the others in it stay.
         without: units to remove; every component that saw one of them is ablated.
+        conditions: what the samples are to show: one for all of them, or one for each, in the order of the seeds.
         sampling: how samples are drawn.
         execution: how to run the work; it does not change a byte.
         overwrite: replace samples of these seeds that are there.
@@ -70,21 +74,23 @@ def draw_samples(
         DataError: a unit the run does not know.
         CodeError: no component survives.
     """
-    folder, execution = Path(out), execution.resolved()
+    opened, folder, execution = as_run(run), Path(out), execution.resolved()
+    each = asked(opened, conditions, len(seeds), sampling.guidance)
     paths = [folder / f"sample-{seed:05d}.png" for seed in seeds]
     check_folder(folder, SAMPLES)
     taken = [path for path in paths if path.exists()]
     if taken and not overwrite:
         raise SettingsError(f"{taken[0]} exists; choose another {option('out')}, or {option('overwrite', True)}")
-    opened = as_run(run)
     alive = tuple(opened.survivors([without] if isinstance(without, str) else without).tolist())
     precision = sampling.precision
     batch = batch_alone(opened, precision, execution.hardware(precision), execution.memory())
     source = Source(
         str(opened.path.resolve()), opened.digest, sampling, execution.device, execution.max_resident, batch
     )
-    spans = chunks(len(paths), batch)
-    tasks = [SampleTask(source, tuple(seeds[first:last]), alive) for first, last in spans]
+    tasks = [
+        SampleTask(source, tuple(seeds[first:last]), alive, None if each is None else each[first:last])
+        for first, last in chunks(len(paths), batch)
+    ]
     images = _draw_all(opened, tasks, execution)
     write_json(folder / SAMPLES.marker, {"kind": "ablatable samples"})
     for path, image in zip(paths, images, strict=True):
@@ -112,6 +118,7 @@ class SampleTask:
     source: Source
     seeds: tuple[int, ...]
     alive: tuple[bool, ...]
+    conditions: tuple[Condition, ...] | None = None
 
 
 def draw_batch(task: SampleTask, report: Callable[[dict], None]) -> np.ndarray:
@@ -122,11 +129,12 @@ def draw_batch(task: SampleTask, report: Callable[[dict], None]) -> np.ndarray:
     from ..diffusion.sampling import Trajectories, sample
 
     run, ensemble = _loaded(task.source)
-    noise = Trajectories(task.seeds, run.noise_shape, device=task.source.device)
+    noise, sampling = Trajectories(task.seeds, run.noise_shape, device=task.source.device), task.source.sampling
+    given = given_of(run, task.conditions, len(task.seeds), sampling.guidance, task.source.device)
     # one thread is faster than two on small networks, and much faster on a busy machine
     with torch.inference_mode(), computing(task.source.device, task.source.sampling.precision):
         drawn = sample(
-            ensemble.ablate(np.array(task.alive)),
+            ensemble.ablate(np.array(task.alive)).under(given),
             noise,
             schedule=run.recipe.schedule,
             sampling=task.source.sampling,

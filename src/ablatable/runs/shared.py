@@ -31,6 +31,7 @@ class SharedPart:
         role: what it is, in words: `base model`, `codec`, `text encoder`.
         folder: its files; weights as safetensors.
         statement: what its giver says about what it was trained on. The run records it and cannot check it.
+        only: sub-folders whose files count, where the folder holds other things too; none = all of it.
 
     Raises:
         SettingsError: another name, or the folder does not exist, is empty, or holds pickled weights, which can run
@@ -41,11 +42,12 @@ class SharedPart:
     role: str
     folder: Path
     statement: str | None = None
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise SettingsError(f"shared part '{self.name}': write its name in lower-case letters, digits, - and _")
-        files = files_of(self.folder)
+        files = files_of(self.folder, self.only)
         if not files:
             raise SettingsError(f"shared part '{self.name}': there are no files in {self.folder}")
         if pickled := [file for file in files if Path(file).suffix in _PICKLED]:
@@ -57,7 +59,10 @@ class SharedPart:
     def record(self) -> SharedRecord:
         """Its name, role, hash and statement."""
         return SharedRecord(
-            name=self.name, role=self.role, sha256=folder_hash(self.folder), statement=self.statement or None
+            name=self.name,
+            role=self.role,
+            sha256=folder_hash(self.folder, self.only),
+            statement=self.statement or None,
         )
 
 
@@ -102,15 +107,16 @@ class Shared:
 NOTHING_SHARED = Shared()
 
 
-def files_of(folder: Path) -> list[str]:
-    """Paths of all files of a folder but hidden ones, relative to it, sorted, with `/`."""
-    found = (path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
+def files_of(folder: Path, only: Sequence[str] = ()) -> list[str]:
+    """Paths of all files of a folder, or of these sub-folders, but hidden ones, relative to it, sorted, with `/`."""
+    places = [Path(folder) / name for name in only] or [Path(folder)]
+    found = (path.relative_to(folder) for place in places for path in place.rglob("*") if path.is_file())
     return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
 
 
-def folder_hash(folder: Path) -> str:
+def folder_hash(folder: Path, only: Sequence[str] = ()) -> str:
     """SHA-256 (hex) over the paths and hashes of a folder's files: it changes with any byte of any of them."""
-    return json_hash({name: file_hash(Path(folder) / name) for name in files_of(folder)})
+    return json_hash({name: file_hash(Path(folder) / name) for name in files_of(folder, only)})
 
 
 def records_of(parts: Sequence[SharedPart]) -> tuple[SharedRecord, ...] | None:
@@ -129,7 +135,7 @@ def copy_parts(parts: Sequence[SharedPart], run: Path) -> None:
             continue
         partial = final.with_name(f"{part.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        for name in files_of(part.folder):
+        for name in files_of(part.folder, part.only):
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(part.folder / name, partial / name)
         move_folder_into_place(partial, final)

@@ -83,7 +83,7 @@ def study_unattributable(config: UnattributableStudy, out: Path, *, execution: E
     rows, shown = [], []
     for series in config.series:
         units = series.units_of(config.data)
-        units = Units(units.ids, delivered(units.images, series.binary), units.owner)
+        units = Units(units.ids, delivered(units.images, series.binary), units.owner, **units.said)
         for size in series.sizes:
             cells = []
             for number in range(series.ensembles):

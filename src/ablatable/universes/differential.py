@@ -300,6 +300,11 @@ def differentiate(
             f"{universe.url} was not drawn from the run {opened.path} as it is now; give the run that it was drawn from"
         )
     kind_named(opened.recipe.component.kind).refuse_unless("tangent", "differential ablation")
+    if opened.recipe.component.takes is not None:
+        raise SettingsError(
+            "differential ablation is not possible with components that take conditions: their derivatives are not "
+            "worked out here"
+        )
     if opened.recipe.latent is not None:
         raise SettingsError(
             "differential ablation is not possible with latents: a decoder is not linear, so derivatives of latents "

@@ -17,6 +17,7 @@ from .._runtime.devices import computing, hardware
 from .._runtime.execution import Execution
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError
+from ..runs.conditioning import given_of
 from ..runs.run import Run
 from .settings import UniverseSettings, refuse_other_hardware
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..diffusion.autoencoder import Codec
     from ..diffusion.ensemble import Ensemble
+    from ..diffusion.given import Given
     from ..diffusion.schedule import Schedule
 
 
@@ -39,6 +41,7 @@ def draw(
     device: str = "cpu",
     on_step: Callable[[int], None] = lambda step: None,
     codec: Codec | None = None,
+    given: Given | None = None,
 ) -> np.ndarray:
     """Draw the same noise trajectories under several ablations.
 
@@ -52,6 +55,7 @@ def draw(
         device: where the components are.
         on_step: called with the number of steps done.
         codec: the autoencoder between latents and images, if components denoise latents.
+        given: the samples' conditions, one row per seed; every ablation of a sample has its own.
 
     Returns:
         uint8 (ablations, samples, C, H, W).
@@ -68,6 +72,7 @@ def draw(
         device=device,
         on_step=on_step,
         codec=codec,
+        given=given,
     )
     return drawn.reshape(len(ablations), len(seeds), *drawn.shape[1:])
 
@@ -84,13 +89,14 @@ def draw_rows(
     device: str = "cpu",
     on_step: Callable[[int], None] = lambda step: None,
     codec: Codec | None = None,
+    given: Given | None = None,
 ) -> np.ndarray:
     """Draw rows, each an ablation and a sample of its own: uint8 (rows, C, H, W), the same bits as `draw` gives.
 
     Args:
         ablations: bool (rows, components).
         of_seed: int (rows,), the place of each row's seed among `seeds`; each seed has a row.
-        ensemble, seeds, shape, schedule, sampling, device, on_step, codec: see `draw`.
+        ensemble, seeds, shape, schedule, sampling, device, on_step, codec, given: see `draw`.
     """
     import torch
 
@@ -100,7 +106,7 @@ def draw_rows(
     noise = Trajectories(seeds, shape, rows=of_seed, device=device)
     assert noise.rows is not None
     rows, firsts = noise.rows, torch.from_numpy(np.unique(of_seed, return_index=True)[1]).to(device)
-    ablated, started = ensemble.ablate(~ablations), False
+    ablated, started = ensemble.ablate(~ablations).under(None if given is None else given[rows]), False
 
     def denoiser(x: Tensor, t: Tensor | int) -> Tensor:
         nonlocal started
@@ -172,21 +178,24 @@ class Drawing:
         on_step: Callable[[int], None] = lambda step: None,
     ) -> np.ndarray:
         """Samples of these seeds under some ablations, bool (rows, n): uint8 (rows, samples, C, H, W)."""
-        return self._drawn(draw, ablations, seeds, on_step=on_step)
+        return self._drawn(draw, seeds, ablations, seeds, on_step=on_step)
 
     def rows(self, ablations: np.ndarray, of_seed: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
         """As `draw_rows`: uint8 (rows, C, H, W)."""
-        return self._drawn(draw_rows, ablations, of_seed, seeds)
+        return self._drawn(draw_rows, seeds, ablations, of_seed, seeds)
 
-    def _drawn(self, function: Callable[..., np.ndarray], *what: Any, **how: Any) -> np.ndarray:
-        with computing(self.device, self.settings.precision):
+    def _drawn(self, function: Callable[..., np.ndarray], seeds: Sequence[int], *what: Any, **how: Any) -> np.ndarray:
+        settings = self.settings
+        given = given_of(self.run, settings.conditions_of(seeds), len(seeds), settings.sampling.guidance, self.device)
+        with computing(self.device, settings.precision):
             return function(
                 self.ensemble,
                 *what,
                 shape=self.run.noise_shape,
                 schedule=self.run.recipe.schedule,
-                sampling=self.settings.sampling,
+                sampling=settings.sampling,
                 device=self.device,
                 codec=self.run.codec,
+                given=given,
                 **how,
             )

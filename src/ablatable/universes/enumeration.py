@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,9 +22,11 @@ from .._runtime.outputs import output_folder
 from .._runtime.progress import Display
 from ..codes.code import Code
 from ..data.images import delivered
+from ..diffusion.conditions import Condition
 from ..diffusion.sampling_settings import Sampling
 from ..errors import CodeError, SettingsError, command, option
 from ..runs.batches import batch_of, drawing_bytes
+from ..runs.conditioning import asked
 from ..runs.run import Run, as_run
 from .blocks import Block
 from .drawing import Source
@@ -82,6 +84,7 @@ def enumerate_universe(
     units: Iterable[str] | None = None,
     sampling: Sampling = Sampling(),
     spares: int = 0,
+    conditions: Condition | Sequence[Condition] | None = None,
     execution: Execution = Execution(),
     overwrite: bool = False,
 ) -> Universe:
@@ -96,6 +99,8 @@ def enumerate_universe(
         sampling: how to draw samples; see `precision_error` for what `bf16` changes.
         spares: how many spare codewords to ablate as well. They are the null distribution: they remove as many
             components as a unit does, and no unit.
+        conditions: what the samples are to show: one for all of them, or one for each, in the order of the seeds. A
+            counterfactual keeps its sample's seed and condition.
         execution: how to run the work. All nodes of a cluster must be able to reach `out`.
         overwrite: replace the universe that is there.
 
@@ -116,6 +121,7 @@ def enumerate_universe(
         units=units,
         sampling=settled(sampling, execution),
         spares=spares,
+        conditions=conditions,
         hardware=execution.hardware(sampling.precision),
         memory=execution.memory(),
     )
@@ -153,6 +159,7 @@ def plan_universe(
     units: Iterable[str] | None = None,
     sampling: Sampling,
     spares: int = 0,
+    conditions: Condition | Sequence[Condition] | None = None,
     hardware: str = CPU,
     memory: int | None = None,
 ) -> UniverseSettings:
@@ -161,6 +168,7 @@ def plan_universe(
     `memory`: of a GPU, in bytes.
     """
     sampling.check(run.recipe.schedule)
+    each = asked(run, conditions, len(seeds), sampling.guidance)
     compiled = _compiled(run, sampling, hardware)
     rows = run.rows(list(dict.fromkeys(units))) if units is not None else list(range(len(run.unit_ids)))
     if not rows:
@@ -188,9 +196,11 @@ def plan_universe(
         precision=sampling.precision,
         compiled=compiled,
         clip=sampling.clip and run.recipe.latent is None,  # latents have no range
+        guidance=sampling.guidance,
         batch=batch_of(run, sampling.precision, hardware, memory, -(-len(words) // pieces) * block_samples),
         block=(-(-len(words) // pieces), block_samples),  # even pieces, so that workers finish together
         seeds=tuple(seeds),
+        conditions=each,
         units=tuple(run.unit_ids[row] for row in rows),
         digests=tuple(run.digests[row] for row in rows),
         words=tuple(Code(words, allow_dummy=True).words()),

@@ -10,6 +10,7 @@ import numpy as np
 from .._runtime.devices import computing, resolve_device
 from ..data.distance import euclidean
 from ..data.images import delivered
+from ..runs.conditioning import given_of
 from ..runs.run import Run, as_run
 from .drawing import draw
 from .reader import Universe
@@ -64,7 +65,7 @@ def precision_error(
     settings, opened = universe.settings, as_run(run)
     device = resolve_device(device)
     samples, ablations = subset(settings.codewords, len(universe.seeds), settings.sampling.passes)
-    words = settings.codewords[:ablations]
+    words, first = settings.codewords[:ablations], settings.conditions_of(universe.seeds[:samples])
     removed = np.concatenate([np.zeros((1, words.shape[1]), bool), words])
     with computing(device):
         exact = draw(
@@ -76,6 +77,7 @@ def precision_error(
             schedule=opened.recipe.schedule,
             sampling=settings.sampling,
             device=device,
+            given=given_of(opened, first, samples, settings.guidance, device=device),
         )
     exact = delivered(exact, settings.threshold)
     stored = np.stack([universe.landscape(s)[:ablations] for s in range(samples)], axis=1)

@@ -12,12 +12,13 @@ import numpy as np
 from .._runtime.workers import chunks
 from ..data.distance import radius
 from ..data.units import Units
+from ..data.words import unpacked
 from ..errors import DataError, StoreError
 from .arrays import Arrays, channels_last
 from .blocks import Block, blocks_of, index_of, marked
 from .description import damaged, grown, metadata_damaged, read_description
 from .landscapes import as_pandas, checked_sample, in_unit, place_of, ranked, table
-from .store import concurrently, exists, open_store, reading
+from .store import WORDS, concurrently, exists, open_store, read, reading
 
 if TYPE_CHECKING:
     import polars as pl
@@ -144,8 +145,11 @@ class Universe:
     def _units(self) -> Units:
         images = self._arrays.get("training/images", objects=self._training)
         try:
-            return Units(self.unit_ids, channels_last(images), self._arrays.get("training/owner"))
-        except DataError as error:
+            owner, said = self._arrays.get("training/owner"), None
+            if WORDS in self._training:  # which was compared with its hash just now
+                said = bytes(read(self.store, WORDS))
+            return Units(self.unit_ids, channels_last(images), owner, **unpacked(said))
+        except (DataError, ValueError) as error:
             raise StoreError(f"{self.url}: the stored training data is damaged ({error}); make it again") from error
 
     def training_images(self, unit: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 from .._runtime.devices import CPU
 from .._runtime.provenance import compare_settings
 from ..codes.code import Code
+from ..diffusion.conditions import Condition
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError, option
 
@@ -28,10 +30,11 @@ class UniverseSettings(BaseModel):
         run_sha256: hash of the run's manifest.
         shape: (channels, height, width) of an image.
         components: how many components the run has.
-        sampler, steps, precision, threshold, compiled, clip: see `Sampling`.
+        sampler, steps, precision, threshold, compiled, clip, guidance: see `Sampling`.
         batch: rows that a component processes at once.
         block: (ablations, samples) per unit of work.
         seeds: one per sample.
+        conditions: one per sample; None = the samples have none.
         units: unit ids.
         digests: content hash of each unit.
         words: the ablations: distinct codewords, as texts of 0 and 1.
@@ -53,9 +56,11 @@ class UniverseSettings(BaseModel):
     threshold: int | None = None
     compiled: bool = False
     clip: bool = False
+    guidance: float = 1.0
     batch: int | None
     block: tuple[int, int]
     seeds: tuple[int, ...]
+    conditions: tuple[Condition, ...] | None = None
     units: tuple[str, ...]
     digests: tuple[str, ...]
     words: tuple[str, ...] | None
@@ -81,6 +86,10 @@ class UniverseSettings(BaseModel):
             values.pop("clip", None)
         if self.hardware == CPU:  # likewise; universes without it on record were drawn on a CPU
             values.pop("hardware", None)
+        if self.guidance == 1:
+            values.pop("guidance", None)
+        if self.conditions is None:
+            values.pop("conditions", None)
         return values
 
     @model_validator(mode="after")
@@ -92,6 +101,7 @@ class UniverseSettings(BaseModel):
             or not len(self.units) == len(self.digests) == len(self.ablation)
             or not self.units
             or not self.seeds
+            or (self.conditions is not None and len(self.conditions) != len(self.seeds))
             or not all(0 <= row < self.ablations for row in (*self.ablation, *self.spares))
         ):
             raise ValueError("the settings contradict one another")
@@ -133,7 +143,16 @@ class UniverseSettings(BaseModel):
                 "nobody recorded how the samples of an imported universe were drawn; "
                 "use a universe that was drawn from a run"
             )
-        return Sampling(self.sampler, self.steps, self.precision, self.compiled, self.threshold, self.clip)
+        return Sampling(
+            self.sampler, self.steps, self.precision, self.compiled, self.threshold, self.clip, self.guidance
+        )
+
+    def conditions_of(self, seeds: Iterable[int]) -> tuple[Condition, ...] | None:
+        """The conditions of the samples of these seeds, in that order; None if the samples have none."""
+        if self.conditions is None:
+            return None
+        of = dict(zip(self.seeds, self.conditions, strict=True))
+        return tuple(of[seed] for seed in seeds)
 
 
 def extension(old: UniverseSettings, wanted: UniverseSettings, place: str | Path) -> UniverseSettings:
@@ -158,14 +177,16 @@ def extension(old: UniverseSettings, wanted: UniverseSettings, place: str | Path
         "units": units <= set(wanted.units),
         "spares": spares <= {wanted.words[row] for row in wanted.spares},
     }
-    compare_settings(_compared(old, contained), _compared(wanted, contained), place)
+    compare_settings(_compared(old, contained, seeds), _compared(wanted, contained, seeds), place)
+    new_seeds = [seed for seed in wanted.seeds if seed not in seeds]
     all_words = (*old.words, *(word for word in wanted.words if word not in words))
     row = {word: number for number, word in enumerate(all_words)}
     new_units = [k for k, unit in enumerate(wanted.units) if unit not in units]
     new_spares = [word for k in wanted.spares if (word := wanted.words[k]) not in spares]
     grown = old.model_copy(
         update={
-            "seeds": (*old.seeds, *(seed for seed in wanted.seeds if seed not in seeds)),
+            "seeds": (*old.seeds, *new_seeds),
+            "conditions": conditions_grown(old, wanted),
             "units": (*old.units, *(wanted.units[k] for k in new_units)),
             "digests": (*old.digests, *(wanted.digests[k] for k in new_units)),
             "words": all_words,
@@ -178,6 +199,15 @@ def extension(old: UniverseSettings, wanted: UniverseSettings, place: str | Path
     return grown
 
 
+def conditions_grown(old: UniverseSettings, wanted: UniverseSettings) -> tuple[Condition, ...] | None:
+    """The conditions of the seeds of `old`, then of those that only `wanted` has; None if none has any."""
+    if old.conditions is None and wanted.conditions is None:
+        return None
+    new = [seed for seed in wanted.seeds if seed not in old.seeds]
+    there, more = (settings.conditions_of(seeds) for settings, seeds in ((old, old.seeds), (wanted, new)))
+    return (*(there or (Condition(),) * len(old.seeds)), *(more or (Condition(),) * len(new)))
+
+
 def refuse_other_hardware(then: str, now: str, place: str | Path) -> None:
     """Raise `SettingsError` unless what is added to a universe is drawn on the hardware that it was begun on."""
     if then != now:
@@ -187,10 +217,17 @@ def refuse_other_hardware(then: str, now: str, place: str | Path) -> None:
         )
 
 
-def _compared(settings: UniverseSettings, contained: dict[str, bool]) -> dict[str, Any]:
+def conditions_told(settings: UniverseSettings, seeds: Iterable[int]) -> dict[str, str]:
+    """The conditions of those of these seeds that there are, in words, by seed."""
+    of = dict(zip(settings.seeds, settings.conditions or (Condition(),) * len(settings.seeds), strict=True))
+    return {f"condition of seed {seed}": str(of[seed]) for seed in sorted(seeds) if seed in of}
+
+
+def _compared(settings: UniverseSettings, contained: dict[str, bool], seeds: set[int]) -> dict[str, Any]:
     """The settings that two universes are compared by; those that may grow count only if they did not."""
-    derived = {"batch", "block", "words", "ablation", "digests", "hardware"}
+    derived = {"batch", "block", "words", "ablation", "digests", "hardware", "conditions"}
     growing = {"seeds": list(settings.seeds), "units": list(settings.units), "spares": len(settings.spares)}
     rest = settings.model_dump(mode="json", exclude=derived | growing.keys())
-    rest["clip"] = settings.clip  # a file leaves it out where there is none
+    rest |= {"clip": settings.clip, "guidance": settings.guidance}  # a file leaves them out where there are none
+    rest |= conditions_told(settings, seeds)
     return {**rest, **{name: "" if contained[name] else value for name, value in growing.items()}}

@@ -31,7 +31,9 @@ def html(universe: Landscapes) -> str:
     cells = []
     for sample in range(min(SHOWN, len(universe.seeds))):
         found = farthest(universe, sample, 1)
-        caption = f"seed {universe.seeds[sample]}<br>radius {least}{radius[sample]:.1f}"
+        asked = universe.settings.conditions
+        told = "" if asked is None else f"<br>{escaping.escape(str(asked[sample]))}"
+        caption = f"seed {universe.seeds[sample]}{told}<br>radius {least}{radius[sample]:.1f}"
         images = image_html(factual[sample], "factual sample")
         for row, unit, _ in found:
             images += image_html(universe.counterfactuals(sample, np.array([row]))[0], f"without {unit}")

@@ -24,6 +24,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 REQUESTS = 32  # at once, to one store
+WORDS = "training/words.json"  # what is said of the training images: labels and captions, if there are any
 SCREEN = "screen.json"  # describes a screened universe, which has no Zarr group
 
 UNIVERSE = OutputKind(
@@ -34,6 +35,7 @@ UNIVERSE = OutputKind(
         r"((factual|counterfactual|distance|distance/\w+|training|training/\w+)/)?zarr\.json",
         r"(factual|counterfactual|distance/\w+|training/\w+)/c(/\d+)+",
         r"done/[\w.]+\.json",
+        r"training/words\.json",
         r"differential/[\w.-]+",
     ),
     closed=("factual", "counterfactual", "distance", "training", "done", "differential"),

@@ -17,12 +17,13 @@ from zarr.storage import ObjectStore
 from .._runtime.files import writing
 from .._runtime.provenance import environment
 from ..data.units import Units
+from ..data.words import packed
 from ..errors import SettingsError, option
 from .arrays import Arrays, fill, lay_out_results, lay_out_training, writable
 from .blocks import INDEX, Block, blocks_of, finished, mark, write_index
 from .description import ROOT, damaged, describe, read_description, repair_metadata
 from .settings import UniverseSettings, extension
-from .store import absolute, clear, concurrently, delete, is_remote, open_store, reading, state_of
+from .store import WORDS, absolute, clear, concurrently, delete, is_remote, open_store, reading, state_of
 
 
 class UniverseWriter:
@@ -83,6 +84,8 @@ class UniverseWriter:
             lay_out_training(group, images.shape)
             fill(group, "training/images", slice(None), images)
             fill(group, "training/owner", slice(None), training.owner)
+            if (said := packed(**training.said)) is not None:
+                store.put(WORDS, said)
             describe(store, group, settings, environment)
         return cls(url, settings)
 

@@ -22,6 +22,7 @@ from ..codes.code import Code
 from ..data.loading import LoadOptions
 from ..data.naming import load_units
 from ..data.units import Units
+from ..data.words import joined
 from ..diffusion.recipe import Recipe
 from ..errors import CodeError, DataError, SettingsError, command, option
 from ..runs.adopting import refuse_claimed
@@ -89,6 +90,8 @@ def plan_extension(run: Run, new: Units) -> Work:
         (*old.ids, *new.ids),
         np.concatenate([old.images, new.images]),
         np.concatenate([old.owner, new.owner + len(old)]),
+        labels=joined(old.labels, new.labels, "label"),
+        captions=joined(old.captions, new.captions, "caption"),
     )
     return _work(run, both, extended(run.design, len(new)))
 

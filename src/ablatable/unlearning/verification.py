@@ -282,7 +282,7 @@ def _noised(units: Units, ids: set[str]) -> Units:
     images = units.images.copy()
     places = np.flatnonzero([units.ids[owner] in ids for owner in units.owner])
     images[places] = generator("audit noise").integers(0, 256, (len(places), *images.shape[1:]), dtype=np.uint8)
-    return Units(units.ids, images, units.owner)
+    return Units(units.ids, images, units.owner, **units.said)
 
 
 def _elsewhere(run: Run, records: dict[int, TrainingRecord], device: str) -> list[str]:

@@ -25,7 +25,8 @@ from .config import BUFFER, MOST_PIXELS, Config
 def export_ctf(
     universe: str | Path | Universe, path: str | Path, *, overwrite: bool = False, quiet: bool = False
 ) -> Path:
-    """Write a universe as a CTF archive. CTF has no place for codewords, spares and distances, which are left out.
+    """Write a universe as a CTF archive. CTF has no place for codewords, spares, distances and
+    conditions, which are left out.
 
     The images keep their 8 bits, memory stays bounded, and the same universe gives the same bytes. The file appears
     when it is complete.

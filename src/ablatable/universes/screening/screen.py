@@ -8,7 +8,6 @@ screening loses only the samples that it was working on.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +18,10 @@ from pydantic import BaseModel, ConfigDict
 from ..._runtime.files import canonical_json, json_hash, writing
 from ..._runtime.provenance import compare_settings, environment
 from ...data.units import Units
+from ...data.words import packed, unpacked
 from ...errors import SettingsError, StoreError, command, option
 from ..landscapes import as_pandas, checked_sample, in_unit, place_of, ranked, table
-from ..settings import UniverseSettings
+from ..settings import UniverseSettings, conditions_grown, conditions_told
 from ..store import SCREEN, SCREENED, delete, open_store, paths, read, reading, seal, state_of, unseal
 from .search import Found, first_drawn, most_drawn
 
@@ -46,19 +46,21 @@ class ScreenSettings(BaseModel):
 
     def context(self) -> bytes:
         """What each object is sealed with: the settings that it depends on."""
-        return canonical_json(self.model_dump(mode="json", exclude={"universe": {"seeds", "block"}}))
+        return canonical_json(self.model_dump(mode="json", exclude={"universe": {"seeds", "block", "conditions"}}))
 
     def told(self) -> dict[str, Any]:
         """The settings that a user gave; the others follow from these."""
-        derived = {"seeds", "block", "batch", "words", "ablation", "digests", "hardware"}
+        derived = {"seeds", "block", "batch", "words", "ablation", "digests", "hardware", "conditions"}
         values = self.model_dump(mode="json", exclude={"universe": derived})
-        values["universe"] |= {"spares": len(self.universe.spares), "clip": self.universe.clip}
+        universe = self.universe
+        values["universe"] |= {"spares": len(universe.spares), "clip": universe.clip, "guidance": universe.guidance}
         return values
 
-    def with_seeds(self, seeds: Iterable[int]) -> ScreenSettings:
-        """The same for more samples."""
-        more = dict.fromkeys((*self.universe.seeds, *seeds))
-        return self.model_copy(update={"universe": self.universe.model_copy(update={"seeds": tuple(more)})})
+    def with_samples(self, of: UniverseSettings) -> ScreenSettings:
+        """The same for another universe's samples as well."""
+        new = [seed for seed in of.seeds if seed not in self.universe.seeds]
+        more = {"seeds": (*self.universe.seeds, *new), "conditions": conditions_grown(self.universe, of)}
+        return self.model_copy(update={"universe": self.universe.model_copy(update=more)})
 
 
 class Screen:
@@ -115,13 +117,17 @@ class Screen:
             store.delete([path for path in paths(store) if path != SCREEN and SCREENED.owns(path)])
         elif state == "screen":
             there = cls.open(url, partial=True).made_with
-            compare_settings(there.told(), wanted.told(), url)
-            wanted = there.with_seeds(wanted.universe.seeds)
+            both = set(there.universe.seeds) & set(wanted.universe.seeds)
+            then, now = ({**each.told(), **conditions_told(each.universe, both)} for each in (there, wanted))
+            compare_settings(then, now, url)
+            wanted = there.with_samples(wanted.universe)
         values = {"ablatable": wanted.model_dump(mode="json"), "environment": environment()}
         screen = cls.__new__(cls)
         screen._opened(str(url), wanted, store)
         with writing(url):
-            screen._put(TRAINING, {"images": training.images, "owner": training.owner})
+            said = packed(**training.said)
+            words = {} if said is None else {"words": np.frombuffer(said, np.uint8)}
+            screen._put(TRAINING, {"images": training.images, "owner": training.owner, **words})
             store.put(SCREEN, canonical_json({**values, "sha256": json_hash(values)}))
         return screen
 
@@ -201,7 +207,8 @@ class Screen:
     def training(self) -> Units:
         """The training data, as stored with the screen."""
         stored = self._get(TRAINING)
-        return Units(self.unit_ids, stored["images"], stored["owner"])
+        said = stored["words"].tobytes() if "words" in stored else None
+        return Units(self.unit_ids, stored["images"], stored["owner"], **unpacked(said))
 
     def drawn(self, *, samples: slice = slice(None)) -> np.ndarray:
         """Whether the counterfactual of each unit was drawn: bool (units, samples)."""

@@ -6,7 +6,7 @@ Screening draws the same bits as enumerating does; `search` decides which ablati
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ..._runtime.execution import Execution
 from ..._runtime.outputs import output_folder
 from ..._runtime.progress import Display
 from ..._runtime.workers import chunks
+from ...diffusion.conditions import Condition
 from ...diffusion.sampling_settings import Sampling
 from ...errors import SettingsError
 from ...runs.batches import drawing_bytes
@@ -132,6 +133,7 @@ def screen_universe(
     units: Iterable[str] | None = None,
     sampling: Sampling = Sampling(),
     spares: int = 0,
+    conditions: Condition | Sequence[Condition] | None = None,
     execution: Execution = Execution(),
     overwrite: bool = False,
 ) -> Screen:
@@ -145,8 +147,8 @@ def screen_universe(
         share: draw at most this share of the units' distinct ablations per sample; above 0, at most 1.
         top: how many of the farthest units to look for; 1 gives the radius.
         sure: stop drawing a sample when the chance of having found them reaches this; 1 always draws all of `share`.
-        units, sampling, spares, execution, overwrite: as `enumerate_universe` takes them, without a threshold. All of
-            the spares' ablations are drawn.
+        units, sampling, spares, conditions, execution, overwrite: as `enumerate_universe` takes them, without a
+            threshold. All of the spares' ablations are drawn.
 
     Returns:
         The screened universe, opened for reading.
@@ -171,6 +173,7 @@ def screen_universe(
         units=units,
         sampling=settled(sampling, execution),
         spares=spares,
+        conditions=conditions,
         hardware=execution.hardware(sampling.precision),
         memory=execution.memory(),
     )
