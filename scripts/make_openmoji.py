@@ -52,9 +52,9 @@ def wanted(entry: dict) -> bool:
     return not (entry["skintone"] or entry["group"] in WITHOUT_GROUPS or entry["subgroups"] in WITHOUT_SUBGROUPS)
 
 
-def render(svg: str) -> np.ndarray:
-    """uint8 (SIDE, SIDE, 3), on white."""
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE, background="#ffffff", skip_system_fonts=True)
+def render(svg: str, side: int = SIDE) -> np.ndarray:
+    """uint8 (side, side, 3), on white."""
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side, background="#ffffff", skip_system_fonts=True)
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
@@ -93,8 +93,8 @@ def table_of(entries: list[dict]) -> bytes:
     return buffer.getvalue()
 
 
-def make(package: Path) -> dict[str, bytes]:
-    """The two files by their names."""
+def drawings(package: Path, side: int = SIDE) -> tuple[list[dict], list[np.ndarray]]:
+    """Rows of the package's table and the pictures, uint8 (side, side, 3), of all drawings, copies too."""
     content = package.read_bytes()
     if hashlib.sha256(content).hexdigest() != PACKAGE_SHA256:
         sys.exit(f"{package} is not openmoji-17.0.0.tgz of npm: its SHA-256 should be {PACKAGE_SHA256}")
@@ -106,7 +106,12 @@ def make(package: Path) -> dict[str, bytes]:
             return file.read().decode()
 
         entries = [entry for entry in json.loads(text("data/openmoji.json")) if wanted(entry)]
-        pictures = [render(text(f"color/svg/{entry['hexcode']}.svg")) for entry in entries]
+        return entries, [render(text(f"color/svg/{entry['hexcode']}.svg"), side) for entry in entries]
+
+
+def make(package: Path) -> dict[str, bytes]:
+    """The two files by their names."""
+    entries, pictures = drawings(package)
     kept = without_copies(entries, pictures)
     print(f"{len(entries)} drawings, {len(entries) - len(kept)} of them copies that are left out: {len(kept)} kept")
     pictures, entries = [pictures[place] for place in kept], [entries[place] for place in kept]
