@@ -137,6 +137,21 @@ def reader(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ablatable._runtime.execution.default_workers", lambda: 0)
 
 
+def write_stand_in(folder: Path) -> None:
+    """A pipeline of random weights, with the parts of the one that the guide makes and trains."""
+    pytest.importorskip("peft")
+    pytest.importorskip("transformers")
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from text_stand_in import write_text_encoder, write_text_pipeline
+
+    write_text_pipeline(folder, 0, side=16, channels=4, text=False)
+    write_text_encoder(folder, tokens=77)
+    layers = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    AutoencoderKL(block_out_channels=(4, 4), norm_num_groups=2, latent_channels=4, **layers).save_pretrained(
+        folder / "vae"
+    )
+
+
 @pytest.mark.parametrize("document", documents(), ids=named)
 @pytest.mark.usefixtures("reader")
 def test_snippets_run(document: Path) -> None:
@@ -144,6 +159,8 @@ def test_snippets_run(document: Path) -> None:
     assert set(languages) <= {"python", "bash", "console"} | SHOWN, (
         "a block in a language that is neither run nor shown"
     )
+    if document.stem == "stable-diffusion":
+        write_stand_in(Path("stand-in"))
     run_document(document)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -97,3 +98,21 @@ def test_notebooks_are_stored_without_outputs() -> None:
     books = [nbformat.read(path, as_version=4) for path in EXAMPLES.glob("*.ipynb")]
     assert len(books) == 2
     assert [cell for book in books for cell in book.cells if cell.get("outputs")] == []
+
+
+@pytest.mark.slow
+def test_the_small_pipeline_is_one_that_adapters_sit_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of each training; what is saved opens in diffusers, and its parts come along."""
+    pytest.importorskip("peft")
+    pytest.importorskip("transformers")
+    from diffusers import StableDiffusionPipeline
+
+    import ablatable as ab
+
+    monkeypatch.setattr(sys, "argv", ["small_pipeline.py", str(tmp_path / "p"), "--steps", "1", "--autoencoder-steps", "1"])
+    runpy.run_path(str(EXAMPLES / "small_pipeline.py"), run_name="__main__")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "p")
+    drawn = pipeline("red car", num_inference_steps=2, height=32, width=32, output_type="np").images
+    assert drawn.shape == (1, 32, 32, 3)
+    _, shared = ab.adapters(tmp_path / "p")
+    assert [part.name for part in shared] == ["base", "codec", "text_encoder"]
