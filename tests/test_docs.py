@@ -142,6 +142,7 @@ def write_stand_in(folder: Path) -> None:
     pytest.importorskip("peft")
     pytest.importorskip("transformers")
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
     from text_stand_in import write_text_encoder, write_text_pipeline
 
     write_text_pipeline(folder, 0, side=16, channels=4, text=False)

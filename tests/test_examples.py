@@ -109,7 +109,9 @@ def test_the_small_pipeline_is_one_that_adapters_sit_on(tmp_path: Path, monkeypa
 
     import ablatable as ab
 
-    monkeypatch.setattr(sys, "argv", ["small_pipeline.py", str(tmp_path / "p"), "--steps", "1", "--autoencoder-steps", "1"])
+    monkeypatch.setattr(
+        sys, "argv", ["small_pipeline.py", str(tmp_path / "p"), "--steps", "1", "--autoencoder-steps", "1"]
+    )
     runpy.run_path(str(EXAMPLES / "small_pipeline.py"), run_name="__main__")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "p")
     drawn = pipeline("red car", num_inference_steps=2, height=32, width=32, output_type="np").images

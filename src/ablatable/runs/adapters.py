@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def adapters(
         label: the class that every image is and every sample is drawn of, for bases that take one; None = each its own.
         text_encoder, classes, null_class: as `adopt` takes them. The text encoder becomes a shared part.
         scheduler: a `scheduler_config.json` for a base that has none beside it.
-        statement: what the base was trained on; it is shown wherever the run's guarantees are.
+        statement: what the base (and what comes with it in its pipeline) was trained on; it is shown wherever the run's
+            guarantees are.
         training: settings of `TrainingConfig` other than 500 steps of 16 images at a rate of 1e-3.
 
     Raises:
@@ -76,4 +78,6 @@ def adapters(
     shared = [SharedPart(BASE, "base model", model.folder, statement)]
     if model.codec is not None:
         shared.append(SharedPart(PART, ROLE, model.codec, statement))
+    if text_encoder is None:  # then it is the pipeline's, and the statement is about all of that
+        parts = [replace(part, statement=statement) for part in parts]
     return recipe_from(values), [*shared, *parts]
