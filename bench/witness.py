@@ -3,6 +3,7 @@
 python bench/witness.py train [CELL ..]     train the ensembles, or those named (resumable, one process)
 python bench/witness.py observe [CELL ..]   what every component says about 48 samples, projected on the images
 python bench/witness.py tables              share of samples whose nearest unit reaches p <= 0.05 and 0.01
+python bench/witness.py test [CELL ..]      the same by the package's own test of 48 samples; a cell may be a run, too
 
 All go to --out (default bench/out/witness). Codes are `Code.random`, so a unit's word is exactly exchangeable with the
 unused ones, and every candidate has its exact size by construction; `tests/test_witness.py` tests that. Colour cells
@@ -22,11 +23,13 @@ import ablatable as ab
 from ablatable._runtime.rng import generator
 from ablatable._runtime.stats import wilson
 from ablatable.analysis.exchangeable import Reference
+from ablatable.analysis.witness import draw_factual, witness_pictures
 from ablatable.data.units import to_model
 from ablatable.diffusion.sampling import Trajectories, make_sampler, sample
 
 LEVELS = (0.99, 0.97, 0.9, 0.52, 0.2)  # alpha-bar of the re-noised samples
 DRAWS = 4
+LOG_SIGMA = (0.3, 1.4)  # mean and deviation of the preset `colour`
 MOST_PIXELS = 800  # beyond, no covariance is estimated from 48 samples
 
 
@@ -42,6 +45,7 @@ class Cell:
     seed: int = 0
     first: int = 0  # of the digits
     colour: int = 0  # OpenMoji: drawings per artist, or 1 for units of one drawing; 0: digits
+    velocity: bool = False  # what the preset `colour` predicts, at its noise levels; else noise, at uniform ones
     samples: int = 48
     sampling: int = 50
 
@@ -78,11 +82,15 @@ CELLS = {
     "trained-8-12/6-256-long": Cell(256, 8, 12, 6, 4800, seed=14),
     "trained-8-16/3": Cell(48, 8, 16, 3, 1200, seed=17, first=144),
     "trained-8-12/6-short": Cell(48, 8, 12, 6, 400, seed=11),
+    "velocity-8-12/6-256": Cell(256, 8, 12, 6, 800, seed=14, velocity=True),
 }
 
 
 def train_cell(name: str, cell: Cell, out: Path) -> ab.Run:
     recipe = ab.preset("tiny", steps=cell.steps) if cell.steps else ab.preset("ideal")
+    if cell.velocity:
+        recipe = recipe.replace(levels=LOG_SIGMA)
+        recipe = recipe.model_copy(update={"component": recipe.component.model_copy(update={"prediction": "velocity"})})
     code = ab.Code.random(cell.units, cell.components, cell.seed, weight=cell.weight)
     folder = out / "runs" / name.replace("/", "w")
     execution = ab.Execution(workers=0, quiet=True)
@@ -229,6 +237,23 @@ def print_tables(out: Path, names: list[str]) -> None:
                 print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
 
+def print_tests(out: Path, names: list[str]) -> None:
+    """Markdown: the package's test of each cell, or of a run by its path or `bundled`, plain and matched."""
+    print(f"| run | test | nearest unit | {' | '.join(('p <= 0.05', 'p <= 0.01', 'a unit at q <= 0.1'))} |")
+    print("| --- " * 6 + "|")
+    for name in names:
+        known = CELLS.get(name)
+        run = train_cell(name, known, out) if known else (ab.bundled() if name == "bundled" else ab.Run(name))
+        seeds = range(1000, 1048)
+        pictures = draw_factual(run, seeds, ab.Sampling(), "cpu")
+        for matched in (False, True):
+            found = witness_pictures(run, pictures, seeds, matched=matched)
+            some = np.where(found.marked().any(axis=0), 0.0, 1.0)  # as if a p-value, for `share`
+            cells = [share(found.nearest_p, 0.05), share(found.nearest_p, 0.01), share(some, 0.5)]
+            away = f"{np.median(found.nearest_distance):.0f}"
+            print(f"| {name} | {'matched' if matched else 'plain'} | {away} | {' | '.join(cells)} |", flush=True)
+
+
 def share(p: np.ndarray, level: float) -> str:
     low, high = wilson(int((p <= level).sum()), len(p))
     return f"{(p <= level).mean():.2f} ({low:.2f} to {high:.2f})"
@@ -236,13 +261,13 @@ def share(p: np.ndarray, level: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["train", "observe", "tables"])
+    parser.add_argument("stage", choices=["train", "observe", "tables", "test"])
     parser.add_argument("cells", nargs="*", default=list(CELLS))
     parser.add_argument("--out", type=Path, default=Path("bench/out/witness"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.stage == "tables":
-        print_tables(args.out, args.cells)
+    if args.stage in ("tables", "test"):
+        {"tables": print_tables, "test": print_tests}[args.stage](args.out, args.cells)
         return
     for name in args.cells:
         run = train_cell(name, CELLS[name], args.out)

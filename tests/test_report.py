@@ -701,6 +701,26 @@ def test_a_run_tells_of_its_components(ideal_run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "wrong").exists()
 
 
+@pytest.mark.parametrize(
+    "p, alike, changed, spares, says",
+    [
+        (0.01, None, True, 0.5, None),
+        (0.5, None, False, 0.5, None),
+        (0.01, None, False, 0.5, "recognise b, and without it the picture is still nearest to it"),
+        (0.5, None, True, 0.25, "do not recognise b, and without it another unit is nearest: so it is under 25 %"),
+        (0.5, None, True, float("nan"), None),
+        (0.01, "Another unit is as near", True, 0.5, "Another unit is as near"),
+    ],
+)
+def test_where_the_witness_and_the_removal_differ(
+    p: float, alike: str | None, changed: bool, spares: float, says: str | None
+) -> None:
+    told = SimpleNamespace(nearest_p=np.array([p]), remark=lambda sample: alike)
+    sample = SimpleNamespace(index=0, nearest=1, changed=changed, changed_spares=spares)
+    found = content.Content.disagreement(SimpleNamespace(witness=told, unit_ids=("a", "b")), sample)  # pyright: ignore[reportArgumentType]
+    assert found == says if says is None else says in str(found)
+
+
 # --- small parts ------------------------------------------------------------------------------------------------
 
 

@@ -121,6 +121,42 @@ def test_units_named_beforehand(small: Small) -> None:
     assert (some.q <= every.q[[4, 2]]).all()
 
 
+def test_units_that_may_stand_in_for_the_nearest(tmp_path: Path) -> None:
+    """Planted: a twin one grey level away, and an image farther from both than the picture is."""
+    digits = ab.Units.digits(8, size=8).images
+    twin = digits[2].copy()
+    twin[0, 0] += 1
+    units = ab.Units.from_arrays(np.concatenate([digits, twin[None]]), duplicates="keep")
+    run = ideal_run(tmp_path, units, ab.Code.random(9, 6, 1))
+    picture = digits[2].copy()
+    picture[7, 7] += 3
+    found = witness_pictures(run, np.stack([picture, digits[5]]), [0, 1])
+    assert found.alike == ((run.unit_ids[8],), ()) and found.unit_ids[found.nearest[0]] == run.unit_ids[2]
+    remark = found.remark(0)
+    assert remark and "another unit is at least as near" in remark and run.unit_ids[8] in remark
+    assert found.remark(1) is None
+
+
+def test_the_matched_filter_by_its_definition() -> None:
+    """(C + l I)^-1 with the covariance C written out, up to one common factor, which no p-value depends on."""
+    said = np.random.default_rng(0).normal(size=(5, 4, 12)) * np.linspace(0.1, 3, 12)
+    said -= said.mean(axis=0)
+    rows = said.reshape(20, 12)
+    covariance = sum(np.outer(row, row) for row in rows) / 20
+    wanted = rows @ np.linalg.inv(covariance + np.trace(covariance) / 12 * np.eye(12))
+    found = module.matched(said).reshape(20, 12)
+    np.testing.assert_allclose(found / np.abs(found).max(), wanted / np.abs(wanted).max(), atol=1e-9)
+    assert (module.matched(np.zeros((3, 2, 4))) == 0).all()
+
+
+def test_the_matched_filter_is_an_option(small: Small, call) -> None:
+    plain = witness(small.run, "0-2", sampling=Sampling(steps=2))
+    matched = witness(small.run, "0-2", sampling=Sampling(steps=2), matched=True)
+    assert (plain.score != matched.score).any()
+    code, out, _ = call("witness", small.run.path, "--seeds", "0-2", "--steps", "2", "--matched", "--json")
+    assert code == 0 and [row["p"] for row in json.loads(out)["table"]] == matched.to_polars()["p"].to_list()
+
+
 def test_mistakes(small: Small) -> None:
     with pytest.raises(DataError, match="no unit 'digit-9'"):
         witness(small.run, "0", units=["digit-9"])

@@ -36,6 +36,7 @@ from ..errors import SettingsError
 from ..runs.conditioning import asked, given_of
 from ..runs.run import Run
 from .denoised import denoised, picture_name
+from .denoised import matched as filtered
 from .exchangeable import Reference, standardised
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Witness(Tabular):
         nearest_distance: how far it is, in the paper's unit; float32 (samples,).
         words: how many codewords each unit's own is compared with, itself included; int (units,).
         exact: whether the run's code was drawn by `Code.random`, so that p-values are exact.
+        alike: for each sample, the other units that are at least as near to its nearest unit as the sample is, nearest
+            first; of units of several images, those images that are nearest. They may share an influence.
     """
 
     unit_ids: tuple[str, ...]
@@ -75,6 +78,7 @@ class Witness(Tabular):
     nearest_distance: np.ndarray
     words: np.ndarray
     exact: bool
+    alike: tuple[tuple[str, ...], ...]
 
     @property
     def nearest_p(self) -> np.ndarray:
@@ -141,6 +145,18 @@ class Witness(Tabular):
             return f"{text}; {few}"
         return f"{text}; no unit stands out among all {len(self.unit_ids)} at a false discovery rate of {LEVEL:g}"
 
+    def remark(self, sample: int) -> str | None:
+        """Which units this sample's nearest one may share its influence with, in words; None if there are none."""
+        names = self.alike[sample]
+        if not names:
+            return None
+        some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        are = "another unit is" if len(names) == 1 else f"{len(names)} other units are"
+        return (
+            f"{are} at least as near to {self.unit_ids[self.nearest[sample]]} as this sample is: {some}. They may "
+            "share an influence: then the test can miss each of them, and the removal of one alone changes little"
+        )
+
     def least_q(self) -> float:
         """The smallest q-value that one unit alone can reach."""
         alone = np.ones(len(self.unit_ids))
@@ -158,6 +174,7 @@ def witness(
     units: Iterable[str] | None = None,
     conditions: Condition | Sequence[Condition] | None = None,
     sampling: Sampling = Sampling(),
+    matched: bool = False,
     device: str = "cpu",
 ) -> Witness:
     """Draw samples of a run and test which training units its components recognise in them.
@@ -168,6 +185,9 @@ def witness(
         units: ids of the units to test; None = all. Fewer tests cost less in `q`, if they are named beforehand.
         conditions: what the samples are to show, see `enumerate_universe`; the test is under the same.
         sampling: how to draw the samples; the same as a universe's gives the same pictures.
+        matched: let patterns in which components disagree at all of these samples count less, see
+            `denoised.matched`. p-values stay exact and come to depend on which samples are tested together. It
+            finds more where few components saw each unit; give it 16 samples or more.
         device: `cpu`, `cuda` or `cuda:k`.
 
     Returns:
@@ -184,7 +204,9 @@ def witness(
     each = asked(opened, conditions, len(chosen), sampling.guidance)
     pictures = draw_factual(opened, chosen, sampling, device, each)
     with computing(device, sampling.precision):
-        return witness_pictures(opened, pictures, chosen, units=units, conditions=each, device=device)
+        return witness_pictures(
+            opened, pictures, chosen, units=units, conditions=each, matched=matched, device=device
+        )
 
 
 def draw_factual(
@@ -227,6 +249,7 @@ def witness_pictures(
     *,
     units: Iterable[str] | None = None,
     conditions: Sequence[Condition] | None = None,
+    matched: bool = False,
     device: str = "cpu",
 ) -> Witness:
     """As `witness`, for pictures that are there, uint8 (samples, H, W, C); `seeds` are only handed through."""
@@ -239,6 +262,7 @@ def witness_pictures(
     components = (run.load_component(number).to(device) for number in range(len(run.present)))
     given = given_of(run, conditions, len(pictures), device=device)
     said = denoised(components, run.recipe.schedule, pictures, device=device, codec=run.codec, given=given)
+    said = filtered(said) if matched else said
     evidence, distance = unit_evidence(said, training, pictures)  # (n, units, samples), (units, samples)
     reference, words = Reference(run.design), run.design.matrix[rows]
     score = np.empty((len(rows), len(pictures)))
@@ -250,6 +274,7 @@ def witness_pictures(
         everywhere[list(run.present)] = said  # components that are gone say nothing
         p[:, sample] = reference.p_values(everywhere, rows, (run.digest, picture_name(pictures[sample])))
     nearest = distance[rows].argmin(axis=0)
+    alike = [look_alikes(training, rows[unit], picture) for unit, picture in zip(nearest, pictures, strict=True)]
     return Witness(
         unit_ids=tuple(run.unit_ids[row] for row in rows),
         seeds=tuple(int(seed) for seed in seeds),
@@ -261,6 +286,7 @@ def witness_pictures(
         nearest_distance=distance[rows][nearest, np.arange(len(pictures))],
         words=np.array([reference.size(int(weight)) for weight in words.sum(axis=1)]),
         exact=reference.exact,
+        alike=tuple(tuple(run.unit_ids[row] for row in found) for found in alike),
     )
 
 
@@ -291,12 +317,28 @@ def unit_evidence(
     return evidence, distance
 
 
+def look_alikes(training: Units, unit: int, picture: np.ndarray) -> np.ndarray:
+    """The other units with an image at least as near to this unit's as a picture, uint8 (H, W, C), is; nearest first.
+
+    The unit's image is the one nearest to the picture. Returns rows, int.
+    """
+    own = training.images[training.owner == unit]
+    away = pairwise(picture[None], own)[0]
+    starts = np.flatnonzero(np.diff(training.owner, prepend=-1))
+    between = np.minimum.reduceat(_distances(training.images, own[away.argmin()][None])[:, 0], starts)
+    found = np.flatnonzero((between <= away.min()) & (np.arange(len(between)) != unit))
+    return found[between[found].argsort(kind="stable")]
+
+
+def _distances(images: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """Of every image from every picture, a piece of the images at a time: float32 (images, pictures)."""
+    return np.concatenate([pairwise(images[k : k + IMAGES], pictures) for k in range(0, len(images), IMAGES)])
+
+
 def _nearest_images(pictures: np.ndarray, training: Units) -> tuple[np.ndarray, np.ndarray]:
     """Of each unit, the image nearest to each picture and its distance: int and float32 (units, samples)."""
     starts = np.flatnonzero(np.diff(training.owner, prepend=-1))
-    away = np.concatenate(
-        [pairwise(training.images[k : k + IMAGES], pictures) for k in range(0, len(training.images), IMAGES)]
-    )  # (images, samples)
+    away = _distances(training.images, pictures)  # (images, samples)
     least = np.minimum.reduceat(away, starts, axis=0)
     number = np.arange(len(away))[:, None]
     first = np.where(away == least[training.owner], number, len(away))

@@ -99,11 +99,23 @@ def influence(
         )
         if doubt := tested.approximate():
             say(f"{doubt[0].upper()}{doubt[1:]}.")
+        say(_other_view(opened, sample_number))
     else:
         say(calibration.without_spares(opened))
     next_step(
         f"ablatable run sample RUN --seeds {opened.seeds[sample_number]} --without {quoted(table['unit'][0])} "
         "--out images"
+    )
+
+
+def _other_view(opened: Landscapes, sample: int) -> str:
+    """What this is about, and which command asks the components instead."""
+    how, seed = opened.settings.sampling, opened.seeds[sample]
+    return (
+        "This is about what removals show. Which units the components recognise in the sample is another question: "
+        f"ablatable witness RUN --seed {seed} --sampler {how.sampler} --steps {how.steps}"
+        f"{'' if how.clip else ' --no-clip'}. Units that are "
+        "nearly the same share their influence, so that both can miss each of them."
     )
 
 

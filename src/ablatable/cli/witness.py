@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Device, Json, RunPath, Sampler, SamplingSteps, app, example
+from .common import Clip, Device, Json, RunPath, Sampler, SamplingSteps, app, example
 from .groups import Asked, grouped
 from .output import next_step, print_json, print_rows, quoted, say
 
@@ -38,7 +38,14 @@ def witness(
     top: Annotated[int, typer.Option(min=1, help="How many units to print.")] = 10,
     sampler: Sampler = "ddpm",
     steps: SamplingSteps = 50,
+    clip: Clip = True,
     asked: Asked = Asked(),
+    matched: Annotated[
+        bool,
+        typer.Option(
+            "--matched", help="With many samples: patterns in which components disagree at all of them count less."
+        ),
+    ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -52,11 +59,13 @@ def witness(
         seeds,
         units=unit,
         conditions=asked.conditions(),
-        sampling=Sampling(sampler, steps, guidance=asked.guidance),
+        sampling=Sampling(sampler, steps, clip=clip, guidance=asked.guidance),
+        matched=matched,
         device=resolve_device(device),
     )
     if as_json:
-        print_json({"exact": found.exact, "table": found.to_polars().to_dicts()})
+        alike = {str(seed): list(names) for seed, names in zip(found.seeds, found.alike, strict=True)}
+        print_json({"exact": found.exact, "alike": alike, "table": found.to_polars().to_dicts()})
         return
     if len(found.seeds) == 1:
         _print_sample(found, top)
@@ -78,6 +87,8 @@ def _print_sample(found: Witness, top: int) -> None:
     columns = ["rank", "unit", "score", "p", "q", "marked", "nearest by pixels"]
     print_rows(columns, rows, title=f"Seed {found.seeds[0]}: units that the components recognise")
     say(found.verdict(0))
+    if remark := found.remark(0):
+        say(f"{remark[0].upper()}{remark[1:]}.")
 
 
 def _print_samples(found: Witness) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 from ..analysis.calibration import Calibration, calibrate, comparable
 from ..analysis.nearest import Nearest, nearest_units
 from ..analysis.unattributable import Unattributable, unattributable
-from ..analysis.witness import Witness, witness_pictures
+from ..analysis.witness import ALPHA, Witness, witness_pictures
 from ..codes.code import Code
 from ..data.distance import PIECE, euclidean, geometric_mean, squares_between
 from ..runs.run import Run
 from ..universes.reader import Universe
+from .wording import percent
 
 SHEET_UNITS = 500  # units a contact sheet shows at most: those of largest distance
 SHEET_SPARES = 200  # spare ablations it shows at most: those of largest distance
@@ -151,6 +152,26 @@ class Content:
         seeds = self.universe.seeds[shown]
         conditions = settings.conditions_of(seeds)
         return witness_pictures(self.run, self.universe.factual[shown], seeds, conditions=conditions)
+
+    def disagreement(self, sample: Sample) -> str | None:
+        """Why the witness test and the removal of the nearest unit may say different things of a sample; None if not.
+
+        The test looks at what components learned of a unit, the removal at what is drawn without it. A unit that is
+        nearly the same makes both miss it. Otherwise the loss of half of the components may change a picture.
+        """
+        if self.witness is None:
+            return None
+        if remark := self.witness.remark(sample.index):
+            return remark[0].upper() + remark[1:]
+        recognised, unit = self.witness.nearest_p[sample.index] <= ALPHA, self.unit_ids[sample.nearest]
+        if recognised and not sample.changed:
+            return f"The components recognise {unit}, and without it the picture is still nearest to it"
+        if not recognised and sample.changed and not np.isnan(sample.changed_spares):
+            return (
+                f"The components do not recognise {unit}, and without it another unit is nearest: so it is under "
+                f"{percent(sample.changed_spares)} of the spare ablations, which take as many components and no unit"
+            )
+        return None
 
     @cached_property
     def unattributable(self) -> Unattributable:

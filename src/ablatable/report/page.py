@@ -127,6 +127,7 @@ class Page:
             "spare_radius": sample.spare_radius,
             "beyond": sample.spares_as_far(sample.radius),
             "witness": None if self.content.witness is None else self.content.witness.verdict(sample.index),
+            "disagreement": self.content.disagreement(sample),
             "calibrated": sample.verdict and sample.verdict[0].upper() + sample.verdict[1:],
             "strip": charts.strip(distances, self.scale),
             "radius_at": self.scale.percent(sample.radius),
