@@ -274,7 +274,7 @@ def witness_pictures(
         everywhere[list(run.present)] = said  # components that are gone say nothing
         p[:, sample] = reference.p_values(everywhere, rows, (run.digest, picture_name(pictures[sample])))
     nearest = distance[rows].argmin(axis=0)
-    alike = [look_alikes(training, rows[unit], picture) for unit, picture in zip(nearest, pictures, strict=True)]
+    alike = [look_alikes(training, int(rows[unit]), picture) for unit, picture in zip(nearest, pictures, strict=True)]
     return Witness(
         unit_ids=tuple(run.unit_ids[row] for row in rows),
         seeds=tuple(int(seed) for seed in seeds),
