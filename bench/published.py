@@ -156,7 +156,7 @@ class Made:
         ablation = universe.settings.ablation
         for number, unit in enumerate(self.nearest[0][: self.cell.samples]):
             own = universe.unit_ids.index(self.units.ids[unit])
-            again = self.named(universe.counterfactuals(number, list(ablation)))[0] == unit
+            again = np.equal(self.named(universe.counterfactuals(number, list(ablation)))[0], unit)
             itself.append(again[own])
             others.append(np.delete(again, own).mean())
         return np.array(itself), np.array(others)
@@ -180,8 +180,8 @@ def figures(made: Made) -> list[str]:
     itself, others = made.named_again()
     told, first = made.witness, slice(cell.samples)
     hits = [np.less_equal(told.nearest_p, level) for level in (0.05, 0.01)]
-    marked = told.marked().any(axis=0)
-    unmoved = np.array(measured["radius_fixed"]) <= np.array(measured["spare_radius_fixed"])
+    marked = np.asarray(told.marked().any(axis=0))
+    unmoved = np.asarray(np.less_equal(measured["radius_fixed"], measured["spare_radius_fixed"]))
     unattributable = ~hits[0][first] & ~marked[first] & unmoved
     return [
         made.name,

@@ -82,6 +82,7 @@ CELLS = {
     "trained-8-12/6-256-long": Cell(256, 8, 12, 6, 4800, seed=14),
     "trained-8-16/3": Cell(48, 8, 16, 3, 1200, seed=17, first=144),
     "trained-8-12/6-short": Cell(48, 8, 12, 6, 400, seed=11),
+    "velocity-8-12/6-64": Cell(64, 8, 12, 6, 800, seed=18, velocity=True),
     "velocity-8-12/6-256": Cell(256, 8, 12, 6, 800, seed=14, velocity=True),
 }
 
