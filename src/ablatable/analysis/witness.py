@@ -204,9 +204,7 @@ def witness(
     each = asked(opened, conditions, len(chosen), sampling.guidance)
     pictures = draw_factual(opened, chosen, sampling, device, each)
     with computing(device, sampling.precision):
-        return witness_pictures(
-            opened, pictures, chosen, units=units, conditions=each, matched=matched, device=device
-        )
+        return witness_pictures(opened, pictures, chosen, units=units, conditions=each, matched=matched, device=device)
 
 
 def draw_factual(
