@@ -233,7 +233,7 @@ PRESETS: dict[str, Recipe] = {
     # for drawings in colour above 24 pixels, a million parameters: on Haar coefficients, at half the side
     "colour32": Recipe(
         component=UNetConfig(channels=(32, 64, 64), prediction="velocity", codec="haar"),
-        training=TrainingConfig(steps=2500, batch=16, learning_rate=3e-3, ema=0.99, levels=(0.3, 1.4)),
+        training=TrainingConfig(steps=3000, batch=16, learning_rate=3e-3, ema=0.99, levels=(0.3, 1.4)),
     ),
     # the published architecture and optimiser; needs a GPU
     "paper": Recipe(
