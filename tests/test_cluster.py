@@ -21,7 +21,7 @@ from ablatable.errors import DataError, SettingsError, WorkerError
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # before Ray is imported: it stays on the loopback address
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'ablatable[ray]'")
-from ablatable._runtime.cluster import RayPool, _has_gpus, _places_with_copies  # noqa: E402
+from ablatable._runtime.cluster import RayPool, _has_gpus, _places_with_copies, _reason  # noqa: E402
 from ablatable._runtime.cluster_runs import archive_of, unpacked  # noqa: E402
 from ablatable.universes.screening.screening_run import screen_universe  # noqa: E402
 
@@ -239,6 +239,16 @@ def test_each_worker_has_its_gpu_or_a_share_of_one(share: float, workers: int) -
 def test_no_cluster_there(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
         RayPool(worker_tasks.patient_square, "127.0.0.1:1")
+
+
+def test_the_reason_that_ray_hides_is_told() -> None:
+    deepest = RuntimeError(
+        "Failed to connect. Last error: Traceback:\n  File x\nAuthenticationError: the token is missing"
+    )
+    error = ConnectionError("Failed to connect to Ray cluster at 1:1")
+    error.__cause__ = deepest
+    assert _reason(error) == "Failed to connect to Ray cluster at 1:1 AuthenticationError: the token is missing"
+    assert _reason(OSError("refused")) == "refused"
 
 
 @pytest.mark.slow

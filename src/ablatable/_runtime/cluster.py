@@ -209,9 +209,18 @@ def _connect(ray: Any, address: str) -> None:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise SettingsError(
-            f"no Ray cluster at '{address}' ({str(error).splitlines()[0]}); start one with 'ray start --head', "
+            f"no Ray cluster at '{address}' ({_reason(error)}); start one with 'ray start --head', "
             f"or take {option('ray', 'local')} for one on this machine"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What Ray says of it, in a line: it hides the reason, such as a token that is missing, below other errors."""
+    lines = str(error).splitlines()
+    while error.__cause__ is not None:
+        error = error.__cause__
+    deepest = str(error).strip().splitlines()[-1:]
+    return " ".join(dict.fromkeys([*lines[:1], *deepest]))[:400]
 
 
 def _reach(address: str) -> None:
@@ -238,7 +247,7 @@ def _has_gpus(ray: Any, *, wait: bool) -> bool:
         return False
     warnings.warn(
         f"the cluster has no GPU yet, and adds nodes when they are asked for: waiting for one, {GPU_SECONDS:.0f} "
-        f"seconds at most. To decide it yourself, name {option('device', 'cuda')} or {option('device', CPU)}",
+        "seconds at most. Name the device, cuda or cpu, to decide it yourself",
         stacklevel=4,
     )
     asking = ray.remote(_Events).options(num_cpus=0, num_gpus=1).remote()
