@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ablatable as ab
@@ -22,7 +23,7 @@ from ablatable.errors import DataError, SettingsError, WorkerError
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # before Ray is imported: it stays on the loopback address
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'ablatable[ray]'")
 from ablatable._runtime.cluster import RayPool, _has_gpus, _places_with_copies, _reason  # noqa: E402
-from ablatable._runtime.cluster_runs import archive_of, unpacked  # noqa: E402
+from ablatable._runtime.cluster_runs import Archive, archive_of, unpacked  # noqa: E402
 from ablatable.universes.screening.screening_run import screen_universe  # noqa: E402
 
 SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
@@ -239,6 +240,23 @@ def test_each_worker_has_its_gpu_or_a_share_of_one(share: float, workers: int) -
 def test_no_cluster_there(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
         RayPool(worker_tasks.patient_square, "127.0.0.1:1")
+
+
+def test_a_cluster_without_what_workers_need(cluster: Any) -> None:
+    """One that may grow waits for it; one of this machine alone does not."""
+    with RayPool(worker_tasks.process, cluster.address, device="cuda") as workforce:
+        workforce.ahead = 0
+        with pytest.raises(SettingsError, match="has no GPU"):
+            list(workforce.run([worker_tasks.Square(1)]))
+
+
+def test_workers_that_cannot_start(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so, and does not try for ever."""
+    monkeypatch.setattr("ablatable._runtime.cluster.STARTS", 2)
+    with RayPool(worker_tasks.process, cluster.address, device="cpu") as workforce:
+        workforce.archive = Archive("0" * 64, {"../../../proc/nowhere/file": workforce.ray.put(np.zeros(1, np.uint8))})
+        with pytest.raises(WorkerError, match=r"no worker of the Ray cluster starts.*nowhere"):
+            list(workforce.run([worker_tasks.Square(1)]))
 
 
 def test_the_reason_that_ray_hides_is_told() -> None:

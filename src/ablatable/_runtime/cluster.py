@@ -27,6 +27,7 @@ from .devices import CPU, full_memory, kind_of
 from .workers import ATTEMPTS, THREADS, OnEvent
 
 AHEAD = 8  # workers that are asked for beyond what the cluster has room for: a cluster that grows adds nodes for them
+STARTS = 8  # workers that fail to start, one after another, before the driver gives up
 POLL_SECONDS = 0.5  # how often the driver looks for what is finished, and for events
 NODE_SECONDS = 30.0  # how long a node may take to say whether it has a copy of the run
 GPU_SECONDS = 600.0  # how long `auto` waits for the first GPU of a cluster that adds nodes when they are asked for
@@ -80,6 +81,7 @@ class RayPool:
         self.busy: dict[Any, tuple[Any, int]] = {}  # workers and the numbers of their tasks, by the result's reference
         self.idle: list[Any] = []
         self.room, self.asked = 0, 0.0
+        self.failed = 0  # workers that did not start since the last success
 
     def __enter__(self) -> RayPool:
         return self
@@ -104,6 +106,11 @@ class RayPool:
                 number, worker = waiting.popleft(), self.idle.pop()
                 task = _placed(tasks[number], device=self.device)
                 self.busy[worker.do.remote(number, task)] = worker, number
+            if not self.busy and not self.starting:
+                raise SettingsError(
+                    f"the cluster has no {self.resource}, and each worker needs one; take {option('device', CPU)}, "
+                    "or another cluster"
+                )
             ready, _ = self.ray.wait([*self.busy, *self.starting], num_returns=1, timeout=POLL_SECONDS)
             with suppress(self.ray.exceptions.RayError):  # the events' keeper died with its node; it is restarted
                 for number, event in self.ray.get(self.events.take.remote(), timeout=POLL_SECONDS).items():
@@ -114,12 +121,15 @@ class RayPool:
                     kind, value = self.ray.get(reference)
                 except self.ray.exceptions.RayError as error:
                     self._lost(worker)
-                    if number is not None:
+                    if number is None:
+                        self.failed += 1
+                    else:
                         deaths[number] += 1
-                        if deaths[number] >= ATTEMPTS:
-                            raise WorkerError(_gave_up(number, error)) from error
                         waiting.appendleft(number)
+                    if self.failed >= STARTS or (number is not None and deaths[number] >= ATTEMPTS):
+                        raise WorkerError(_gave_up(number, error)) from error
                     continue
+                self.failed = 0
                 self.idle.append(worker)
                 if kind == "error":
                     raise value
@@ -186,12 +196,11 @@ def _placed(task: Any, **changes: Any) -> Any:
     return replace(task, **changes) if source is None else replace(task, source=replace(source, **changes))
 
 
-def _gave_up(number: int, error: Exception) -> str:
-    return (
-        f"Ray gave up on task {number}, whose worker died {ATTEMPTS} times "
-        f"({type(error).__name__}: {str(error).splitlines()[0]}). "
-        "What is finished is kept: give the same command again to resume"
-    )
+def _gave_up(number: int | None, error: Exception) -> str:
+    what = f"Ray gave up on task {number}, whose worker died {ATTEMPTS} times"
+    if number is None:
+        what = f"no worker of the Ray cluster starts, tried {STARTS} times: is ablatable installed on every node?"
+    return f"{what} ({_reason(error)}). What is finished is kept: give the same command again to resume"
 
 
 # --- what the cluster has -----------------------------------------------------------------------------------------
