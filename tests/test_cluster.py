@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import ablatable as ab
@@ -22,8 +21,9 @@ from ablatable.errors import DataError, SettingsError, WorkerError
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # before Ray is imported: it stays on the loopback address
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'ablatable[ray]'")
+from ablatable._runtime import cluster as cluster_module  # noqa: E402
 from ablatable._runtime.cluster import RayPool, _has_gpus, _places_with_copies, _reason  # noqa: E402
-from ablatable._runtime.cluster_runs import Archive, archive_of, unpacked  # noqa: E402
+from ablatable._runtime.cluster_runs import archive_of, unpacked  # noqa: E402
 from ablatable.universes.screening.screening_run import screen_universe  # noqa: E402
 
 SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
@@ -130,6 +130,7 @@ def test_workers_stay_and_tasks_are_made_when_they_are_free(cluster: Any) -> Non
     assert tasks.made == 60 and most <= 2 and len(processes) == 2
 
 
+@pytest.mark.slow
 def test_a_task_whose_worker_dies_is_given_to_another(cluster: Any, tmp_path: Path) -> None:
     with RayPool(worker_tasks.die_once_at, cluster.address, device="cpu") as workforce:
         tasks = [worker_tasks.Fatal(str(tmp_path / name)) for name in "abc"]
@@ -250,13 +251,47 @@ def test_a_cluster_without_what_workers_need(cluster: Any) -> None:
             list(workforce.run([worker_tasks.Square(1)]))
 
 
-def test_workers_that_cannot_start(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+class Failing:
+    """A cluster of one CPU in which no worker starts; it counts those that were asked for."""
+
+    class exceptions:
+        RayError = ValueError
+
+    def __init__(self) -> None:
+        self.started, self.cause = 0, ValueError("ModuleNotFoundError: No module named 'ablatable'")
+        self.options = self.remote = self.take = self.ready = self
+
+    def __call__(self, *arguments: Any, **needs: Any) -> Any:
+        return self
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0}
+
+    def wait(self, asked: list[Any], **options: Any) -> tuple[list[Any], list[Any]]:
+        self.started += 1
+        return asked[:1], asked[1:]
+
+    def get(self, reference: Any, **options: Any) -> Any:
+        if options:  # for events
+            return {}
+        raise ValueError("The actor died because of an error raised in its creation task") from self.cause
+
+    def kill(self, actor: Any) -> None: ...
+
+
+def test_workers_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """It says so, and does not try for ever."""
-    monkeypatch.setattr("ablatable._runtime.cluster.STARTS", 2)
-    with RayPool(worker_tasks.process, cluster.address, device="cpu") as workforce:
-        workforce.archive = Archive("0" * 64, {"../../../proc/nowhere/file": workforce.ray.put(np.zeros(1, np.uint8))})
-        with pytest.raises(WorkerError, match=r"no worker of the Ray cluster starts.*nowhere"):
-            list(workforce.run([worker_tasks.Square(1)]))
+    failing = Failing()
+    monkeypatch.setattr(cluster_module, "_import_ray", lambda: failing)
+    with (
+        RayPool(worker_tasks.process, "1:1", device="cpu") as workforce,
+        pytest.raises(WorkerError, match=r"no worker of the Ray cluster starts.*No module named 'ablatable'"),
+    ):
+        list(workforce.run([worker_tasks.Square(1)]))
+    assert failing.started == cluster_module.STARTS
 
 
 def test_the_reason_that_ray_hides_is_told() -> None:
