@@ -196,6 +196,42 @@ def test_prompts_are_those_of_the_pipeline(
     torch.testing.assert_close(drawn, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_classes_are_those_of_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole guided trajectory of diffusers' DiTPipeline, whose class 1000 stands for none."""
+    from types import SimpleNamespace
+
+    from diffusers.pipelines.dit import pipeline_dit
+
+    from ablatable.runs.conditioning import given_of
+
+    for number in range(4):
+        torch.manual_seed(number)
+        transformer = diffusers.DiTTransformer2DModel(
+            num_attention_heads=1, attention_head_dim=8, in_channels=3, out_channels=6, num_layers=1, sample_size=8,
+            norm_num_groups=1, num_embeds_ada_norm=1000,
+        )  # fmt: skip
+        transformer.save_pretrained(tmp_path / str(number) / "transformer")
+        diffusers.DDIMScheduler(**SCHEDULER).save_pretrained(tmp_path / str(number) / "scheduler")
+    run = ab.adopt([tmp_path / str(number) for number in range(4)], units(), CODE, out=tmp_path / "run")
+    vae = diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, scaling_factor=1.0)
+    monkeypatch.setattr(vae, "decode", lambda latents: SimpleNamespace(sample=latents))
+    noise = Trajectories([6], (3, 8, 8))
+    monkeypatch.setattr(pipeline_dit, "randn_tensor", lambda *_, **__: noise[0])
+    pipeline = diffusers.DiTPipeline(transformer.eval(), vae, diffusers.DDIMScheduler(**SCHEDULER))
+    pipeline.set_progress_bar_config(disable=True)
+    how: dict[str, Any] = {"guidance_scale": 4.0, "num_inference_steps": 3, "output_type": "np"}
+    expected, other = (pipeline([label], **how).images for label in (207, 208))
+    given = given_of(run, [Condition(label="207")], 1, 4.0)
+    with torch.inference_mode():
+        drawn = sample(
+            run.ensemble().ablate(np.arange(4) == 3).under(given), noise, schedule=run.recipe.schedule, sampling=FEW
+        )
+    found = (drawn / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    # the last step divides by sqrt(abar) of a noisy timestep, and guidance multiplies: both enlarge rounding
+    np.testing.assert_allclose(found, expected, atol=3e-3)
+    assert np.abs(other - expected).max() > 0.03
+
+
 # --- through the house ---
 
 

@@ -42,6 +42,7 @@ def info(run: RunPath, as_json: Json = False) -> None:
         "spare_codewords": opened.code.spare_capacity,
         "component": opened.recipe.component.kind,
         "training_steps": opened.recipe.training_steps,
+        **({} if opened.recipe.component.takes is None else {"conditions": opened.recipe.component.takes.told()}),
         **({"training": " ".join(said)} if (said := claimed(opened.recipe.component)) else {}),
         "seed": opened.seed,
         "digest": opened.digest,

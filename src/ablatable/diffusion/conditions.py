@@ -63,6 +63,10 @@ class Classes(BaseModel):
         check_classes(self.names)
         return self
 
+    def told(self) -> str:
+        """In words."""
+        return f"one of {len(self.names)} classes: {', '.join(self.names[:24])}" + (", .." if self.names[24:] else "")
+
 
 class Text(BaseModel):
     """Components attend to what a text encoder makes of a prompt.
@@ -77,6 +81,10 @@ class Text(BaseModel):
     kind: Literal["text"] = "text"
     tokens: int = Field(ge=1)
     width: int = Field(ge=1)
+
+    def told(self) -> str:
+        """In words."""
+        return f"a prompt of up to {self.tokens} tokens, its marks for start and end among them"
 
 
 Takes = Classes | Text

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 import numpy as np
 
+from ..diffusion.conditions import Text
 from ..diffusion.recipe import Recipe
 from .adopting import claimed
 from .run import Run
@@ -32,10 +33,13 @@ def model_card(
     """
     from huggingface_hub import ModelCardData
 
+    text = isinstance(run.recipe.component.takes, Text)
     header = ModelCardData(
         license=license,
         library_name="ablatable",
-        pipeline_tag="unconditional-image-generation",
+        pipeline_tag="text-to-image"
+        if isinstance(run.recipe.component.takes, Text)
+        else "unconditional-image-generation",
         tags=["diffusion", "ensemble", "training-data-attribution", "machine-unlearning", f"arxiv:{PAPER[-10:]}"],
     )
     table, sizes = run.design, run.code.matrix.sum(axis=0)
