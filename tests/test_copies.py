@@ -21,6 +21,7 @@ from ablatable.diffusion.ideal import IdealDenoiser
 from ablatable.diffusion.recipe import Recipe, TrainingConfig, UNetConfig
 from ablatable.diffusion.sampling_settings import Sampling
 from ablatable.diffusion.schedule import Schedule
+from ablatable.diffusion.stacked import stacked
 from ablatable.diffusion.unet import build
 from ablatable.runs import component_training
 from ablatable.runs.checkpoint import TrainingState
@@ -112,6 +113,18 @@ def test_a_pass_is_one_launch(device: Pretended) -> None:
     assert launched == {"aten._foreach_copy_.default": 1, "replay": 1, "aten.clone.default": 1}
     longer = torch.cat([xs[0], xs[1]])
     assert torch.equal(recorded(longer, 500).cpu(), plain(longer, 500).cpu()), "another batch is another recording"
+
+
+@torch.no_grad()
+def test_a_pass_of_a_stack_is_one_launch(device: Pretended) -> None:
+    plain, recorded = (stacked(components("noise"), "unet").eval().to(NAME) for _ in range(2))
+    recorded.capture()  # pyright: ignore[reportCallIssue]
+    x = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)).to(NAME)
+    recorded(x, 500)
+    device.calls.clear()
+    found = recorded(x, 500)
+    assert Counter(device.calls)["replay"] == 1 and len(device.calls) <= 4
+    assert torch.equal(found.cpu(), plain(x, 500).cpu())
 
 
 @torch.no_grad()

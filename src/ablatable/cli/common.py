@@ -134,6 +134,14 @@ Compile = Annotated[
         rich_help_panel=_SAMPLING,
     ),
 ]
+Stacked = Annotated[
+    bool,
+    typer.Option(
+        "--stacked",
+        help="Compute all components as one network, for a GPU that small components leave idle.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
 Threshold = Annotated[
     int | None,
     typer.Option(

@@ -29,6 +29,7 @@ from .common import (
     Ray,
     Sampler,
     SamplingSteps,
+    Stacked,
     Workers,
 )
 
@@ -80,10 +81,11 @@ class FastDrawing(Drawing):
 
     precision: Precision = "fp32"
     compiled: Compile = None
+    stacked: Stacked = False
 
     def sampling(self, **more: Any) -> Sampling:
         """As the library takes it, with other settings that the command has."""
-        return super().sampling(precision=self.precision, compiled=self.compiled, **more)
+        return super().sampling(precision=self.precision, compiled=self.compiled, stacked=self.stacked, **more)
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,15 @@ class Training:
     precision: Annotated[
         choices.Precision | None, typer.Option(help="Precision of training (autocast).", rich_help_panel=_TRAINING)
     ] = None
+    stacked: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Components that are trained as one network, on a GPU.",
+            show_default="1",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None
     codec: Annotated[
         str | None,
         typer.Option(
@@ -115,7 +124,7 @@ class Training:
         """
         from ..diffusion.advice import chosen, concerns, duration, minutes
 
-        asked = {"steps": self.steps, "batch": self.batch, "precision": self.precision}
+        asked = {"steps": self.steps, "batch": self.batch, "precision": self.precision, "stacked": self.stacked}
         name, recipe = chosen(self.preset_name, shape, most, codec=self.codec is None, **asked)
         doubts = concerns(recipe, shape, most)
         if not quiet:
@@ -162,6 +171,8 @@ class OnBase:
             return *training.recipe(shape, most, quiet=quiet), []
         if training.preset_name is not None:
             raise SettingsError("--base brings its own architecture; leave --preset out")
+        if training.stacked is not None:
+            raise SettingsError("adapters cannot be stacked; leave --stacked out")
         asked = {"steps": training.steps, "batch": training.batch, "precision": training.precision}
         given = {name: value for name, value in asked.items() if value is not None}
         conditions = {"text_encoder": self.text_encoder, "classes": training.names()}

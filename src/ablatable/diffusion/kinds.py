@@ -12,7 +12,7 @@ A recipe names it: `Recipe(component={"kind": "convolution", ...})`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -65,6 +65,9 @@ class Kind:
             anything when a file is missing or unreadable.
         parameters: the parameters that training changes.
         loss: (config, predicted noise, noise, abar_t (B,)) -> the training loss, a scalar.
+        stack: (components) -> one denoiser for rows that come as equal parts, part k for component k, with a method
+            `write_to(components)` that copies the weights back; None = components are computed one by one. Nothing may
+            reach from one component into another, forward or backward.
         shared: whether its components need frozen models that all of them use. Then `build` and `load` get one more
             argument: the folder of each, by its name.
 
@@ -83,6 +86,7 @@ class Kind:
     load: Callable[..., nn.Module]
     parameters: Callable[[nn.Module], list[nn.Parameter]] = trainable
     loss: Callable[[Any, Tensor, Tensor, Tensor], Tensor] = squared_error
+    stack: Callable[[Sequence[Any]], nn.Module] | None = None
     shared: bool = False
 
     def refuse_unless(self, method: str, purpose: str) -> None:

@@ -150,6 +150,10 @@ class TrainingConfig(_Config):
         default="float32", description="what the finished weights are rounded to in the file; they compute in float32"
     )
 
+    stacked: int = Field(
+        default=1, ge=1, description="components that are trained as one computation; bits depend on it"
+    )
+
     @model_validator(mode="after")
     def _check_levels(self) -> TrainingConfig:
         if self.levels is not None and not self.levels[1] > 0:
@@ -158,7 +162,8 @@ class TrainingConfig(_Config):
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_defaults(handler(self), {"levels": None, "stored": "float32", "condition_dropout": 0.1})
+        later = {"levels": None, "stored": "float32", "condition_dropout": 0.1, "stacked": 1}
+        return _without_defaults(handler(self), later)
 
 
 def _of_its_kind(value: Any) -> Any:

@@ -34,6 +34,8 @@ class Sampling:
             `clipping.clip_noise`.
         guidance: how far a sample's condition is followed, see `given`: 1 takes the prediction under the condition as
             it is, 0 ignores the condition, more than 1 exaggerates what it changes. All but 0 and 1 take two passes.
+        stacked: compute all components as one network, for a GPU that small components leave idle; bits differ from
+            those of components computed one by one.
 
     Raises:
         SettingsError: there is no such sampler or precision, or a number is out of range.
@@ -46,6 +48,7 @@ class Sampling:
     threshold: int | None = None
     clip: bool = CLIP
     guidance: float = 1.0
+    stacked: bool = False
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -57,6 +60,8 @@ class Sampling:
         if not (math.isfinite(self.guidance) and self.guidance >= 0):
             raise SettingsError(f"guidance {self.guidance:g}; give 1 for none, or more, such as 3")
         check_threshold(self.threshold)
+        if self.stacked and self.compiled:
+            raise SettingsError("stacked components are not compiled; leave one of the two out")
 
     @property
     def passes(self) -> int:

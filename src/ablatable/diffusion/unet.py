@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from .fast_unet import PlainUNet, SharedTimestepUNet, agrees
 from .kinds import Kind
 from .recipe import UNetConfig
 from .schedule import Schedule
+from .stacked_unet import StackedUNet, has_attention
 from .tangent_unet import push_unet
 from .transforms import BlockTransform
 
@@ -75,21 +76,24 @@ class UNetDenoiser(nn.Module):
         given, (asked, time) = x, self.asked(x, t)
         if class_labels is None and self.unet.config.num_class_embeds is not None:
             class_labels = torch.full((len(x),), self.unet.config.num_class_embeds - 1, device=x.device)
-        x = asked.to(self.unet.conv_in.weight.dtype)
+        x = asked.to(next(self.unet.parameters()).dtype)
         height, width = x.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
         if any(pad):
             x = nn.functional.pad(x, pad)
         if not isinstance(time, Tensor) and not self.training and not torch.is_grad_enabled():
-            if self.inference is None:
-                known = agrees(self.unet)
-                fast = SharedTimestepUNet(self.unet, self.compiled, self.captured) if known else None
-                self.inference = fast or PlainUNet(self.unet)
-            predicted = self.inference(x, time, class_labels)
+            predicted = self._at_one_timestep(x, time, class_labels)
         else:  # a float as such would be cut to an integer
             time = torch.tensor([time], device=x.device) if isinstance(time, float) else time
             predicted = self.unet(x, time, class_labels, return_dict=False)[0]
         return self.noise(predicted[..., :height, :width].to(given.dtype), given, t)
+
+    def _at_one_timestep(self, x: Tensor, time: float, class_labels: Tensor | None) -> Tensor:
+        if self.inference is None:
+            known = agrees(self.unet)
+            fast = SharedTimestepUNet(self.unet, self.compiled, self.captured) if known else None
+            self.inference = fast or PlainUNet(self.unet)
+        return self.inference(x, time, class_labels)
 
     def fast(self) -> UNetDenoiser:
         """Let `torch.compile` fuse the inference pass; the weights become channels-last."""
@@ -141,6 +145,28 @@ class UNetDenoiser(nn.Module):
     def _sigma(self, x: Tensor, t: Tensor | int) -> Tensor:
         a = self._abar(x, t)
         return ((1 - a) / a).sqrt()
+
+
+class StackedUNetDenoiser(UNetDenoiser):
+    """Several denoisers of one architecture as one: rows come as equal parts, part k for denoiser k."""
+
+    def __init__(self, components: Sequence[UNetDenoiser]) -> None:
+        """Their weights are copied. `SettingsError` if their architecture cannot be stacked."""
+        first = components[0]
+        if has_attention(first.unet) or not agrees(first.unet):
+            raise SettingsError(
+                "networks with attention, or with layers of another kind than the presets tiny, small and colour have, "
+                f"cannot be stacked; leave {option('stacked')} out"
+            )
+        unets = StackedUNet([component.unet for component in components])
+        super().__init__(unets, first.multiple, first.abar, first.sigma_data, first.transform)
+
+    def write_to(self, components: Sequence[UNetDenoiser]) -> None:
+        """Copy the weights back into denoisers of their own."""
+        self.unet.write_to([component.unet for component in components])
+
+    def _at_one_timestep(self, x: Tensor, time: float, class_labels: Tensor | None) -> Tensor:
+        return self.unet.at(x, time, self.captured)
 
 
 def build(config: UNetConfig, shape: tuple[int, int, int], seed: int, schedule: Schedule | None = None) -> UNetDenoiser:
@@ -240,4 +266,4 @@ def _loss(config: UNetConfig, predicted: Tensor, noise: Tensor, abar: Tensor) ->
     return nn.functional.mse_loss(predicted, noise)
 
 
-KIND = Kind(UNetConfig, UNetDenoiser, build=_build_kind, save=_save, load=_load, loss=_loss)
+KIND = Kind(UNetConfig, UNetDenoiser, build=_build_kind, save=_save, load=_load, loss=_loss, stack=StackedUNetDenoiser)

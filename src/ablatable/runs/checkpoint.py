@@ -34,6 +34,8 @@ class TrainingState:
         marks: what the training had come to at some steps, see `Mark`.
     """
 
+    shape: tuple[int, ...] = ()  # of a step's loss
+
     def __init__(self, parameters: list[nn.Parameter], config: TrainingConfig, fingerprint: str) -> None:
         """`fingerprint`: what a checkpoint must have been made from to be resumed."""
         self.parameters, self.config, self.fingerprint = parameters, config, fingerprint
@@ -42,15 +44,15 @@ class TrainingState:
         self.optimizer = optimizer_class(
             parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self._losses = np.zeros(config.steps, dtype=np.float32)
+        self._losses = np.zeros((config.steps, *self.shape), dtype=np.float32)
         self._late: dict[int, Tensor] = {}  # losses by step that are on the device still: reading one waits for it
         self.marks: list[Mark] = []
 
     def update(self, loss: Tensor, step: int, learning_rate: float) -> None:
         """One step of the optimiser, and of the running average."""
         self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+        loss.sum().backward() if self.shape else loss.backward()
+        self.clip()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
@@ -59,6 +61,10 @@ class TrainingState:
             decay = min(self.config.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(self.ema, list[Tensor](self.parameters), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         self._late[step] = loss.detach()
+
+    def clip(self) -> None:
+        """Shorten the gradient to the longest that is allowed."""
+        nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
 
     @property
     def losses(self) -> np.ndarray:
@@ -120,7 +126,12 @@ class TrainingState:
 
     def history(self) -> list[tuple[int, float]]:
         """Losses, thinned to at most LOSS_POINTS means over equal stretches: (last step of the stretch, mean)."""
-        stretches = np.array_split(self.losses.astype(np.float64), min(LOSS_POINTS, len(self.losses)))
+        return self.thinned(self.losses)
+
+    @staticmethod
+    def thinned(losses: np.ndarray) -> list[tuple[int, float]]:
+        """`history` of some losses, (steps,)."""
+        stretches = np.array_split(losses.astype(np.float64), min(LOSS_POINTS, len(losses)))
         ends = np.cumsum([len(stretch) for stretch in stretches])
         return [(int(end), round(float(stretch.mean()), 6)) for end, stretch in zip(ends, stretches, strict=True)]
 

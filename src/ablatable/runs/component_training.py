@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -36,6 +36,7 @@ from .shared import NOTHING_SHARED, Shared
 Report = Callable[[dict], None]
 """Receives {"step", "steps", "loss", "images"} now and then while a component trains."""
 
+CHECKPOINT = "checkpoint"
 SPLIT = "split.safetensors"  # a split on its way to training, see `task_of`
 REPORT_SECONDS = 0.5
 
@@ -70,30 +71,58 @@ def training_loop(
     """
     recipe, config, device = task.recipe, task.recipe.training, torch.device(task.device)
     kind = kind_named(recipe.component.kind)
-    pictures = _pictures(task, split)
-    model = _fresh(task, split)
-    model = model.to(device).train()
-    state = TrainingState(kind.parameters(model), config, _fingerprint(task, split))
+    model = fresh(task, split).to(device).train()
+    state = TrainingState(kind.parameters(model), config, fingerprint(task, split))
+
+    takes = recipe.component.takes
+    given = None if takes is None else training_given(split, takes, task.shared)
+
+    def loss_of(x_t: Tensor, t: Tensor, noise: Tensor, abar: Tensor, *conditions: Tensor) -> Tensor:
+        asked = dict(zip(given.tensors, conditions, strict=True)) if given is not None else {}
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            predicted = model(x_t, t, **asked)
+        return kind.loss(recipe.component, predicted.float(), noise, abar)
+
+    batches = noisy_batches(task, split, given)
+    take_steps(task, state, batches, loss_of, report=report, checkpoint=checkpoint, until=until)
+    return model.cpu().eval(), state
+
+
+def take_steps(
+    task: TrainTask,
+    state: TrainingState,
+    batch: Callable[[int], tuple[Tensor, ...]],
+    loss_of: Callable[..., Tensor],
+    *,
+    report: Report,
+    checkpoint: Path | None,
+    until: int | None,
+) -> None:
+    """The steps of a training, from its checkpoint if there is one; ends with the average of the weights in place.
+
+    Args:
+        task: says how many steps, on which device, and how often the state is saved.
+        state: what the steps change.
+        batch: step -> what `loss_of` takes, on the CPU.
+        loss_of: -> the loss, or one per component.
+        report, checkpoint, until: see `training_loop`.
+    """
+    config = task.recipe.training
     start = state.load(checkpoint) if checkpoint else 0
     stop = config.steps if until is None else min(until, config.steps)
     marked, saved, told, every = marked_steps(config.steps), time.monotonic(), time.monotonic(), task.checkpoint_seconds
 
-    takes = recipe.component.takes
-    given = None if takes is None else training_given(split, takes, task.shared)
-    steps = _batches(task, pictures, range(start, stop), given)
-    for step, (x_t, t, noise, abar, *conditions) in enumerate(steps, start):
-        asked = dict(zip(given.tensors, conditions, strict=True)) if given is not None else {}
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            predicted = model(x_t, t, **asked)
-        loss = kind.loss(recipe.component, predicted.float(), noise, abar)
-        state.update(loss, step, learning_rate(config, step))
+    for step, given in enumerate(ahead(batch, range(start, stop), task.device), start):
+        state.update(loss_of(*given), step, learning_rate(config, step))
         if step + 1 in marked:
             state.mark(step + 1)
 
         now, last = time.monotonic(), step + 1 == config.steps
         if now - told > REPORT_SECONDS or last:
             recent = float(state.losses[max(start, step - 49) : step + 1].mean())
-            report({"step": step + 1, "steps": config.steps, "loss": recent, "images": (step + 1 - start) * len(x_t)})
+            report(
+                {"step": step + 1, "steps": config.steps, "loss": recent, "images": (step + 1 - start) * len(given[0])}
+            )
             told = now
         if checkpoint and now - saved > every and not last:
             state.save(checkpoint, step + 1)
@@ -101,7 +130,6 @@ def training_loop(
             every = max(task.checkpoint_seconds, task.saving * (saved - now))
 
     state.finish()
-    return model.cpu().eval(), state
 
 
 class Pictures:
@@ -120,19 +148,18 @@ class Pictures:
         return to_model(self.images[rows.numpy()])
 
 
-def _batches(
-    task: TrainTask, pictures: Tensor | Pictures, steps: range, given: Given | None = None
-) -> Iterator[tuple[Tensor, ...]]:
-    """Every step's x_t, t, noise, abar_t and conditions on the task's device, sent there while it works on others."""
-    schedule = task.recipe.schedule
-    abar = schedule.alphas_cumprod().float()  # (T,)
+def noisy_batches(
+    task: TrainTask, split: Units, given: Given | None = None
+) -> Callable[[int], tuple[Tensor, ...]]:
+    """Step -> its x_t (B, C, H, W), t (B,), noise (B, C, H, W), abar_t (B,) and conditions, on the CPU."""
+    pictures, abar = _pictures_of(task, split), task.recipe.schedule.alphas_cumprod().float()  # abar: (T,)
 
     def batch(step: int) -> tuple[Tensor, ...]:
-        x0, t, noise = batch_at(task, step, pictures, schedule.train_steps)
+        x0, t, noise = batch_at(task, step, pictures, len(abar))
         conditions = () if given is None else conditions_at(task, step, given)
         return add_noise(x0, noise, abar[t]), t, noise, abar[t], *conditions
 
-    return ahead(batch, steps, task.device)
+    return batch
 
 
 def train_component(task: TrainTask, report: Report = lambda event: None) -> str:
@@ -144,22 +171,33 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
     Returns:
         SHA-256 (hex) of the weights file.
     """
-    split, recipe = task.split, task.recipe
-    weights = task.folder / recipe.component.weights
+    recipe = task.recipe
+    if recipe.component.trained and recipe.training.stacked > 1:
+        from .stacked_training import StackTask, train_stack
+
+        return train_stack(StackTask((task,), task.device), report)[0]
     if task.folder.exists():
-        return file_hash(weights)
-    partial = beside(task.folder)
+        return file_hash(task.folder / recipe.component.weights)
+    partial, split = beside(task.folder), in_order(task.split)
+    begin(partial)
+    if not recipe.component.trained:
+        return finish(task, split, fresh(task, split), [], [])
+    with computing(task.device, recipe.training.precision):
+        denoiser, state = training_loop(task, split, report=report, checkpoint=partial / CHECKPOINT)
+    return finish(task, split, denoiser, state.history(), state.marks)
+
+
+def begin(partial: Path) -> None:
+    """Make the folder that a component is made in, or clean it of what an interruption left."""
     partial.mkdir(parents=True, exist_ok=True)
     sweep(partial)
-    split = _in_order(split)
-    losses: list[tuple[int, float]] = []
-    marks: list[Mark] = []
-    if recipe.component.trained:
-        with computing(task.device, task.recipe.training.precision):
-            denoiser, state = training_loop(task, split, report=report, checkpoint=partial / "checkpoint")
-        losses, marks = state.history(), state.marks
-    else:
-        denoiser = _fresh(task, split)
+
+
+def finish(
+    task: TrainTask, split: Units, denoiser: nn.Module, losses: list[tuple[int, float]], marks: list[Mark]
+) -> str:
+    """Write a component that is trained, with its record, and move it into place; the hash of its weights' file."""
+    recipe, partial = task.recipe, beside(task.folder)
     save_component(denoiser, recipe.component, partial, recipe.training.stored)
     record = TrainingRecord(
         component=task.component,
@@ -172,11 +210,11 @@ def train_component(task: TrainTask, report: Report = lambda event: None) -> str
         hardware=_hardware(task),
         loss=losses,
         marks=marks,
-        weights_sha256=file_hash(partial / weights.name),
+        weights_sha256=file_hash(partial / recipe.component.weights),
         shared=task.shared.digests or None,
     )
     write_json(partial / TRAINING, record.values())
-    for gone in ("checkpoint", SPLIT):
+    for gone in (CHECKPOINT, SPLIT):
         (partial / gone).unlink(missing_ok=True)
     move_folder_into_place(partial, task.folder)
     return record.weights_sha256
@@ -187,13 +225,13 @@ def beside(folder: Path) -> Path:
     return folder.with_name(folder.name + ".partial")
 
 
-def _in_order(split: Units) -> Units:
+def in_order(split: Units) -> Units:
     """Rows in an order that only the split decides, whatever order the source had."""
     ids = sorted(split.ids)
     return split if ids == list(split.ids) else split.select(ids)
 
 
-def _pictures(task: TrainTask, split: Units) -> Tensor | Pictures:
+def _pictures_of(task: TrainTask, split: Units) -> Tensor | Pictures:
     """What the component denoises: pictures, or latents, each encoded alone and once."""
     if task.recipe.latent is None:
         return Pictures(split.images)
@@ -202,15 +240,20 @@ def _pictures(task: TrainTask, split: Units) -> Tensor | Pictures:
     return load_codec(task.shared.folders[PART], task.recipe.latent).encode(split.images)
 
 
-def _fresh(task: TrainTask, split: Units) -> nn.Module:
+def fresh(task: TrainTask, split: Units) -> nn.Module:
+    """The component before its first step."""
     seed = torch_seed("weights", task.seed, task.component)
     return build_component(task.recipe, split.images, seed, task.shared.folders)
 
 
 def first_marks(task: TrainTask, steps: int, report: Report = lambda event: None) -> list[Mark]:
     """A component's first steps once more, from scratch: the marks that its training record should hold until then."""
+    if task.recipe.training.stacked > 1:
+        from .stacked_training import StackTask, stack_marks
+
+        return stack_marks(StackTask((task,), task.device), steps, report)
     with computing(task.device, task.recipe.training.precision):
-        split = _in_order(task.split)
+        split = in_order(task.split)
         return training_loop(task, split, report=report, until=steps)[1].marks
 
 
@@ -283,7 +326,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
 
 
-def _fingerprint(task: TrainTask, split: Units) -> str:
+def fingerprint(task: TrainTask, split: Units) -> str:
     """What a checkpoint must have been made from to be resumed."""
     made_of = [task.recipe.model_dump(mode="json"), task.component, task.seed, split.fingerprint(), torch.__version__]
     made_of += [each for each in (_hardware(task), task.shared.digests) if each]

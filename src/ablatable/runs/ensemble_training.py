@@ -31,6 +31,7 @@ from .writing import begin_run, manifest_of
 
 if TYPE_CHECKING:
     from .component_training import TrainTask
+    from .stacked_training import StackTask
 
 T = TypeVar("T")
 
@@ -116,6 +117,10 @@ def make_run(
         )
     if recipe.component.trained:
         check_units(units, recipe.component.takes, shared)
+    if recipe.training.stacked > 1:
+        from ..diffusion.stacked import refuse_unless_stackable
+
+        refuse_unless_stackable(recipe.component)
     trains = recipe.component.trained and reuse is None
     where = execution.hardware(recipe.training.precision if trains else "fp32")
     settings = RunSettings(
@@ -152,6 +157,9 @@ def make_run(
             room = training_bytes(recipe, units, len(missing), largest, execution, inside)
             check_room(path, room, f"training {len(missing)} components")
             memory = None if execution.ray is None else gpu_bytes(recipe, units, inside)
+            if recipe.training.stacked > 1:
+                counts = {number: int(images_in(units, code.split(number))) for number in missing.numbers}
+                missing = _in_stacks(recipe, missing, counts, execution.device)
             _train_components(path, recipe, missing, len(tasks), execution, memory)
         if not (path / "ensemble.json").exists():
             write_json(path / "ensemble.json", manifest_of(path, settings).values())
@@ -250,6 +258,7 @@ class Tasks(Sequence[T]):
     def __init__(self, numbers: Sequence[int], make: Callable[[int], T]) -> None:
         """`make(number)` gives the task of that number, such as a component's."""
         self.numbers, self.make = list(numbers), make
+        self.held = [[number] for number in self.numbers]  # the components of each
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -262,15 +271,31 @@ class Tasks(Sequence[T]):
         return Tasks(numbers, self.make)
 
 
+def _in_stacks(recipe: Recipe, tasks: Tasks[TrainTask], images: dict[int, int], device: str) -> Tasks[StackTask]:
+    """The same trainings as stacks of components; `images`: of each component."""
+    from .stacked_training import StackTask, groups
+
+    stacks = groups(recipe, images)
+    found = Tasks(range(len(stacks)), lambda k: StackTask(tuple(tasks.make(n) for n in stacks[k]), device))
+    found.held = stacks
+    return found
+
+
 def _train_components(
-    path: Path, recipe: Recipe, tasks: Tasks[TrainTask], of: int, execution: Execution, gpu_bytes: int | None
+    path: Path,
+    recipe: Recipe,
+    tasks: Tasks[TrainTask] | Tasks[StackTask],
+    of: int,
+    execution: Execution,
+    gpu_bytes: int | None,
 ) -> None:
     """Train what is missing of a run of `of` components; `gpu_bytes`: see `Execution.pool`."""
     from .component_training import train_component
+    from .stacked_training import train_stack
 
-    steps = recipe.training_steps or 1
+    steps, trained = recipe.training_steps or 1, [number for numbers in tasks.held for number in numbers]
     with Display(
-        f"training {of} components", of * steps, done=(of - len(tasks)) * steps, quiet=execution.quiet
+        f"training {of} components", of * steps, done=(of - len(trained)) * steps, quiet=execution.quiet
     ) as display:
         began, images = time.monotonic(), dict.fromkeys(range(len(tasks)), 0)
 
@@ -278,20 +303,22 @@ def _train_components(
             images[number] = event["images"]
             speed = sum(images.values()) / (time.monotonic() - began)
             display.note(f"{speed:.0f} images/s")
+            first, *more = tasks.held[number]
             display.update(
                 number,
-                f"component {tasks.numbers[number]:02d}",
-                event["step"],
-                steps,
+                f"component {first:02d}" if not more else f"components {first:02d} and {len(more)} more",
+                event["step"] * (1 + len(more)),
+                steps * (1 + len(more)),
                 f"step {event['step']}/{steps} loss {event['loss']:.4f}",
             )
 
-        with execution.pool(train_component, gpu_bytes=gpu_bytes) as workforce:
+        function = train_component if recipe.training.stacked == 1 else train_stack
+        with execution.pool(function, gpu_bytes=gpu_bytes) as workforce:
             for number, _ in workforce.run(tasks, on_event):
-                display.finish(number, steps)
+                display.finish(number, steps * len(tasks.held[number]))
     seconds = time.monotonic() - began
     done = Trained(
-        components=tasks.numbers,
+        components=trained,
         seconds=round(seconds, 1),
         images_per_second=round(sum(images.values()) / seconds, 1),
         workers=execution.workers or 0 if execution.ray is None else f"ray:{execution.ray}",

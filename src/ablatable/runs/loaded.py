@@ -11,7 +11,8 @@ from ..diffusion.ensemble import Ensemble, Streamed
 from ..diffusion.given import trial_of
 from ..diffusion.kinds import captured, fused
 from ..diffusion.places import refuse_unless_places_agree
-from ..errors import AblatableError, SettingsError, words
+from ..diffusion.stacked import StackedEnsemble, refuse_unless_alone, stacked
+from ..errors import AblatableError, SettingsError, option, words
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,3 +52,28 @@ def loaded_ensemble(
                     f"({words(shell='--no-compile', python='compiled=False')})"
                 ) from error
     return Ensemble(components, batch=batch)
+
+
+def stacked_ensemble(
+    run: Run, batch: int | None, precision: str, device: str, max_resident: int | None
+) -> StackedEnsemble:
+    """See `Run.ensemble`."""
+    if batch is None or max_resident is not None:
+        raise SettingsError(
+            f"stacked components take a batch, and all of them in memory; leave {option('max_resident')} out"
+        )
+    count = run.code.components
+    stack = captured(stacked([run.load_component(k) for k in range(count)], run.recipe.component.kind).eval())
+    stack = stack.to(device)
+    if precision == "bf16":
+        stack = stack.to(torch.bfloat16)
+    ensemble, middle = StackedEnsemble(stack, count, batch=batch), run.recipe.schedule.train_steps // 2
+    with computing(device, precision), torch.inference_mode():
+        refuse_unless_places_agree(ensemble.components[0], run.noise_shape, batch, middle, device)
+        draws = torch.Generator().manual_seed(0)
+        rows, others = torch.randn(2, count, batch, *run.noise_shape, generator=draws)
+        for slot in {0, count // 2, count - 1}:
+            beside = others.index_copy(0, torch.tensor([slot]), rows[slot : slot + 1])
+            said = (stack(each.flatten(0, 1).to(device), middle) for each in (rows, beside))
+            refuse_unless_alone([[each.unflatten(0, (count, -1))[slot].cpu()] for each in said])
+    return ensemble

@@ -184,6 +184,7 @@ class Run:
         batch: int | None = None,
         precision: str = "fp32",
         compiled: bool = False,
+        stacked: bool = False,
         device: str = "cpu",
         max_resident: int | None = None,
     ) -> Ensemble:
@@ -193,14 +194,17 @@ class Run:
             batch: see `Ensemble`.
             precision: `fp32`, or `bf16` for weights and forward passes in bfloat16; sums and samplers stay in float32.
             compiled: let `torch.compile` fuse their forward passes, see `Sampling`.
+            stacked: let all components compute as one network, see `Sampling`; it takes a `batch`.
             device: where the components are put.
             max_resident: how many components are kept in memory at once; None = all.
 
         Raises:
             SettingsError: on this device a row's bits depend on its place in a batch of `batch`.
         """
-        from .loaded import loaded_ensemble
+        from .loaded import loaded_ensemble, stacked_ensemble
 
+        if stacked:
+            return stacked_ensemble(self, batch, precision, device, max_resident)
         return loaded_ensemble(self, batch, precision, compiled, device, max_resident)
 
     def copy_to(self, folder: str | Path) -> None:

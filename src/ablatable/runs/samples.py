@@ -154,6 +154,7 @@ def _loaded(source: Source) -> tuple[Run, Ensemble]:
         batch=source.batch,
         precision=source.sampling.precision,
         compiled=bool(source.sampling.compiled),  # a few samples are not worth the time, unless it is asked for
+        stacked=source.sampling.stacked,
         device=source.device,
         max_resident=source.max_resident,
     )

@@ -144,20 +144,29 @@ class Source:
     def load(self, settings: UniverseSettings) -> Drawing:
         """Load the components as these settings need them; a worker loads them once."""
         refuse_other_hardware(settings.hardware, hardware(self.device), "this universe")
-        run, ensemble = loaded(self, settings.batch, settings.precision, settings.compiled)
+        run, ensemble = loaded(self, settings.batch, settings.precision, settings.compiled, settings.stacked)
         return Drawing(run, ensemble, settings, self.device)
 
 
 @lru_cache(maxsize=1)
 def loaded(
-    source: Source, batch: int | None = None, precision: str = "fp32", compiled: bool = False
+    source: Source,
+    batch: int | None = None,
+    precision: str = "fp32",
+    compiled: bool = False,
+    stacked: bool = False,
 ) -> tuple[Run, Ensemble]:
     """A run and its components; `SettingsError` if it is not the run it was."""
     opened = Run(source.run)
     if opened.digest != source.run_sha256:
         raise SettingsError(f"{source.run} changed while it was being used; give the same command again")
     return opened, opened.ensemble(
-        batch=batch, precision=precision, compiled=compiled, device=source.device, max_resident=source.max_resident
+        batch=batch,
+        precision=precision,
+        compiled=compiled,
+        stacked=stacked,
+        device=source.device,
+        max_resident=source.max_resident,
     )
 
 

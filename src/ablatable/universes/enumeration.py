@@ -197,6 +197,7 @@ def plan_universe(
         compiled=compiled,
         clip=sampling.clip and run.recipe.latent is None,  # latents have no range
         guidance=sampling.guidance,
+        stacked=sampling.stacked,
         batch=batch_of(run, sampling.precision, hardware, memory, -(-len(words) // pieces) * block_samples),
         block=(-(-len(words) // pieces), block_samples),  # even pieces, so that workers finish together
         seeds=tuple(seeds),
@@ -221,8 +222,12 @@ def _compiled(run: Run, sampling: Sampling, hardware: str) -> bool:
             f"leave {option('precision')} and {option('compiled')} out"
         )
     missing = missing_for_compiling(hardware)
+    if sampling.stacked:
+        from ..diffusion.stacked import refuse_unless_stackable
+
+        refuse_unless_stackable(component)
     if sampling.compiled is None:  # worth it on a GPU alone: on a CPU, compiling takes as long as many universes
-        able = hasattr(kind.denoiser, "fast") and not component.own_precision
+        able = hasattr(kind.denoiser, "fast") and not component.own_precision and not sampling.stacked
         return hardware != CPU and able and missing is None
     if sampling.compiled:
         kind.refuse_unless("fast", option("compiled"))

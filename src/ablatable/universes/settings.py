@@ -30,7 +30,7 @@ class UniverseSettings(BaseModel):
         run_sha256: hash of the run's manifest.
         shape: (channels, height, width) of an image.
         components: how many components the run has.
-        sampler, steps, precision, threshold, compiled, clip, guidance: see `Sampling`.
+        sampler, steps, precision, threshold, compiled, clip, guidance, stacked: see `Sampling`.
         batch: rows that a component processes at once.
         block: (ablations, samples) per unit of work.
         seeds: one per sample.
@@ -57,6 +57,7 @@ class UniverseSettings(BaseModel):
     compiled: bool = False
     clip: bool = False
     guidance: float = 1.0
+    stacked: bool = False
     batch: int | None
     block: tuple[int, int]
     seeds: tuple[int, ...]
@@ -84,6 +85,8 @@ class UniverseSettings(BaseModel):
             values.update({name: value for name, value in unknown.items() if name in values})
         if not self.clip:  # a universe without clipping keeps the bytes that it had before there was clipping
             values.pop("clip", None)
+        if not self.stacked:
+            values.pop("stacked", None)
         if self.hardware == CPU:  # likewise; universes without it on record were drawn on a CPU
             values.pop("hardware", None)
         if self.guidance == 1:
@@ -144,7 +147,14 @@ class UniverseSettings(BaseModel):
                 "use a universe that was drawn from a run"
             )
         return Sampling(
-            self.sampler, self.steps, self.precision, self.compiled, self.threshold, self.clip, self.guidance
+            self.sampler,
+            self.steps,
+            self.precision,
+            self.compiled,
+            self.threshold,
+            self.clip,
+            self.guidance,
+            self.stacked,
         )
 
     def conditions_of(self, seeds: Iterable[int]) -> tuple[Condition, ...] | None:
@@ -228,6 +238,7 @@ def _compared(settings: UniverseSettings, contained: dict[str, bool], seeds: set
     derived = {"batch", "block", "words", "ablation", "digests", "hardware", "conditions"}
     growing = {"seeds": list(settings.seeds), "units": list(settings.units), "spares": len(settings.spares)}
     rest = settings.model_dump(mode="json", exclude=derived | growing.keys())
-    rest |= {"clip": settings.clip, "guidance": settings.guidance}  # a file leaves them out where there are none
+    # a file leaves them out where there are none
+    rest |= {"clip": settings.clip, "guidance": settings.guidance, "stacked": settings.stacked}
     rest |= conditions_told(settings, seeds)
     return {**rest, **{name: "" if contained[name] else value for name, value in growing.items()}}

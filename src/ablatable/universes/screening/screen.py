@@ -53,7 +53,12 @@ class ScreenSettings(BaseModel):
         derived = {"seeds", "block", "batch", "words", "ablation", "digests", "hardware", "conditions"}
         values = self.model_dump(mode="json", exclude={"universe": derived})
         universe = self.universe
-        values["universe"] |= {"spares": len(universe.spares), "clip": universe.clip, "guidance": universe.guidance}
+        values["universe"] |= {
+            "spares": len(universe.spares),
+            "clip": universe.clip,
+            "guidance": universe.guidance,
+            "stacked": universe.stacked,
+        }
         return values
 
     def with_samples(self, of: UniverseSettings) -> ScreenSettings:
