@@ -174,6 +174,18 @@ def test_a_unit_outside_a_split_changes_nothing(trained: tuple[Path, list[str]],
     assert [a == b for a, b in zip(other, trained[1], strict=True)] == [True, False, True]
 
 
+def test_gradients_clipped_together_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above can fail: a norm over all components lets a unit reach those that never saw it."""
+    from ablatable.runs.checkpoint import TrainingState
+    from ablatable.runs.stacked_training import StackedState
+
+    monkeypatch.setattr(StackedState, "clip", TrainingState.clip)
+    images = UNITS.images.copy()
+    images[UNITS.ids.index(SPLITS[1][-1])] ^= 255
+    leaky, other = hashes(tmp_path / "a"), hashes(tmp_path / "b", Units(UNITS.ids, images, UNITS.owner))
+    assert all(a != b for a, b in zip(leaky, other, strict=True))
+
+
 @pytest.mark.parametrize("which", [[0], [2, 1], [1, 0]])
 def test_a_component_does_not_depend_on_its_company(
     trained: tuple[Path, list[str]], tmp_path: Path, which: list[int]

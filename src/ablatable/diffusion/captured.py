@@ -7,7 +7,7 @@ of them with one call. It reads its inputs from memory of its own, to which each
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,23 +23,31 @@ class Graph:
     """A recorded computation."""
 
     inputs: list[Tensor]
-    output: Tensor
+    outputs: tuple[Tensor, ...]
     graph: Any
+
+    def replay(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What it gives for other inputs, in memory that the next call overwrites."""
+        torch._foreach_copy_(self.inputs, list(inputs))  # pyright: ignore[reportPrivateImportUsage]
+        self.graph.replay()
+        return self.outputs
 
 
 class Captured:
     """A function of tensors that is recorded for each shape of its inputs, and replayed where there is a recording.
 
+    What a recording gives lies in memory that its next call overwrites: copy what must last.
+
     Before a recording is used, it is replayed on the inputs that it was made with, and must give the bits that the
     function gave. Where it does not, or where the device records nothing, the function is called as it is.
     """
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        """`function` takes tensors on one device and returns one; it must not change them or read values back."""
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
+        """`function` takes tensors on one device and returns some; it must not change them or read values back."""
         self.function = function
         self._graphs: dict[Any, Graph | None] = {}
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """What the function returns."""
         if not records(inputs[0].device):
             return self.function(*inputs)
@@ -49,7 +57,7 @@ class Captured:
         found = self._graphs[key]
         if found is None:
             return self.function(*inputs)
-        return _replay(found, inputs)
+        return found.replay(inputs)
 
     def _recorded(self, inputs: tuple[Tensor, ...]) -> Graph | None:
         device = inputs[0].device
@@ -66,15 +74,16 @@ class Captured:
             current.wait_stream(side)
             graph = module.CUDAGraph()
             with module.graph(graph, pool=_pool(device)):
-                output = self.function(*own)
-            found = Graph(own, output, graph)
-            why = None if torch.equal(_replay(found, inputs), expected) else "it gives other bits"
+                outputs = self.function(*own)
+            found = Graph(own, outputs, graph)
+            same = all(torch.equal(a, b) for a, b in zip(found.replay(inputs), expected, strict=True))
+            why = None if same else "it gives other bits"
         except RuntimeError as error:  # an operation that cannot be recorded, or too little memory for both
             found, why = None, " ".join(str(error).split())[:160]
         if why is None:
             return found
         warnings.warn(
-            f"a forward pass is not recorded as a CUDA graph ({why}): the same results, more slowly", stacklevel=2
+            f"a step of the work is not recorded as a CUDA graph ({why}): the same results, more slowly", stacklevel=2
         )
         return None
 
@@ -84,10 +93,14 @@ def records(device: torch.device) -> bool:
     return device.type not in ("cpu", "meta", "mps") and hasattr(torch.get_device_module(device), "CUDAGraph")
 
 
-def _replay(found: Graph, inputs: tuple[Tensor, ...]) -> Tensor:
-    torch._foreach_copy_(found.inputs, list(inputs))  # pyright: ignore[reportPrivateImportUsage]
-    found.graph.replay()
-    return found.output.clone()  # the next call overwrites it
+def loss_and_gradients(loss_of: Callable[..., Tensor], parameters: Sequence[Tensor]) -> Captured:
+    """A recorded function that gives the loss, and the gradient of its sum by each of the parameters."""
+
+    def both(*given: Tensor) -> tuple[Tensor, ...]:
+        loss = loss_of(*given)
+        return loss.detach(), *torch.autograd.grad(loss.sum(), list(parameters))
+
+    return Captured(both)
 
 
 @cache

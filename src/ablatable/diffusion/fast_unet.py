@@ -91,13 +91,14 @@ class SharedTimestepUNet(nn.Module):
             upsampling(block.upsamplers[0].conv) if block.upsamplers else nn.Identity() for block in unet.up_blocks
         )
         self._biases: dict[tuple[float, torch.dtype, torch.device], list[Tensor]] = {}
-        self._pass = Captured(self._whole_pass) if captured else self._whole_pass
+        self._captured = Captured(lambda *given: (self._whole_pass(*given),)) if captured else None
 
     def forward(self, x: Tensor, t: float, class_labels: Tensor | None = None) -> Tensor:
         """Predicted noise (B, C, H, W) at timestep `t` of every row of `x`, of the rows' classes (B,) if it has any."""
-        if class_labels is None:
-            return self._pass(x, *self.biases(t, x))
-        return self._pass(x, *self._row_biases(t, x, class_labels))
+        biases = self.biases(t, x) if class_labels is None else self._row_biases(t, x, class_labels)
+        if self._captured is None:
+            return self._whole_pass(x, *biases)
+        return self._captured(x, *biases)[0].clone()  # copied, as the next pass overwrites what a recording gives
 
     def _whole_pass(self, x: Tensor, *biases: Tensor) -> Tensor:
         if self.compiled:

@@ -32,7 +32,7 @@ class StackedUNet(nn.Module):
         # in a list, so that it is no part of this one: it tells the order of layers, strides and numbers of groups
         self._one = [unets[0]]
         self._places = {id(module): name for name, module in unets[0].named_modules()}
-        self._captured = Captured(self._predict)
+        self._captured = Captured(lambda *given: (self._predict(*given),))
         self._shifts: dict[Any, list[Tensor]] = {}
 
     @property
@@ -62,7 +62,8 @@ class StackedUNet(nn.Module):
             if len(self._shifts) == KEPT_TIMESTEPS:
                 del self._shifts[next(iter(self._shifts))]
             self._shifts[key] = self._time(torch.full((self.count,), t, device=x.device), x.dtype)
-        return (self._captured if captured else self._predict)(x, *self._shifts[key])
+        given = (x, *self._shifts[key])
+        return self._captured(*given)[0].clone() if captured else self._predict(*given)
 
     # --- layers --------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +49,14 @@ class TrainingState:
         self._late: dict[int, Tensor] = {}  # losses by step that are on the device still: reading one waits for it
         self.marks: list[Mark] = []
 
-    def update(self, loss: Tensor, step: int, learning_rate: float) -> None:
-        """One step of the optimiser, and of the running average."""
+    def update(self, loss: Tensor, step: int, learning_rate: float, gradients: Sequence[Tensor] | None = None) -> None:
+        """One step of the optimiser, and of the running average; `gradients`: the loss's, if they are known."""
         self.optimizer.zero_grad()
-        loss.sum().backward() if self.shape else loss.backward()
+        if gradients is None:
+            loss.sum().backward() if self.shape else loss.backward()
+        else:
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = gradient
         self.clip()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

@@ -23,6 +23,7 @@ from .._runtime.merkle import commit
 from .._runtime.rng import generator, torch_seed
 from ..data.units import Units, to_model
 from ..diffusion.ahead import ahead
+from ..diffusion.captured import loss_and_gradients, records
 from ..diffusion.conditions import Classes
 from ..diffusion.given import Given
 from ..diffusion.kinds import build_component, kind_named, save_component
@@ -112,8 +113,14 @@ def take_steps(
     stop = config.steps if until is None else min(until, config.steps)
     marked, saved, told, every = marked_steps(config.steps), time.monotonic(), time.monotonic(), task.checkpoint_seconds
 
+    recorded = loss_and_gradients(loss_of, state.parameters) if records(torch.device(task.device)) else None
+
     for step, given in enumerate(ahead(batch, range(start, stop), task.device), start):
-        state.update(loss_of(*given), step, learning_rate(config, step))
+        if recorded is None:
+            state.update(loss_of(*given), step, learning_rate(config, step))
+        else:
+            loss, *gradients = recorded(*given)
+            state.update(loss.clone(), step, learning_rate(config, step), gradients)
         if step + 1 in marked:
             state.mark(step + 1)
 
@@ -152,7 +159,7 @@ def noisy_batches(
     task: TrainTask, split: Units, given: Given | None = None
 ) -> Callable[[int], tuple[Tensor, ...]]:
     """Step -> its x_t (B, C, H, W), t (B,), noise (B, C, H, W), abar_t (B,) and conditions, on the CPU."""
-    pictures, abar = _pictures_of(task, split), task.recipe.schedule.alphas_cumprod().float()  # abar: (T,)
+    pictures, abar = _pictures(task, split), task.recipe.schedule.alphas_cumprod().float()  # abar: (T,)
 
     def batch(step: int) -> tuple[Tensor, ...]:
         x0, t, noise = batch_at(task, step, pictures, len(abar))
@@ -231,7 +238,7 @@ def in_order(split: Units) -> Units:
     return split if ids == list(split.ids) else split.select(ids)
 
 
-def _pictures_of(task: TrainTask, split: Units) -> Tensor | Pictures:
+def _pictures(task: TrainTask, split: Units) -> Tensor | Pictures:
     """What the component denoises: pictures, or latents, each encoded alone and once."""
     if task.recipe.latent is None:
         return Pictures(split.images)

@@ -81,6 +81,7 @@ def train(
     """
     refuse_too_few(units, code)
     given = with_classes(preset(recipe) if isinstance(recipe, str) else recipe, classes)
+    _refuse_unless_stackable(given)
     encoding, parts = with_codec(given, codec, units.shape, shared)
     return make_run(
         units,
@@ -117,10 +118,6 @@ def make_run(
         )
     if recipe.component.trained:
         check_units(units, recipe.component.takes, shared)
-    if recipe.training.stacked > 1:
-        from ..diffusion.stacked import refuse_unless_stackable
-
-        refuse_unless_stackable(recipe.component)
     trains = recipe.component.trained and reuse is None
     where = execution.hardware(recipe.training.precision if trains else "fp32")
     settings = RunSettings(
@@ -157,10 +154,8 @@ def make_run(
             room = training_bytes(recipe, units, len(missing), largest, execution, inside)
             check_room(path, room, f"training {len(missing)} components")
             memory = None if execution.ray is None else gpu_bytes(recipe, units, inside)
-            if recipe.training.stacked > 1:
-                counts = {number: int(images_in(units, code.split(number))) for number in missing.numbers}
-                missing = _in_stacks(recipe, missing, counts, execution.device)
-            _train_components(path, recipe, missing, len(tasks), execution, memory)
+            stacks = _in_stacks(recipe, missing, units, code, execution.device)
+            _train_components(path, recipe, stacks, len(tasks), execution, memory)
         if not (path / "ensemble.json").exists():
             write_json(path / "ensemble.json", manifest_of(path, settings).values())
     return Run(path)
@@ -271,11 +266,22 @@ class Tasks(Sequence[T]):
         return Tasks(numbers, self.make)
 
 
-def _in_stacks(recipe: Recipe, tasks: Tasks[TrainTask], images: dict[int, int], device: str) -> Tasks[StackTask]:
-    """The same trainings as stacks of components; `images`: of each component."""
+def _refuse_unless_stackable(recipe: Recipe) -> None:
+    if recipe.training.stacked > 1:
+        from ..diffusion.stacked import refuse_unless_stackable
+
+        refuse_unless_stackable(recipe.component)
+
+
+def _in_stacks(
+    recipe: Recipe, tasks: Tasks[TrainTask], units: Units, code: Code, device: str
+) -> Tasks[TrainTask] | Tasks[StackTask]:
+    """The same trainings as stacks of components, if the recipe asks for them."""
+    if recipe.training.stacked == 1:
+        return tasks
     from .stacked_training import StackTask, groups
 
-    stacks = groups(recipe, images)
+    stacks = groups(recipe, {number: int(images_in(units, code.split(number))) for number in tasks.numbers})
     found = Tasks(range(len(stacks)), lambda k: StackTask(tuple(tasks.make(n) for n in stacks[k]), device))
     found.held = stacks
     return found
