@@ -85,7 +85,8 @@ def training_loop(
         return kind.loss(recipe.component, predicted.float(), noise, abar)
 
     batches = noisy_batches(task, split, given)
-    take_steps(task, state, batches, loss_of, report=report, checkpoint=checkpoint, until=until)
+    how = {"report": report, "checkpoint": checkpoint, "until": until, "recordable": hasattr(model, "capture")}
+    take_steps(task, state, batches, loss_of, **how)
     return model.cpu().eval(), state
 
 
@@ -98,6 +99,7 @@ def take_steps(
     report: Report,
     checkpoint: Path | None,
     until: int | None,
+    recordable: bool = False,
 ) -> None:
     """The steps of a training, from its checkpoint if there is one; ends with the average of the weights in place.
 
@@ -107,13 +109,16 @@ def take_steps(
         batch: step -> what `loss_of` takes, on the CPU.
         loss_of: -> the loss, or one per component.
         report, checkpoint, until: see `training_loop`.
+        recordable: whether the loss depends on all of the state's parameters, and reads no value back, so that a GPU's
+            steps may be recorded, see `loss_and_gradients`.
     """
     config = task.recipe.training
     start = state.load(checkpoint) if checkpoint else 0
     stop = config.steps if until is None else min(until, config.steps)
     marked, saved, told, every = marked_steps(config.steps), time.monotonic(), time.monotonic(), task.checkpoint_seconds
 
-    recorded = loss_and_gradients(loss_of, state.parameters) if records(torch.device(task.device)) else None
+    able = recordable and records(torch.device(task.device))
+    recorded = loss_and_gradients(loss_of, state.parameters) if able else None
 
     for step, given in enumerate(ahead(batch, range(start, stop), task.device), start):
         if recorded is None:
@@ -155,9 +160,7 @@ class Pictures:
         return to_model(self.images[rows.numpy()])
 
 
-def noisy_batches(
-    task: TrainTask, split: Units, given: Given | None = None
-) -> Callable[[int], tuple[Tensor, ...]]:
+def noisy_batches(task: TrainTask, split: Units, given: Given | None = None) -> Callable[[int], tuple[Tensor, ...]]:
     """Step -> its x_t (B, C, H, W), t (B,), noise (B, C, H, W), abar_t (B,) and conditions, on the CPU."""
     pictures, abar = _pictures(task, split), task.recipe.schedule.alphas_cumprod().float()  # abar: (T,)
 

@@ -145,7 +145,7 @@ def _loop(
 
     _refuse_unless_alone(models, tasks[0], batches[0](0), losses_of, parameters)
     path = beside(first.folder) / CHECKPOINT if checkpoint else None
-    take_steps(first, state, batch, losses_of, report=report, checkpoint=path, until=until)
+    take_steps(first, state, batch, losses_of, report=report, checkpoint=path, until=until, recordable=True)
     stack.write_to([models[k] for k in own])  # pyright: ignore[reportCallIssue]
     return [model.cpu().eval() for model in models], state
 
