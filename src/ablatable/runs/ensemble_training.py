@@ -118,8 +118,7 @@ def make_run(
         )
     if recipe.component.trained:
         check_units(units, recipe.component.takes, shared)
-    trains = recipe.component.trained and reuse is None
-    where = execution.hardware(recipe.training.precision if trains else "fp32")
+    where = execution.hardware(recipe.training.precision if recipe.component.trained and reuse is None else "fp32")
     settings = RunSettings(
         shape=units.shape,
         components=code.components,
