@@ -39,8 +39,10 @@ class _Module(backend_registration._DummyBackendModule):
         return None
 
     @contextmanager
-    def graph(self, graph: CUDAGraph, pool: Any = None) -> Iterator[None]:
+    def graph(self, graph: CUDAGraph, pool: Any = None, capture_error_mode: str = "global") -> Iterator[None]:
         assert Pretended.active
+        # in the mode "global", other threads may not take memory while work is recorded
+        assert capture_error_mode == "thread_local" or not Pretended.active.beside
         Pretended.active.recording = graph
         try:
             yield
@@ -150,7 +152,7 @@ class Pretended(TorchDispatchMode):
         return self.here if threading.get_ident() == self.thread else self.beside
 
     def copied(self, way: str) -> None:
-        if self.recording is not None:
+        if self.recording is not None and not _sends():
             raise RuntimeError(f"a copy ({way}) while work is recorded")
         self.copies.append(way)
 
@@ -189,7 +191,7 @@ class Pretended(TorchDispatchMode):
             self.calls.append(str(func))
         near_args, near_kwargs = tree_map(_near, args), tree_map(_near, kwargs)
         out = func(*near_args, **near_kwargs)
-        if self.recording is not None and far:
+        if self.recording is not None and far and not _sends():
             self.recording.done.append((func, near_args, near_kwargs, out))
         if not far or func is aten._local_scalar_dense.default:
             return out
@@ -198,6 +200,11 @@ class Pretended(TorchDispatchMode):
             lambda v: same.get(id(v), Far(v)) if isinstance(v, Tensor) else v,
             out,
         )
+
+
+def _sends() -> bool:
+    """Whether this thread only sends what comes next; autograd's threads do part of the work itself."""
+    return threading.current_thread().name.startswith("ThreadPoolExecutor")
 
 
 def _memory(tensor: Tensor) -> int:
