@@ -73,7 +73,7 @@ class Captured:
                     self.function(*own)
             current.wait_stream(side)
             graph = module.CUDAGraph()
-            # another thread may send the next step meanwhile, see `ahead`: what it does must neither fail nor be recorded
+            # another thread may send the next step meanwhile (see `ahead`), which must neither fail nor be recorded
             with module.graph(graph, pool=_pool(device), capture_error_mode="thread_local"):
                 outputs = self.function(*own)
             found = Graph(own, outputs, graph)
