@@ -97,7 +97,8 @@ def test_a_stack_launches_little_more_than_one_component() -> None:
         return seen.count
 
     for t, train, least in ((500, False, 2.5), (torch.empty(1, device="meta", dtype=torch.int64), True, 4.5)):
-        launched(alone, t, train), launched([together], t, train)  # what is computed once
+        for modules in (alone, [together]):
+            launched(modules, t, train)  # what is computed once
         assert launched(alone, t, train) > least * launched([together], t, train)
 
 

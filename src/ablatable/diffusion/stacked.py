@@ -56,7 +56,7 @@ class Slot(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
         """As any component."""
-        times = t.repeat(self.count) if _per_row(t) else t
+        times = t.repeat(self.count) if isinstance(t, Tensor) and _per_row(t) else t
         return self.stack[0](x.repeat(self.count, 1, 1, 1), times).unflatten(0, (self.count, -1))[self.number]
 
 

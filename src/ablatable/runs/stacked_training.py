@@ -131,7 +131,9 @@ def _loop(
     prints = [fingerprint(task, split) for task, split in zip(tasks, splits, strict=True)]
     state = StackedState(parameters, config, json_hash(prints))
     batches = [noisy_batches(task, split) for task, split in zip(tasks, splits, strict=True)]
-    one_loss = torch.func.vmap(lambda *given: kind.loss(first.recipe.component, *given))
+
+    def one_loss(predicted: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
+        return kind.loss(first.recipe.component, predicted, noise, abar)
 
     def batch(step: int) -> tuple[Tensor, ...]:
         made = [make(step) for make in batches]
@@ -141,7 +143,8 @@ def _loop(
         """(K,)."""
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             predicted = stack(x_t, t).float()
-        return one_loss(*(each.unflatten(0, (config.stacked, -1)) for each in (predicted, noise, abar)))
+        own_rows = (each.unflatten(0, (config.stacked, -1)) for each in (predicted, noise, abar))
+        return torch.func.vmap(one_loss)(*own_rows)
 
     _refuse_unless_alone(models, tasks[0], batches[0](0), losses_of, parameters)
     path = beside(first.folder) / CHECKPOINT if checkpoint else None
