@@ -1,8 +1,8 @@
 """Adapters on a frozen base against full components, on the same drawings: what they cost, draw, show and lose.
 
     python bench/adapters.py train      train the base and three ensembles, draw universes (resumable, one process)
-    python bench/adapters.py tables     every figure of docs/results/adapters.md
-    python bench/adapters.py pictures   its picture, into docs/results/images
+    python bench/adapters.py tables     print what they cost, draw and show, as Markdown
+    python bench/adapters.py pictures   the same noise by each, as adapters.png in docs/results/images
     python bench/adapters.py sizes      adapters of a network of Stable Diffusion's size, counted without weights
 
 All goes to --out (default bench/out/adapters). The base is one network of the preset `colour`, trained on all OpenMoji
@@ -119,7 +119,7 @@ def from_the_base(out: Path) -> np.ndarray:
 
 
 def tables(out: Path) -> None:
-    """Print everything that the page states, as Markdown."""
+    """Print the comparison, as Markdown."""
     told = json.loads((out / "costs.json").read_text())
     units, _ = data()
     see = load_features("efficientnet-lite0")

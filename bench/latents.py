@@ -2,8 +2,8 @@
 
     npm pack openmoji@17.0.0
     python bench/latents.py train --package openmoji-17.0.0.tgz      resumable, one process
-    python bench/latents.py tables                                    the figures of docs/how-to/codecs.md
-    python bench/latents.py pictures                                  its picture, into docs/images
+    python bench/latents.py tables                                    print what it gives back, draws and shows
+    python bench/latents.py pictures                                  latents.png, into docs/images
 
 All goes to --out (default bench/out/latents). The drawings are OpenMoji's, rendered at 64 x 64 by
 scripts/make_openmoji.py. Units are 8 designers with 12 drawings each. The autoencoder, an `AutoencoderTiny` that makes
@@ -125,7 +125,7 @@ def back(run: ab.Run, images: np.ndarray) -> np.ndarray:
 
 
 def tables(out: Path) -> None:
-    """Print what the page states."""
+    """Print the autoencoder's hash, what it gives back, and what the ensemble draws and shows."""
     units, others = data(None, out)
     run, universe = ab.Run(out / "run"), ab.Universe.open(out / "u.zarr")
     part = run.shared.records[0]
