@@ -79,6 +79,19 @@ def test_ideal_weighs_two_data_by_their_distances() -> None:
     assert mixed >= 3
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 6, 6), (1, 12, 12)])
+def test_ideal_gives_a_row_the_same_bits_at_every_place_of_a_batch(count: int, shape: tuple[int, int, int]) -> None:
+    rng = torch.Generator().manual_seed(count)
+    denoiser = IdealDenoiser(torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=rng), Schedule())
+    row, seen = torch.randn(shape, generator=rng), []
+    for place in range(8):
+        x = torch.randn(8, *shape, generator=rng)
+        x[place] = row
+        seen.append(denoiser(x, 400)[place])
+    assert all(torch.equal(seen[0], other) for other in seen)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ideal_stays_finite_far_from_all_data(dtype: torch.dtype) -> None:
     images = np.stack([np.zeros((8, 8, 1), np.uint8), np.full((8, 8, 1), 255, np.uint8)])

@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .kinds import Kind
 from .recipe import IdealConfig
 from .schedule import Schedule
 from .tangents import push_through
+
+LEAST = 4  # columns of a matrix product; with fewer, some processors add in an order that depends on a row's place
 
 
 class IdealDenoiser(nn.Module):
@@ -44,7 +47,8 @@ class IdealDenoiser(nn.Module):
         a = self.abar[t].to(self.dtype).reshape(-1, 1)  # (B, 1) or (1, 1)
         flat = x.flatten(1).to(self.dtype)
         # |x - sqrt(a) d|^2 = |x|^2 - 2 sqrt(a) <x, d> + a |d|^2, of which |x|^2 does not depend on the datum
-        logits = (a.sqrt() * (flat @ data.T) - a / 2 * data.square().sum(1)) / (1 - a)  # (B, M)
+        inner = (flat @ functional.pad(data, (0, 0, 0, max(0, LEAST - len(data)))).T)[:, : len(data)]
+        logits = (a.sqrt() * inner - a / 2 * data.square().sum(1)) / (1 - a)  # (B, M)
         mean = logits.softmax(dim=1) @ data
         return ((flat - a.sqrt() * mean) / (1 - a).sqrt()).reshape(x.shape).to(x.dtype)
 
