@@ -45,6 +45,18 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),  # kernels, and the order of their sums, are chosen by it
+        "processor": _processor(),  # and by the maker and model, within one capability
         "system": platform.system(),
         **{name: version(name) for name in packages},
     }
+
+
+def _processor() -> str:
+    """Maker and model of the processor, as far as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    parts = [said[name] for name in ("vendor_id", "cpu family", "model", "model name") if said.get(name)]
+    return " ".join(parts) or platform.processor() or "unknown"

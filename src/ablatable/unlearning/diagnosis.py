@@ -87,8 +87,8 @@ def diagnose(run: str | Path | Run | None = None) -> Diagnosis:
     made_of = environment()
     total, free = _memory()
     return Diagnosis(
-        versions={name: made_of[name] for name in made_of if name not in ("machine", "cpu", "system")},
-        machine=f"{platform.system()} {platform.machine()}, {made_of['cpu']}",
+        versions={name: made_of[name] for name in made_of if name not in ("machine", "cpu", "processor", "system")},
+        machine=f"{platform.system()} {platform.machine()}, {made_of['cpu']}, {made_of['processor']}",
         devices=("cpu", *cuda),
         cores=default_workers(),
         memory=total,
