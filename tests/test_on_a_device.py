@@ -32,7 +32,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretended]:
 @pytest.mark.usefixtures("device")
 def test_the_witness_method_asks_components_on_the_device(small: Small) -> None:
     images = small.units.images[:2]
-    pictures: Any = SimpleNamespace(images=images)
+    pictures: Any = SimpleNamespace(images=images, trajectories=None)
     here, there = (methods.by_witness(where).prepare(small.units, small.run)(pictures) for where in ("cpu", NAME))
     np.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-4)
 

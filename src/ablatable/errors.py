@@ -58,7 +58,9 @@ _START, _BETWEEN, _END = "\ue000", "\ue001", "\ue002"  # of a mark: private char
 
 
 def option(name: str, value: Any = None) -> str:
-    """Name an option in a message, with a value if given: `--steps 50` or `steps=50`; `True` is a flag's value."""
+    """Name an option in a message, with a value if given: `--steps 50` or `steps=50`; flags have `True` or `False`."""
+    if value is False:
+        return words(shell=f"--no-{SHELL_NAMES.get(name, name).replace('_', '-')}", python=f"{name}=False")
     return _mark("option", name, *([] if value is None else [_value(value)]))
 
 

@@ -82,6 +82,8 @@ class Slot:
         """What is there, if it is whole."""
         try:
             told = read_json(self.path / TABLE)
+            if told.pop("table") != _hash(told):
+                return None
             shape = (len(told["units"]), *told["shape"])
             file = self.path / PIXELS
             if int(np.prod(shape)) < LARGE:
@@ -124,7 +126,7 @@ class Slot:
                     "broken": pictures.broken,
                     "warnings": pictures.warnings,
                 }
-                (self.partial / TABLE).write_text(json.dumps(table))
+                (self.partial / TABLE).write_text(json.dumps({**table, "table": _hash(table)}))
                 write_json(self.home / WHERE, {"folder": str(self.folder)})
                 move_folder_into_place(self.partial, self.path)
         shutil.rmtree(self.partial, ignore_errors=True)

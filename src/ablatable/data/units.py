@@ -243,9 +243,9 @@ class Units(InFile):
         .webp in any case, .avif if Pillow reads it, and .heic and .heif with the extra `heif`. Others, and hidden
         ones, are passed over and counted in the report, unless a table lists them. Symbolic links are followed.
         """
+        settings = LoadSettings.of(options)
         columns = folders.Columns(unit_column, label_column, caption_column)
-        source = folders.folder_source(Path(path), columns, Path(table) if table else None)
-        return cls._load(source, LoadSettings.of(options))
+        return cls._load(folders.folder_source(Path(path), columns, Path(table) if table else None), settings)
 
     @classmethod
     def from_dataset(

@@ -12,7 +12,7 @@ from ..diffusion.given import trial_of
 from ..diffusion.kinds import captured, fused
 from ..diffusion.places import refuse_unless_places_agree
 from ..diffusion.stacked import StackedEnsemble, refuse_unless_alone, stacked
-from ..errors import AblatableError, SettingsError, option, words
+from ..errors import AblatableError, SettingsError, option
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +49,7 @@ def loaded_ensemble(
                     raise
                 raise SettingsError(  # the compiler has many kinds
                     f"compiling the forward pass failed ({' '.join(str(error).split())[:200]}); draw without it "
-                    f"({words(shell='--no-compile', python='compiled=False')})"
+                    f"({option('compiled', False)})"
                 ) from error
     return Ensemble(components, batch=batch)
 
