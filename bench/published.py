@@ -74,6 +74,7 @@ CELLS = {
     "trained-256": Cell(256, 12, 6, ab.preset("small", steps=600, precision="bf16")),
     "velocity-64": Cell(64, 12, 6, velocity(1000, 48, 16)),
     "velocity-256": Cell(256, 12, 6, velocity(800, 64, 32), drawn=64),
+    "colour-256": Cell(256, 12, 6, ab.preset("colour", steps=2000, batch=16, precision="bf16"), drawn=64),
     "ideal-256": Cell(256),
     "ideal-1024": Cell(1024, drawn=256),
     "ideal-8192": Cell(8192, drawn=256),
