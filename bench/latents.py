@@ -147,7 +147,7 @@ def pictures(out: Path) -> None:
     """Drawings, what the autoencoder gives back, samples, and samples without their nearest designer."""
     run, universe = ab.Run(out / "run"), ab.Universe.open(out / "u.zarr")
     shown = list(range(10))
-    own = run.units().images[:: DRAWINGS - 1][:10]
+    own = run.units().images[:: DRAWINGS - 3][:10]
     near = witness_pictures(run, universe.factual, universe.seeds).nearest
     without = [universe.counterfactual(universe.unit_ids[near[k]])[k] for k in shown]
     rows = {"drawings of units": own, "encoded and decoded": back(run, own), "samples": universe.factual[shown]}
