@@ -66,9 +66,9 @@ def test_the_sheet_shows_all_samples_of_the_folder(small, tmp_path: Path) -> Non
 
 
 def test_the_place_is_looked_at_first(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is loaded or drawn for a place that will not do."""
+    """No component is loaded and nothing is drawn for a place that will not do."""
     monkeypatch.setattr(samples, "draw_batch", None)
-    monkeypatch.setattr(samples, "as_run", None)
+    monkeypatch.setattr(ab.Run, "load_component", None)
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "cat.png").write_bytes(b"mine")

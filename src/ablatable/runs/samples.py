@@ -74,14 +74,13 @@ def draw_samples(
         DataError: a unit the run does not know.
         CodeError: no component survives.
     """
-    folder = Path(out)
+    opened, folder, execution = as_run(run), Path(out), execution.resolved()
+    each = asked(opened, conditions, len(seeds), sampling.guidance)
     paths = [folder / f"sample-{seed:05d}.png" for seed in seeds]
     check_folder(folder, SAMPLES)
     taken = [path for path in paths if path.exists()]
     if taken and not overwrite:
         raise SettingsError(f"{taken[0]} exists; choose another {option('out')}, or {option('overwrite', True)}")
-    opened, execution = as_run(run), execution.resolved()
-    each = asked(opened, conditions, len(seeds), sampling.guidance)
     alive = tuple(opened.survivors([without] if isinstance(without, str) else without).tolist())
     precision = sampling.precision
     batch = batch_alone(opened, precision, execution.hardware(precision), execution.memory())
