@@ -867,7 +867,8 @@ def test_a_link_to_the_explorer_and_a_notebook(tmp_path: Path, page: Page, colou
     notebook = json.loads((made.parent / "report.ipynb").read_text())
     (tmp_path / "frame.html").write_text(notebook["cells"][0]["outputs"][0]["data"]["text/html"])
     page.goto((tmp_path / "frame.html").as_uri())
-    page.frame_locator("iframe").locator(".landscape.built").first.wait_for()
+    page.frame_locator("iframe").locator(".landscape").first.scroll_into_view_if_needed(timeout=120_000)
+    page.frame_locator("iframe").locator(".landscape.built").first.wait_for(timeout=120_000)
     write_report(universe, tmp_path / "deep" / "report", overwrite=True)
     assert not (made.parent / "report.ipynb").exists() and "Open the explorer" not in made.read_text()
     with pytest.raises(SettingsError, match="is no explorer"):
