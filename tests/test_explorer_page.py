@@ -548,3 +548,60 @@ def test_the_same_page_with_a_server_behind_it(
             text for text in shown.complaints if text != f"failed: {address}api/draw (net::ERR_ABORTED)"
         ]
         shown.page.context.close()
+
+
+@pytest.fixture(scope="module")
+def asked_site(tmp_path_factory: pytest.TempPathFactory) -> tuple[ab.Run, Path]:
+    """The explorer of an ensemble that draws by class, of two samples that were asked for different classes."""
+    from ablatable.diffusion.recipe import Recipe, TrainingConfig, UNetConfig
+
+    folder, rng = tmp_path_factory.mktemp("asked"), np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    units = ab.Units(tuple("abcd"), images, np.arange(4), labels=("round", "long", "round", "long"))
+    code = ab.Code(np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]], bool))
+    recipe = Recipe(
+        component=UNetConfig(channels=(8, 8), norm_groups=4),
+        training=TrainingConfig(steps=4, batch=2, condition_dropout=0.2),
+    )
+    here, classes = ab.Execution(workers=0, quiet=True), ("round", "long")
+    run = ab.train(units, code, recipe, out=folder / "run", classes=classes, execution=here)
+    site = ab.write_explorer(
+        run,
+        out=folder / "site",
+        seeds=[4, 9],
+        sampling=ab.Sampling("ddim", 3),
+        conditions=[ab.Condition(label="round"), ab.Condition(label="long")],
+    )
+    return run, site.path
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_a_sample_was_asked_for_stands_beside_its_seed(
+    asked_site: tuple[ab.Run, Path], visit: Callable[..., Visit], width: str
+) -> None:
+    pytest.importorskip("fastapi", reason="needs fastapi and uvicorn: pip install 'ablatable[serve]'")
+    from ablatable.explorer.server import Background, application
+
+    run, site = asked_site
+    known = {4: ab.Condition(label="round"), 9: ab.Condition(label="long")}
+    with Background(application(run, site, ab.Sampling("ddim", 3), conditions=known)) as address:
+        shown = visit(site, width=width, address=address).ready()
+        page, note = shown.page, shown.page.locator("#panel-factual .note")
+        expect(note).to_have_text("Seed 4, label round")
+        page.get_by_role("radio", name="Seed 9, label long", exact=True).click()
+        expect(note).to_have_text("Seed 9, label long")
+        assert note.evaluate("(e) => e.scrollHeight <= e.clientHeight")  # all of it can be read
+        shown.unit("b").click()
+        shown.finished()
+        boxes = [page.locator(f"#panel-{name} .frame").bounding_box() for name in ("factual", "ablated", "null")]
+        assert len({round(box["y"]) for box in boxes if box}) == 1
+        page.locator("#way-everywhere").click()
+        heads = page.locator("#everywhere .card-head strong")
+        assert heads.all_inner_texts() == ["Seed 4, label round", "Seed 9, label long"]
+        expect(page.locator("#everywhere .verdict")).not_to_contain_text("Denoising", timeout=PATIENCE)
+        page.get_by_role("button", name="New noise").click()
+        expect(note).to_have_text(re.compile(r"^Seed \d{4,}, label round$"))  # as the server draws it
+        expect(page.locator("#live")).to_contain_text("Redrawn without", timeout=PATIENCE)
+        shown.settle()
+        shown.complaints = [text for text in shown.complaints if "net::ERR_ABORTED" not in text]
+        page.context.close()

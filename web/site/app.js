@@ -187,12 +187,10 @@ function about({ manifest, stored, seeds, noun }) {
   const exact = stored
     ? ` The exact pictures of ${many(stored.samples.length, "sample")} under every removal are stored.`
     : "";
-  const asked = manifest.conditions
-    ? ` Asked for: ${seeds.map((seed, k) => `seed ${seed}, ${Object.values(manifest.conditions[k]).join(", ") || "nothing"}`).join("; ")}.`
-    : "";
+  const guidance = manifest.guidance === undefined ? "" : `, guidance ${manifest.guidance}`;
   return (
-    `This run: ${manifest.components} ${kind}, ${many(manifest.units.length, noun)}, ${manifest.sampler} with ${many(manifest.steps, "step")}, ` +
-    `${many(seeds.length, "seed")}.${exact}${asked} Made with ablatable ${manifest.ablatable}; the method is that of Dai and Gifford (arXiv 2406.07908).`
+    `This run: ${manifest.components} ${kind}, ${many(manifest.units.length, noun)}, ${manifest.sampler} with ${many(manifest.steps, "step")}${guidance}, ` +
+    `${many(seeds.length, "seed")}.${exact} Made with ablatable ${manifest.ablatable}; the method is that of Dai and Gifford (arXiv 2406.07908).`
   );
 }
 

@@ -40,6 +40,8 @@ export class Site {
     this.units = manifest.units;
     /** @type {number[]} */
     this.seeds = manifest.seeds;
+    /** @type {string[] | null} what each of the seeds' samples was asked to show; null if nothing in particular */
+    this.asked = manifest.asked ?? null;
     /** @type {Stored | null} */
     this.stored = manifest.stored ?? null;
     this.images = /** @type {Uint8Array} */ (images);
@@ -72,6 +74,12 @@ export class Site {
   factual(seed) {
     const at = this.seeds.indexOf(seed);
     return at < 0 ? null : this.exactFactual.subarray(at * this.size, (at + 1) * this.size);
+  }
+
+  /** A sample in words: its seed, and what it was asked to show. New noise is asked for what the first sample is. */
+  told(/** @type {number} */ seed) {
+    const asked = this.asked?.[Math.max(0, this.seeds.indexOf(seed))];
+    return asked ? `Seed ${seed}, ${asked}` : `Seed ${seed}`;
   }
 
   /** Which sample of the universe a seed is; null without one. @param {number} seed */

@@ -40,9 +40,10 @@ class Drawing:
     conditions: tuple[Condition, ...] | None = None
 
     def described(self) -> dict[str, Any]:
-        """The manifest's words for it."""
+        """The manifest's words for it; `asked` says the conditions to people."""
         sampling, asked = self.sampling, self.conditions
-        conditions = {} if asked is None else {"conditions": [condition.model_dump() for condition in asked]}
+        conditions = {} if asked is None else {"conditions": [each.model_dump() for each in asked]}
+        conditions |= {} if asked is None else {"asked": list(map(str, asked))}
         return {
             "seeds": list(self.seeds),
             "sampler": sampling.sampler,
@@ -200,7 +201,7 @@ def add_universe(content: Content, universe: Universe, room: int) -> None:
         content.files["data/tests.bin.gz"] = packed(np.stack([tested.p, tested.q]).astype(np.float32))
     content.files["data/distances.bin.gz"] = packed(distances)
     content.manifest["stored"] = stored
-    for each in ("seeds", "conditions"):
+    for each in ("seeds", "conditions", "asked"):
         if each in content.manifest:
             content.manifest[each] = content.manifest[each][: len(samples)]
 

@@ -121,14 +121,15 @@ class Card {
   constructor(seed, site) {
     this.seed = seed;
     this.site = site;
+    this.told = site.told(seed);
     const names = ["with everyone", "without", "null"];
-    this.canvases = names.map((name) => picture(null, site.shape, `Seed ${seed}, ${name}: not drawn yet`));
+    this.canvases = names.map((name) => picture(null, site.shape, `${this.told}, ${name}: not drawn yet`));
     this.notes = names.map((name) => h("span", {}, name));
     this.tag = h("span", { class: "tag" }, "…");
     this.element = h(
       "article",
-      { class: "card", "aria-label": `Seed ${seed}` },
-      h("div", { class: "card-head" }, h("strong", {}, `Seed ${seed}`), this.tag),
+      { class: "card", "aria-label": this.told },
+      h("div", { class: "card-head" }, h("strong", {}, this.told), this.tag),
       h("div", { class: "trio" }, ...this.canvases.map((canvas, k) => h("div", {}, canvas, this.notes[k]))),
     );
   }
@@ -146,7 +147,7 @@ class Card {
     ];
     texts.forEach((text, k) => {
       this.notes[k].textContent = text;
-      this.canvases[k].setAttribute("aria-label", `Seed ${this.seed}, ${text}, ${tag}`);
+      this.canvases[k].setAttribute("aria-label", `${this.told}, ${text}, ${tag}`);
     });
     this.tag.textContent = tag;
     this.tag.dataset.kind = tag.startsWith("stored") ? "stored" : "here";

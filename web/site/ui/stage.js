@@ -88,7 +88,11 @@ export class Stage {
     this.slider.setAttribute("aria-valuetext", `step ${this.at} of ${steps}`);
     get("step-text").textContent = `step ${this.available() < 0 ? steps : this.at} of ${steps}`;
     const preview = this.previewed();
-    this.panels.factual.show({ title: "With everyone", note: `seed ${app.view.seed}`, ...this.content("factual") });
+    this.panels.factual.show({
+      title: "With everyone",
+      note: app.site.told(app.view.seed),
+      ...this.content("factual"),
+    });
     if (preview) {
       this.showPreview(preview);
       return;
@@ -223,7 +227,7 @@ class Panel {
   show({ title, note = "", blank = "", levels = null, tag = "", busy = false, preview = false, stored = null }) {
     this.title.textContent = title;
     this.title.title = title;
-    this.note.textContent = note;
+    this.note.textContent = this.note.title = note;
     this.tag.textContent = preview ? `${tag}, preview` : tag;
     this.tag.hidden = !levels;
     this.tag.dataset.kind = tag === STORED ? "stored" : "here";

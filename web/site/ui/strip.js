@@ -51,7 +51,8 @@ export class Strip {
   /** @param {number} seed */
   button(seed) {
     const { site } = this.app,
-      levels = site.factual(seed);
+      levels = site.factual(seed),
+      told = site.told(seed);
     return h(
       "button",
       {
@@ -59,8 +60,8 @@ export class Strip {
         role: "radio",
         class: levels ? "seed" : "seed bare",
         "data-seed": seed,
-        "aria-label": levels ? `Seed ${seed}` : `Seed ${seed}, new noise`,
-        title: levels ? `Seed ${seed}: stored (exact)` : `Seed ${seed}: new noise`,
+        "aria-label": levels ? told : `${told}, new noise`,
+        title: `${told}: ${levels ? "stored (exact)" : "new noise"}`,
         onclick: () => this.app.change({ seed }),
       },
       levels ? picture(levels, site.shape) : h("span", {}, "new"),
