@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, kstest
 
 from ablatable.analysis import exchangeable
-from ablatable.analysis.exchangeable import Reference, count_by_halves, standardised
+from ablatable.analysis.counting import all_words, count_by_halves, count_listed, count_one_by_halves
+from ablatable.analysis.exchangeable import Reference, standardised
 from ablatable.codes.code import Code
 
 
@@ -49,8 +50,60 @@ def test_p_values_by_listing_all_words(
 def test_counting_by_halves(values: list[int], weight: int, threshold: int) -> None:
     weight = min(weight, len(values))
     sums = [sum(chosen) for chosen in combinations(values, weight)]
-    found = count_by_halves(np.array(values, float), weight, threshold, 0.5)
+    found = count_one_by_halves(np.array(values, float), weight, threshold, 0.5)
     assert found == (sum(s > threshold for s in sums), sum(s == threshold for s in sums))
+
+
+KINDS = {  # whole numbers, whose sums are exact in Python; many sums differ by less than float32 can tell
+    "apart": lambda random, shape: random.integers(-(2**40), 2**40, shape),
+    "ties": lambda random, shape: random.integers(-2, 3, shape),
+    "near": lambda random, shape: random.integers(-2, 3, shape) * 2**26 + random.integers(-4, 5, shape),
+    "far from zero": lambda random, shape: 2**28 + random.integers(-40, 40, shape),
+    "one says it all": lambda random, shape: (
+        random.integers(-3, 4, shape) + 2**27 * (np.arange(shape[0]) == 1)[:, None]
+    ),
+    "silent": lambda random, shape: np.full(shape, 7),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("design", [Code.random, Code.balanced])
+@pytest.mark.parametrize("components, weight, units", [(5, 2, 9), (10, 5, 230), (11, 3, 160), (9, 8, 9)])
+def test_counts_are_those_of_whole_numbers(design, components: int, weight: int, units: int, kind: str) -> None:
+    code, random = design(units, components, 3, weight=weight), np.random.default_rng(weight)
+    evidence = KINDS[kind](random, (components, units))
+    values, rows = evidence.T.tolist(), [np.flatnonzero(word).tolist() for word in code.matrix]
+    everything = list(combinations(range(components), weight))
+
+    def expected(words) -> np.ndarray:
+        """Above and equal, (tests, 2)."""
+        counts = []
+        for said, mine in zip(values, rows, strict=True):
+            own, scores = sum(said[i] for i in mine), [sum(said[i] for i in word) for word in words]
+            counts.append((sum(score > own for score in scores), scores.count(own)))
+        return np.array(counts)
+
+    given = evidence.astype(float)
+    own = np.array([sum(said[i] for i in mine) for said, mine in zip(values, rows, strict=True)], float)
+    slack = np.full(units, 0.5)
+    np.testing.assert_array_equal(np.array(count_listed(code.matrix, given, own, slack)).T, expected(rows))
+    found = np.array(count_by_halves(code.matrix, given, own, slack)).T
+    np.testing.assert_array_equal(found, expected(everything))
+    np.testing.assert_array_equal(np.array(count_listed(all_words(components, weight), given, own, slack)).T, found)
+
+
+def test_counts_of_many_tests_are_those_of_each() -> None:
+    """More tests and words than are looked at together."""
+    code, random = Code.random(3000, 15, 0), np.random.default_rng(0)
+    evidence = np.where(np.arange(3000) % 3 == 0, random.integers(-2, 3, (15, 3000)), random.normal(size=(15, 3000)))
+    own, slack = np.einsum("tn,nt->t", code.matrix * 1.0, evidence), np.full(3000, 1e-9)
+    scores = code.matrix[:, None] * 1.0 @ evidence.T[::97].T  # (words, 1, tests)
+    gap = scores[:, 0] - own[::97]
+    above, equal = count_listed(code.matrix, evidence, own, slack)
+    np.testing.assert_array_equal(above[::97], (gap > 1e-9).sum(axis=0))
+    np.testing.assert_array_equal(equal[::97], (abs(gap) <= 1e-9).sum(axis=0))
+    single = [count_one_by_halves(evidence[:, k], 7, own[k], 1e-9) for k in range(0, 3000, 97)]
+    np.testing.assert_array_equal(np.array(count_by_halves(code.matrix, evidence, own, slack)).T[::97], single)
 
 
 def test_drawn_p_values_agree_with_counted_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +136,7 @@ def test_a_unit_without_an_alternative_has_p_one() -> None:
 
 def test_standardised_over_all_words() -> None:
     evidence = np.random.default_rng(0).normal(size=(7, 1)) + 5
-    words = exchangeable.all_words(7, 3)
+    words = all_words(7, 3)
     assert len(words) == 35 and (words.sum(axis=1) == 3).all() and len(np.unique(words, axis=0)) == 35
     z = standardised(words, np.repeat(evidence, 35, axis=1))
     np.testing.assert_allclose([z.mean(), z.std()], [0, 1], atol=1e-12)

@@ -19,19 +19,18 @@ components for both, words are drawn until enough reach the score (Besag & Cliff
 
 from __future__ import annotations
 
-from itertools import combinations
 from math import comb
 
 import numpy as np
 
 from .._runtime.rng import generator
 from ..codes.code import RANDOM, Code
+from .counting import all_words, count_by_halves, count_listed
 
 FEW_WORDS = 20_000  # up to so many, all words are scored one by one
 MIDDLE_COMPONENTS = 40  # up to so many components, words are counted by meeting in the middle (two halves of 2^20)
 HITS, DRAWS = 20, 100_000  # Besag and Clifford: stop at so many words that reach the score, or so many drawn
 BLOCK = 1000  # words drawn at once
-TESTS = 256  # tests whose words are scored together, for bounded memory
 ROUNDING = 1e-9  # scores that differ by less, relative to the largest evidence, are equal
 
 
@@ -67,31 +66,35 @@ class Reference:
         """
         p = np.ones(len(rows))
         weights = self.design.matrix[rows].sum(axis=1)
-        chance = np.array([generator("tie", *key, int(row)).random() for row in rows])
         for weight in np.unique(weights):
             chosen = np.flatnonzero((weights == weight) & ~self._alone[rows])
             if not len(chosen) or self.size(int(weight)) == 1:
                 continue  # it could have had no other word
-            words, values = self.design.matrix[rows[chosen]], evidence[:, chosen].astype(np.float64)
-            p[chosen] = self._of_one_weight(words, values, int(weight), chance[chosen], key)
+            p[chosen] = self._of_one_weight(rows[chosen], evidence[:, chosen].astype(np.float64), int(weight), key)
         return p
 
     def _of_one_weight(
-        self, words: np.ndarray, evidence: np.ndarray, weight: int, chance: np.ndarray, key: tuple[str | int, ...]
+        self, rows: np.ndarray, evidence: np.ndarray, weight: int, key: tuple[str | int, ...]
     ) -> np.ndarray:
-        n, used = self.design.components, self._used[weight]
+        n, words, used = self.design.components, self.design.matrix[rows], self._used[weight]
         own = np.einsum("tn,nt->t", words.astype(np.float64), evidence)
         slack = ROUNDING * np.abs(evidence).sum(axis=0)
         if comb(n, weight) > FEW_WORDS and n > MIDDLE_COMPONENTS:
-            return drawn_p_values(evidence, own, slack, weight, used, words, chance, key)
+            return drawn_p_values(evidence, own, slack, weight, used, words, _chance(rows, key), key)
         if comb(n, weight) <= FEW_WORDS:
-            above, equal = _count_listed(all_words(n, weight), evidence, own, slack)
+            above, equal = count_listed(all_words(n, weight), evidence, own, slack)
         else:
-            counts = [count_by_halves(v, weight, s, e) for v, s, e in zip(evidence.T, own, slack, strict=True)]
-            above, equal = np.array(counts).T
-        used_above, used_equal = _count_listed(used, evidence, own, slack)
+            above, equal = count_by_halves(words, evidence, own, slack)
+        used_above, used_equal = count_listed(used, evidence, own, slack)
         equal = equal - used_equal + 1  # the unit's own word is among those in use
-        return (above - used_above + 1 + np.floor(chance * equal)) / self.size(weight)
+        rank, tied = np.zeros(len(rows)), np.flatnonzero(equal > 1)
+        rank[tied] = np.floor(_chance(rows[tied], key) * equal[tied])
+        return (above - used_above + 1 + rank) / self.size(weight)
+
+
+def _chance(rows: np.ndarray, key: tuple[str | int, ...]) -> np.ndarray:
+    """The number in [0, 1) that breaks each unit's ties, float64 (tests,)."""
+    return np.array([generator("tie", *key, int(row)).random() for row in rows])
 
 
 def standardised(words: np.ndarray, evidence: np.ndarray) -> np.ndarray:
@@ -105,55 +108,6 @@ def standardised(words: np.ndarray, evidence: np.ndarray) -> np.ndarray:
     spread = np.sqrt(weights * (n - weights) / (n - 1) * np.square(centred).mean(axis=0))
     score = np.einsum("tn,nt->t", words.astype(np.float64), centred)
     return np.divide(score, spread, out=np.zeros(len(score)), where=spread > 1e-12 * np.abs(evidence).max(axis=0))
-
-
-def all_words(n: int, weight: int) -> np.ndarray:
-    """Every word of a weight, bool (C(n, weight), n)."""
-    ones = np.array(list(combinations(range(n), weight)), dtype=np.int64).reshape(-1, weight)
-    words = np.zeros((len(ones), n), dtype=bool)
-    words[np.arange(len(ones))[:, None], ones] = True
-    return words
-
-
-def _count_listed(
-    words: np.ndarray, evidence: np.ndarray, own: np.ndarray, slack: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """How many of these words score above, and equal to, each test's own word: int (tests,) twice."""
-    above, equal = np.zeros(len(own), np.int64), np.zeros(len(own), np.int64)
-    bits = words.astype(np.float64)
-    for first in range(0, len(own), TESTS):
-        part = slice(first, first + TESTS)
-        scores = bits @ evidence[:, part] - own[part]
-        above[part] = (scores > slack[part]).sum(axis=0)
-        equal[part] = (np.abs(scores) <= slack[part]).sum(axis=0)
-    return above, equal
-
-
-def count_by_halves(values: np.ndarray, weight: int, threshold: float, slack: float) -> tuple[int, int]:
-    """How many words of a weight have a sum of `values` above the threshold, and equal to it: two integers.
-
-    Every word is a word of the first half of the components and one of the second. Both halves' sums are listed by
-    their weight; for each of the one, a binary search among the sorted others counts all that complete it. That takes
-    2^(n/2) sums instead of C(n, weight).
-    """
-    half = len(values) // 2
-    left, right = _sums(values[:half]), _sums(values[half:])
-    above = equal = 0
-    for k in range(max(0, weight - len(right) + 1), min(half, weight) + 1):
-        others = np.sort(right[weight - k])
-        over = np.searchsorted(others, threshold + slack - left[k], side="right")
-        under = np.searchsorted(others, threshold - slack - left[k], side="left")
-        above += int((len(others) - over).sum())
-        equal += int((over - under).sum())
-    return above, equal
-
-
-def _sums(values: np.ndarray) -> list[np.ndarray]:
-    """The sums of all subsets, by how many values they have: [0] is one sum of none."""
-    sums = [np.zeros(1), *(np.empty(0) for _ in values)]
-    for value in values:
-        sums = [sums[0], *(np.concatenate([sums[k], sums[k - 1] + value]) for k in range(1, len(sums)))]
-    return sums
 
 
 def drawn_p_values(
