@@ -3,7 +3,7 @@
 import { isFinished } from "../trajectories.js";
 import { get, h, many, paint, picture } from "./dom.js";
 
-const PACE = 36; // milliseconds per step at the fastest, so that eyes can follow
+const PLAY = 1200; // milliseconds from the noise to the end at the fastest, so that eyes can follow
 const STORED = "stored (exact)",
   HERE = "redrawn here",
   THERE = "redrawn by the server";
@@ -77,7 +77,7 @@ export class Stage {
         this.show();
         this.tick();
       },
-      this.still.matches ? 4 * PACE : PACE,
+      (this.still.matches ? 4 * PLAY : PLAY) / this.app.site.manifest.steps,
     );
   }
 
