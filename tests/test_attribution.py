@@ -20,7 +20,7 @@ import oracles
 from ablatable import Execution, Sampling
 from ablatable.attribution import evaluation as evaluate
 from ablatable.attribution import methods as attribution
-from ablatable.attribution import pieces, scoreboard, truth
+from ablatable.attribution import pieces, truth
 from ablatable.attribution.methods import FACTUAL, Method, Pictures
 from ablatable.attribution.scores import read_scores, write_scores
 from ablatable.data.grouping import per_unit
@@ -259,6 +259,10 @@ def test_scores_that_do_not_fit(tmp_path: Path) -> None:
     refused("two scores", sample=[0, 0], unit=["a", "a"], score=[1.0, 2.0])
     refused("no unit 'z'", sample=[0], unit=["z"], score=[1.0])
     refused("no sample 1", sample=[1], unit=["a"], score=[1.0])
+    refused("no sample -1", sample=[0, -1], unit=["a", "b"], score=[1.0, 2.0])
+    refused("no sample 0.5", sample=[0.5], unit=["a"], score=[1.0])
+    refused("no unit 'q'", sample=[0], unit=["a"], score=[1.0], removed=["q"])
+    refused("sample 0 has two scores for 'b'", sample=[0] * 4, unit=list("abcb"), score=[1.0, 2, 3, 4])
     np.save(tmp_path / "s.npy", MATRIX.T)
     with pytest.raises(DataError, match="transpose it"):
         read_scores(tmp_path / "s.npy", samples=2, units=UNITS)
@@ -326,8 +330,9 @@ def test_stored_scores_of_every_counterfactual_give_the_exact_rate(ideal: ab.Uni
     table.write_parquet(tmp_path / "mine.parquet")
     here = Execution(workers=0, quiet=True)
     found = evaluate.evaluate(ideal, ["euclidean", str(tmp_path / "mine.parquet")], out=tmp_path / "e", execution=here)
-    asked = [found.scored[name].far for name in ("mine", "euclidean")]
-    np.testing.assert_array_equal(*[far.without_other for far in asked if far is not None])
+    mine, euclidean = (found.scored[name].far for name in ("mine", "euclidean"))
+    assert mine is not None and euclidean is not None
+    np.testing.assert_array_equal(mine.without_other, euclidean.without_other)
 
 
 def test_a_matrix_and_a_function_are_methods(ideal: ab.Universe, tmp_path: Path) -> None:
@@ -407,28 +412,39 @@ def test_scores_that_are_the_truth_are_the_best(ideal: ab.Universe, tmp_path: Pa
     assert "\\begin{tabular}" in (tmp_path / "e" / "results.tex").read_text()
 
 
-def test_metrics_in_pieces(ideal: ab.Universe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_compared_in_pieces(ideal: ab.Universe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few samples at a time give what all give at once, and no more of them are in memory."""
-    rng, run = np.random.default_rng(0), ab.Run(run_of(ideal))
-    samples, units, sets = len(ideal.seeds), 9, truth.component_sets(6)
-    distance, p, scores = (rng.random((samples, units)) for _ in range(3))
+    run, asked = run_of(ideal), []
+    whole = evaluate.evaluate(ideal, ["euclidean", "random"], out=tmp_path / "whole", run=run, execution=HERE)
+    inner = ab.Universe.distances
+
+    def spy(self: ab.Universe, *, scaled: bool = True, samples: slice = slice(None)) -> np.ndarray:
+        found = inner(self, scaled=scaled, samples=samples)
+        asked.append(found.shape[1])
+        return found
+
+    monkeypatch.setattr(ab.Universe, "distances", spy)
+    monkeypatch.setattr(evaluate, "PIECE", 3)
+    parts = evaluate.evaluate(ideal, ["euclidean", "random"], out=tmp_path / "parts", run=run, execution=HERE)
+    assert asked == [3, 1] and list(parts.results) == list(whole.results)
+    for label, metrics in whole.results.items():
+        for metric, one in metrics.items():
+            other = parts.results[label][metric]
+            assert one is not None and other is not None, metric
+            np.testing.assert_allclose(list(vars(one).values()), list(vars(other).values()), rtol=1e-6)
+        np.testing.assert_array_equal(parts.scored[label].scores, whole.scored[label].scores)
+        files = [read_scores(tmp_path / k / "scores" / f"{label}.parquet", samples=4, units=ideal.unit_ids) for k in K]
+        np.testing.assert_array_equal(files[0].factual, whole.scored[label].scores)
+        np.testing.assert_array_equal(files[1].factual, whole.scored[label].scores)
+
+
+HERE, K = Execution(workers=0, quiet=True), ("whole", "parts")
+
+
+def test_losses_of_some_samples_at_a_time(ideal: ab.Universe, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, sets, batches = ab.Run(run_of(ideal)), truth.component_sets(6), []
     losses = truth.diffusion_loss(ideal, run, sets)
-    known = truth.Truth(
-        distance, p, rng.random((5, units)), rng.random((samples, 5)), rng.random((len(sets), units)), losses
-    )
-    answer = scoreboard.Scored(scores, None, 0.0, 0.0)
-    whole = scoreboard.measure(answer, known, "all")
-    correlation, rows = scoreboard.informed_correlation, []
-
-    def spy(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        rows.append(len(scores))
-        return correlation(scores, truth)
-
-    monkeypatch.setattr(scoreboard, "informed_correlation", spy)
-    monkeypatch.setattr(scoreboard, "PAIRS", 2 * units)
     monkeypatch.setattr(truth, "ERRORS", 2 * 6 * 64)
-    assert scoreboard.measure(answer, known, "all") == whole and max(rows) == 2
-    batches: list[int] = []
     monkeypatch.setattr(IdealDenoiser, "forward", counted(IdealDenoiser.forward, batches))
     np.testing.assert_allclose(truth.diffusion_loss(ideal, run, sets), losses, rtol=1e-3)  # float32
     assert max(batches) == 2

@@ -16,7 +16,7 @@ from scipy.stats import false_discovery_control, kstest
 import ablatable as ab
 from ablatable import Execution, Sampling
 from ablatable.analysis.calibration import calibrate, influence, p_values, q_values, radius_p_values, spares_to_mark_one
-from ablatable.analysis.statistics import RIDGE, SPARED, Landscape, left_out_distances, regressed, scores
+from ablatable.analysis.statistics import RIDGE, SPARED, Images, Landscape, left_out_distances, regressed, scores
 from ablatable.codes.code import Code
 from ablatable.data.units import Units
 from ablatable.diffusion.ensemble import Ensemble
@@ -39,8 +39,7 @@ def landscape_of(seed: int = 0, units: int = 3, spares: int = 9, images: int = 1
         spares=random.normal(size=(spares, 5)),
         unit_words=random.random((units, 4)) < 0.5,
         spare_words=random.random((spares, 4)) < 0.5,
-        images=random.normal(size=(units * images, 5)),
-        starts=np.arange(units) * images,
+        images=Images(random.normal(size=(units * images, 5)), np.arange(units) * images),
     )
 
 
@@ -94,7 +93,7 @@ def test_regressed_likeness_one_by_one() -> None:
     random = np.random.default_rng(4)
     pictures, words = random.normal(size=(5, 6)), random.random((5, 4)) < 0.5
     images, starts, ablation = random.normal(size=(12, 6)), np.arange(6) * 2, np.array([0, 1, 2, 3, 4, 1])
-    made = Landscape(random.normal(size=6), pictures, pictures[:0], words, words[:0], images, starts)
+    made = Landscape(random.normal(size=6), pictures, pictures[:0], words, words[:0], Images(images, starts))
     drawn = np.array([True, True, False, True, True])
     for used in (None, drawn):
         found = regressed(made, ablation, used)
@@ -141,7 +140,6 @@ def test_a_unit_and_a_spare_can_change_places(statistic: str) -> None:
         made.spare_words[3:4],
         np.vstack([made.spare_words[:3], made.unit_words, made.spare_words[4:]]),
         made.images,
-        made.starts,
     )
     other_unit, other_spare = scores(swapped, statistic)
     np.testing.assert_allclose(other_unit, spare[3])
@@ -156,8 +154,10 @@ def test_scores_by_hand() -> None:
         spares=np.array([[6.0, 8.0]]),
         unit_words=np.eye(2, dtype=bool),
         spare_words=np.ones((1, 2), bool),
-        images=np.array([[0.0, 4.0], [3.0, 0.0], [0.0, -1.0]]),  # two of the first unit, one of the second
-        starts=np.array([0, 2]),
+        images=Images(
+            np.array([[0.0, 4.0], [3.0, 0.0], [0.0, -1.0]]),  # two of the first unit, one of the second
+            starts=np.array([0, 2]),
+        ),
     )
     unit, spare = scores(made, "plain")
     assert unit.tolist() == [5, 1] and spare.tolist() == [[10, 10]]
@@ -289,8 +289,7 @@ def null_p_values(
             spares=vectors[2:],
             unit_words=group[[0, 0]],
             spare_words=group[1:],
-            images=np.stack([image.ravel(), np.zeros(image.size)]).astype(float),
-            starts=np.arange(2),
+            images=Images(np.stack([image.ravel(), np.zeros(image.size)]).astype(float), np.arange(2)),
         )
         for statistic in SPARED:
             found[statistic].append(float(p_values(*scores(made, statistic))[0]))

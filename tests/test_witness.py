@@ -17,7 +17,7 @@ from ablatable import Execution, Sampling
 from ablatable.analysis import denoised as module
 from ablatable.analysis.denoised import denoised
 from ablatable.analysis.exchangeable import Reference
-from ablatable.analysis.statistics import Landscape, regressed
+from ablatable.analysis.statistics import Images, Landscape, regressed
 from ablatable.analysis.witness import unit_evidence, witness, witness_pictures
 from ablatable.attribution.evaluation import evaluate
 from ablatable.diffusion.ensemble import Ensemble
@@ -250,7 +250,9 @@ def null_tests(number: int, components: int, weight: int, design=ab.Code.random)
     seen = reference.p_values(evidence[:, dummy, 0], dummy, (number,))[0]
     vectors = pictures.reshape(len(pictures), -1).astype(float)
     flat = images.reshape(len(images), -1).astype(float)
-    landscape = Landscape(vectors[0], vectors[1:], vectors[:0], code.matrix, rows[:0], flat, np.arange(len(images)))
+    landscape = Landscape(
+        vectors[0], vectors[1:], vectors[:0], code.matrix, rows[:0], Images(flat, np.arange(len(images)))
+    )
     removed = regressed(landscape, np.arange(code.units))
     return float(seen), float(reference.p_values(removed[:, dummy], dummy, (number, "removed"))[0])
 

@@ -119,13 +119,19 @@ def _mebibytes(count: int) -> str:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write aside, fsync, rename: after a crash there is the old file or the new one, never a torn one."""
+    with written_aside(path, needs=len(data)) as aside:
+        aside.write_bytes(data)
+
+
+@contextmanager
+def written_aside(path: Path, *, needs: int | None = None) -> Iterator[Path]:
+    """As `write_atomic`, of a file that the caller writes, by the name given here, in a folder that is there then."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with writing(path, needs=len(data)):
+        with writing(path, needs=needs):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with aside.open("wb") as file:
-                file.write(data)
-                file.flush()
+            yield aside
+            with aside.open("rb") as file:
                 os.fsync(file.fileno())
             aside.replace(path)
             _sync_folder(path.parent)

@@ -34,7 +34,7 @@ from ..universes.screening.screen import Screen
 from .exchangeable import Reference, standardised
 from .features import Features
 from .seen import Seen
-from .statistics import SPARED, STATISTICS, Effects, Landscape, Statistic, scores
+from .statistics import SPARED, STATISTICS, Effects, Images, Landscape, Statistic, scores
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ..universes.settings import UniverseSettings
 
 DEFAULT: Statistic = "regressed"  # by far the highest power, at right size: docs/results/statistics.md
+TOGETHER = 16  # samples that are compared with their spares together, at most
 OF_SCREENS: Statistic = "likeness"  # their units were drawn for what others showed, so codewords are not exchangeable
 
 
@@ -183,15 +184,16 @@ def calibrate(
     seen = Seen(universe, features)
     score = np.empty((len(universe.unit_ids), len(chosen)))
     p, radius_p = np.ones_like(score), np.empty(len(chosen))
+    if statistic in SPARED:
+        for first, last in chunks(len(chosen), max(1, min(TOGETHER, 4 * seen.at_once // len(settings.spares)))):
+            score[:, first:last], p[:, first:last] = spared_scores(seen, chosen[first:last], statistic)
     reference, compared = Reference(Code(words[ablation], allow_dummy=True)), len(settings.spares)
     scale = native_to_scaled(settings.shape) / 255 if features is None and statistic in SPARED else 1.0
     for column, sample in enumerate(chosen):
         one = slice(sample, sample + 1)
         distances, spares = universe.distances(samples=one), universe.spare_distances(samples=one)
         radius_p[column] = radius_p_values(distances, spares)[0]
-        if statistic in SPARED:
-            score[:, column], p[:, column] = spared_scores(seen, sample, statistic)
-        else:
+        if statistic not in SPARED:
             evidence = component_evidence(seen, sample)
             score[:, column] = standardised(words[ablation], evidence)
             key = (str(settings.run_sha256), universe.seeds[sample])
@@ -204,26 +206,20 @@ def calibrate(
     return Calibration(statistic, score * scale, p, q_values(p), radius_p, compared, *about)
 
 
-def spared_scores(seen: Seen, sample: int, statistic: str) -> tuple[np.ndarray, np.ndarray]:
-    """The units' scores and p-values of one sample, float64 (units,) twice, a piece of the units at a time."""
+def spared_scores(seen: Seen, samples: Sequence[int], statistic: str) -> tuple[np.ndarray, np.ndarray]:
+    """The units' scores and p-values of some samples, float64 (units, samples) twice. Units are read in pieces."""
     settings, words = seen.universe.settings, seen.universe.settings.codewords
-    spares, score, p = np.array(settings.spares), np.empty(len(seen.ablation)), np.empty(len(seen.ablation))
-    spare_vectors = seen.counterfactuals(sample, spares)
+    spares = np.array(settings.spares)
+    score = np.empty((len(seen.ablation), len(samples)))
+    p, spare_vectors = np.empty_like(score), [seen.counterfactuals(sample, spares) for sample in samples]
     for first, last in seen.pieces():
-        rows = seen.ablation[first:last]
-        begin, end = seen.starts[first], seen.starts[last]
-        landscape = Landscape(
-            seen.factual(sample),
-            seen.counterfactuals(sample, rows),
-            spare_vectors,
-            words[rows],
-            words[spares],
-            seen.images(slice(begin, end)),
-            seen.starts[first:last] - begin,
-            seen.mean,
-        )
-        score[first:last], null = scores(landscape, statistic)
-        p[first:last] = p_values(score[first:last], null)
+        rows, begin = seen.ablation[first:last], seen.starts[first]
+        images = Images(seen.images(slice(begin, seen.starts[last])), seen.starts[first:last] - begin, seen.mean)
+        for column, sample in enumerate(samples):
+            vectors = seen.factual(sample), seen.counterfactuals(sample, rows), spare_vectors[column]
+            landscape = Landscape(*vectors, words[rows], words[spares], images)
+            score[first:last, column], null = scores(landscape, statistic)
+            p[first:last, column] = p_values(score[first:last, column], null)
     return score, p
 
 

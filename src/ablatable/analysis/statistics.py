@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,6 +20,31 @@ SPARED: tuple[Statistic, ...] = tuple(name for name in STATISTICS if name != "re
 RIDGE = 0.1  # keeps the additive fit defined when spares are few; an ablation of weight w weighs w
 
 
+@dataclass(eq=False)
+class Images:
+    """Training images of some units as vectors.
+
+    Attributes:
+        vectors: float64 (images, D), grouped by unit.
+        starts: where each unit's begin, int (units,).
+        mean: the mean of all training images, float64 (D,); None = of these.
+    """
+
+    vectors: np.ndarray
+    starts: np.ndarray
+    mean: np.ndarray | None = None
+
+    @cached_property
+    def centred(self) -> np.ndarray:
+        """Less the mean, (images, D)."""
+        return self.vectors - (self.vectors.mean(axis=0) if self.mean is None else self.mean)
+
+    @cached_property
+    def along(self) -> np.ndarray:
+        """Each, centred, as a direction of length 1, (images, D)."""
+        return _along(self.centred)
+
+
 @dataclass(frozen=True, eq=False)
 class Landscape:
     """One sample's landscape as vectors; what a statistic may look at.
@@ -27,8 +53,7 @@ class Landscape:
         factual: float64 (D,).
         units, spares: counterfactuals, float64 (units, D) and (spares, D).
         unit_words, spare_words: which components each removes, bool (units, n) and (spares, n).
-        images: training images, float64 (images, D), grouped by unit; `starts`: where each unit's begin, int (units,).
-        mean: the mean of all training images, float64 (D,); None = of those in `images`.
+        images: the units' training images.
     """
 
     factual: np.ndarray
@@ -36,14 +61,7 @@ class Landscape:
     spares: np.ndarray
     unit_words: np.ndarray
     spare_words: np.ndarray
-    images: np.ndarray
-    starts: np.ndarray
-    mean: np.ndarray | None = None
-
-    @property
-    def middle(self) -> np.ndarray:
-        """The mean training image, (D,)."""
-        return self.images.mean(axis=0) if self.mean is None else self.mean
+    images: Images
 
 
 def scores(landscape: Landscape, statistic: str) -> tuple[np.ndarray, np.ndarray]:
@@ -70,14 +88,27 @@ def scores(landscape: Landscape, statistic: str) -> tuple[np.ndarray, np.ndarray
             spare = np.linalg.norm(spares_moved, axis=1)
             return np.linalg.norm(moved, axis=1), np.repeat(spare[:, None], len(moved), axis=1)
         return left_out_distances(moved, spares_moved, landscape.unit_words, landscape.spare_words)
-    unlike = _unlikeness if statistic == "likeness" else feature_distances
-    ends = [*landscape.starts[1:], len(landscape.images)]
-    images = landscape.images - landscape.middle * (statistic == "likeness")
-    before = np.minimum.reduceat(unlike(landscape.factual[None], images), landscape.starts, axis=1)[0]  # (units,)
-    spare = np.minimum.reduceat(unlike(landscape.spares, images), landscape.starts, axis=1) - before
-    own = zip(landscape.units[:, None], landscape.starts, ends, strict=True)
-    unit = np.array([unlike(picture, images[first:last]).min() for picture, first, last in own]) - before
-    return unit, spare
+    images, starts = landscape.images, landscape.images.starts
+    before = np.minimum.reduceat(_unlike(landscape.factual[None], images, statistic), starts, axis=1)[0]  # (units,)
+    spare = np.minimum.reduceat(_unlike(landscape.spares, images, statistic), starts, axis=1) - before
+    own = _unlike_own(landscape.units, images, statistic)
+    return np.minimum.reduceat(own, starts) - before, spare
+
+
+def _unlike(vectors: np.ndarray, images: Images, statistic: str) -> np.ndarray:
+    """How little of each image is in each vector, (N, images): its distance, or for `likeness` minus its length."""
+    return -vectors @ images.along.T if statistic == "likeness" else feature_distances(vectors, images.vectors)
+
+
+def _unlike_own(vectors: np.ndarray, images: Images, statistic: str) -> np.ndarray:
+    """The same of each unit's vector, (units, D), and its own images alone: (images,)."""
+    counts = np.diff(images.starts, append=len(images.vectors))
+    each = vectors if len(vectors) == len(images.vectors) else np.repeat(vectors, counts, axis=0)
+    if statistic == "likeness":
+        return -np.einsum("id,id->i", each, images.along)
+    # as in `feature_distances`
+    squares = np.square(each).sum(axis=1) + np.square(images.vectors).sum(axis=1)
+    return np.sqrt(np.maximum(squares - 2 * np.einsum("id,id->i", each, images.vectors), 0))
 
 
 def regressed(landscape: Landscape, ablation: np.ndarray, drawn: np.ndarray | None = None) -> np.ndarray:
@@ -99,7 +130,8 @@ def regressed(landscape: Landscape, ablation: np.ndarray, drawn: np.ndarray | No
     """
     used = np.ones(len(landscape.units), bool) if drawn is None else drawn
     effects = Effects(landscape.unit_words, ablation, used)
-    images = landscape.images[speakers(landscape.images, landscape.starts, landscape.factual)] - landscape.middle
+    given = landscape.images
+    images = given.centred[speakers(given.vectors, given.starts, landscape.factual)]
     effects.see(0, landscape.units - landscape.factual, lambda units: images[units])
     return effects.lost(0, images)
 
@@ -154,11 +186,6 @@ def _standardised(unit: np.ndarray, spare: np.ndarray) -> np.ndarray:
     """Scores in standard deviations over all M + 1 ablations, so alike for each: (M + 1, units), the unit's first."""
     pool = np.vstack([unit, spare])
     return (pool - pool.mean(axis=0)) / np.maximum(pool.std(axis=0), 1e-12)
-
-
-def _unlikeness(vectors: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """How little of each image, centred, is in each vector: minus its length along the image, (N, images)."""
-    return -vectors @ _along(images).T
 
 
 def _along(images: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ was interrupted resumes, and methods can be added to one that is finished. All m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,20 @@ from ..runs.run import Run
 from ..universes.reader import Universe
 from .methods import Method, as_method, find_method
 from .metrics import FalseAttribution
-from .pieces import Piece, another_unit, compute_piece, finished, make_ready, other_units, score_piece
-from .scoreboard import Evaluation, Scored, as_tex, figure, measure
-from .scores import SUFFIXES, write_scores
-from .truth import find_truth
+from .pieces import (
+    Content,
+    Piece,
+    another_unit,
+    compute_piece,
+    content_of,
+    finished,
+    make_ready,
+    other_units,
+    score_piece,
+)
+from .scoreboard import Evaluation, Measured, Scored, as_tex, figure, measure, measured
+from .scores import SUFFIXES, write_pieces
+from .truth import Removals
 
 PIECE = 16  # samples of one method in a piece
 
@@ -112,10 +123,9 @@ def evaluate(
             for span in chunks(len(universe.seeds), PIECE)
         ]
         _compute(universe, opened, own, tasks, execution)
-        scored = {labels[name]: _assemble([task for task in tasks if task.method == name]) for name in chosen}
-        truth, why = find_truth(universe, opened, CPU if execution.ray is not None else execution.device)
-        results = {label: measure(answer, truth, label) for label, answer in scored.items()}
-        found = Evaluation(results, scored, why, len(universe.seeds), len(universe.unit_ids))
+        pieces = {labels[name]: tuple(task for task in tasks if task.method == name) for name in chosen}
+        removals = Removals(universe, opened, CPU if execution.ray is not None else execution.device)
+        found = _compare(universe, removals, pieces, execution)
         _write(folder, found, universe)
     return found
 
@@ -151,18 +161,39 @@ def _compute(
                 finish(rest[number])
 
 
-def _assemble(pieces: list[Piece]) -> Scored:
-    contents = [content for piece in pieces if (content := finished(piece)) is not None]
-    assert len(contents) == len(pieces)
-    scores, far = np.concatenate([content.scores for content in contents]), None
-    answers = [content.again for content in contents if content.again is not None]
+def _compare(
+    universe: Universe, removals: Removals, pieces: dict[str, tuple[Piece, ...]], execution: Execution
+) -> Evaluation:
+    """All methods' metrics, from finished pieces; those of the same samples are together in memory, and no others."""
+    parts: dict[str, list[Measured]] = {label: [] for label in pieces}
+    answers: dict[str, list[Content]] = {label: [] for label in pieces}
+    named: dict[str, list[np.ndarray]] = {label: [] for label in pieces}
+    samples = len(universe.seeds)
+    with Display(f"comparing {samples} samples", samples, quiet=execution.quiet) as display:
+        for same in zip(*pieces.values(), strict=True):
+            first, last = same[0].samples
+            truth = removals.of(first, last)
+            for label, piece in zip(pieces, same, strict=True):
+                content = content_of(piece)
+                parts[label].append(measured(content.scores, truth))
+                named[label].append(content.scores.argmax(axis=1))
+                answers[label].append(replace(content, scores=content.scores[:, :0]))
+            display.finish(0, last - first)
+    scored = {label: _scored(mine, answers[label], np.concatenate(named[label])) for label, mine in pieces.items()}
+    results = {label: measure(parts[label], answer.far, label) for label, answer in scored.items()}
+    return Evaluation(results, scored, removals.why, samples, len(universe.unit_ids))
+
+
+def _scored(pieces: tuple[Piece, ...], contents: list[Content], named: np.ndarray) -> Scored:
+    """`contents` need no scores here."""
+    far, answers = None, [content.again for content in contents if content.again is not None]
     if len(answers) == len(contents):
         again = np.concatenate(answers, axis=1)
         far = FalseAttribution(again[0] > 0, again[1])
     counts = np.array([last - first for first, last in (piece.samples for piece in pieces)])
     seconds = np.array([content.seconds for content in contents])
     ready = max(content.ready for content in contents)
-    return Scored(scores, far, float((seconds * counts).sum() / counts.sum()), float(ready))
+    return Scored(pieces, named, far, float((seconds * counts).sum() / counts.sum()), float(ready))
 
 
 # --- what is given, and what is written --------------------------------------------------------------------------
@@ -219,9 +250,8 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
 def _write(folder: Path, found: Evaluation, universe: Universe) -> None:
     table = found.table()
     for label, answer in found.scored.items():
-        write_scores(
-            folder / "scores" / f"{_slug(label)}.parquet", answer.scores, units=universe.unit_ids, overwrite=True
-        )
+        stored = [Path(piece.path) for piece in answer.pieces]
+        write_pieces(folder / "scores" / f"{_slug(label)}.parquet", stored, universe.unit_ids)
         if answer.far is None:
             write_atomic(folder / "scores" / f"{_slug(label)}.ask.csv", _questions(universe, answer))
     write_atomic(folder / "results.csv", table.write_csv().encode())
@@ -236,7 +266,7 @@ def _questions(universe: Universe, answer: Scored) -> bytes:
     import polars as pl
 
     rows = []
-    for sample, unit in enumerate(answer.scores.argmax(axis=1).tolist()):
+    for sample, unit in enumerate(answer.named.tolist()):
         if len(other_units(universe, unit)):
             other = another_unit(universe, sample, unit)
             rows += [{"sample": sample, "removed": universe.unit_ids[k]} for k in (unit, other)]

@@ -21,7 +21,7 @@ from .._runtime.files import json_hash, write_atomic
 from .._runtime.rng import generator
 from .._runtime.workers import chunks
 from ..data.grouping import per_unit
-from ..errors import DataError
+from ..errors import DataError, StoreError
 from ..runs.run import Run
 from ..universes.reader import Universe
 from .methods import FACTUAL, Attributor, Method, NotScored, find_method, pictures_of
@@ -206,3 +206,10 @@ def finished(piece: Piece) -> Content | None:
     except Exception:  # Parquet's readers have many kinds for damaged bytes
         return None
     return content if sound else None
+
+
+def content_of(piece: Piece) -> Content:
+    """A piece that was finished; `StoreError` if it is not there any more."""
+    if (content := finished(piece)) is None:
+        raise StoreError(f"{piece.path} is missing or damaged; evaluate again, which computes what is missing")
+    return content

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._runtime.tables import Tabular
-from .._runtime.workers import chunks
 from .metrics import (
     Estimate,
     FalseAttribution,
@@ -20,6 +20,7 @@ from .metrics import (
     precision,
     removal_area,
 )
+from .pieces import Piece, content_of
 from .truth import Truth
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 SIGNIFICANT = 0.05  # p-value up to which a unit counts as significant
 TOP = 5
-PAIRS = 2_000_000  # samples times units that are ranked at once, for bounded memory
 COLOUR, INK, MUTED = "#24578f", "#1d2024", "#5c626b"  # as in reports
 
 METRICS = {  # name -> heading, and what it is
@@ -47,15 +47,22 @@ class Scored:
     """A method's answers for all samples.
 
     Attributes:
-        scores: of the factual samples, float64 (samples, units).
+        pieces: what holds the scores, a few samples each.
+        named: the unit that the method names in each factual sample (its row), int (samples,).
         far: what it names in counterfactuals; None where it could not be asked (stored scores of factual samples only).
         seconds: to score one sample; `ready`: to make the method ready, once.
     """
 
-    scores: np.ndarray
+    pieces: tuple[Piece, ...]
+    named: np.ndarray
     far: FalseAttribution | None
     seconds: float
     ready: float
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Of the factual samples, float64 (samples, units), read from the evaluation's folder."""
+        return np.concatenate([content_of(piece).scores for piece in self.pieces])
 
     def per_sample(self, samples: int) -> float:
         """What one of so many samples costs, the making ready shared out, in seconds."""
@@ -92,36 +99,36 @@ class Evaluation(Tabular):
         return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def measure(answer: Scored, truth: Truth, name: str) -> dict[str, Estimate | None]:
-    """Every metric of one method; None where the universe or the method cannot tell."""
+Measured = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Metrics of some samples, and what chance gives in each; float64 (samples,)."""
+
+
+def measure(parts: Sequence[Measured], far: FalseAttribution | None, name: str) -> dict[str, Estimate | None]:
+    """Every metric of one method, from those of all samples; None where the universe or the method cannot tell."""
     results: dict[str, Estimate | None] = dict.fromkeys(METRICS)
-    results["far"] = answer.far.rate() if answer.far else None
-    samples, units = answer.scores.shape
-    parts = [_of_samples(answer.scores, truth, slice(*part)) for part in chunks(samples, max(1, PAIRS // units))]
+    results["far"] = far.rate() if far else None
     for metric in parts[0]:
         values, chance = (np.concatenate([part[metric][k] for part in parts]) for k in (0, 1))
         results[metric] = estimate(values, chance, name=name)
     return results
 
 
-def _of_samples(scores: np.ndarray, truth: Truth, part: slice) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The metrics of some samples, and what chance gives in each; float64 (samples,)."""
-    scores, distance = scores[part], truth.distance[part]
+def measured(scores: np.ndarray, truth: Truth) -> Measured:
+    """The metrics of some samples, from scores (samples, units) and what removal shows of them."""
     nothing = np.zeros(len(scores))
     found = {
-        "rank_distance": (informed_correlation(scores, distance), nothing),
-        "removal": removal_area(scores, distance),
+        "rank_distance": (informed_correlation(scores, truth.distance), nothing),
+        "removal": removal_area(scores, truth.distance),
     }
     if truth.p is not None:
-        p = truth.p[part]
-        significant = p <= SIGNIFICANT
-        found["rank_significance"] = informed_correlation(scores, -p), nothing
+        significant = truth.p <= SIGNIFICANT
+        found["rank_significance"] = informed_correlation(scores, -truth.p), nothing
         found["precision"] = precision(scores, significant, TOP), significant.mean(axis=1)
-        found["ndcg"] = discounted_gain(scores, -np.log10(p))
+        found["ndcg"] = discounted_gain(scores, -np.log10(truth.p))
     if truth.presence is not None and truth.spare_distance is not None:
-        found["lds_distance"] = linear_datamodelling(scores, truth.presence, -truth.spare_distance[part]), nothing
+        found["lds_distance"] = linear_datamodelling(scores, truth.presence, -truth.spare_distance), nothing
     if truth.set_presence is not None and truth.set_loss is not None:
-        found["lds_loss"] = linear_datamodelling(scores, truth.set_presence, -truth.set_loss[part]), nothing
+        found["lds_loss"] = linear_datamodelling(scores, truth.set_presence, -truth.set_loss), nothing
     return found
 
 

@@ -12,13 +12,14 @@ Orientation: `quanda` is test x train, (samples, units), and taken unless said o
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from .._runtime.files import read_json, write_atomic, write_json
+from .._runtime.files import read_json, write_atomic, write_json, written_aside
 from .._runtime.outputs import check_file
 from ..errors import DataError, SettingsError
 
@@ -84,6 +85,28 @@ def write_scores(
     return path
 
 
+def write_pieces(path: Path, pieces: Sequence[Path], units: tuple[str, ...]) -> None:
+    """Write the scores of an evaluation's pieces, in the order of the samples, into one file as `write_scores` does.
+
+    A few rows of a piece are in memory at a time. A file that is there is replaced.
+    """
+    import polars as pl
+
+    def rows(first: int) -> Callable[[pl.DataFrame], pl.DataFrame]:
+        def long(part: pl.DataFrame) -> pl.DataFrame:
+            return long_table(part["scores"].to_numpy(), units, first + part["row"].to_numpy().astype(np.int64))
+
+        return long
+
+    schema, tables, first = pl.Schema({"sample": pl.Int64, "unit": pl.String, "score": pl.Float64}), [], 0
+    for piece in pieces:
+        table = pl.scan_parquet(piece)
+        tables.append(table.select("scores").with_row_index("row").map_batches(rows(first), schema=schema))
+        first += table.select(pl.len()).collect().item()
+    with written_aside(path) as aside:
+        pl.concat(tables).sink_parquet(aside)
+
+
 def _is_scores(path: Path) -> bool:
     table, (_, _, about) = _read(path)
     return {"sample", "unit", "score"} <= set(about if table is None else table.columns) or "orientation" in about
@@ -93,15 +116,15 @@ def _is_about(path: Path) -> bool:
     return set(read_json(path)) == {"samples", "units", "orientation"}
 
 
-def long_table(scores: np.ndarray, units: tuple[str, ...]) -> pl.DataFrame:
-    """A row a score: sample, unit, score."""
+def long_table(scores: np.ndarray, units: tuple[str, ...], samples: np.ndarray | None = None) -> pl.DataFrame:
+    """A row a score: sample, unit, score. `samples`: the rows' samples, int (rows,); None = counted from 0."""
     import polars as pl
 
-    samples, count = scores.shape
+    rows, count = scores.shape
     return pl.DataFrame(
         {
-            "sample": np.repeat(np.arange(samples), count),
-            "unit": pl.Series(units, dtype=pl.String).gather(np.tile(np.arange(count), samples)),
+            "sample": np.repeat(np.arange(rows) if samples is None else samples, count),
+            "unit": pl.Series(units, dtype=pl.String).gather(np.tile(np.arange(count), rows)),
             "score": scores.ravel(),
         }
     )
@@ -195,7 +218,8 @@ def _from_arrays(
         )
     if sorted(named) != sorted(units) or sorted(numbers) != list(range(samples)):
         raise DataError(f"{path} is of other samples or units than the universe: {_first_difference(named, units)}")
-    columns = [named.index(unit) for unit in units]
+    place = {unit: column for column, unit in enumerate(named)}
+    columns = [place[unit] for unit in units]
     factual = matrix[np.argsort(numbers)][:, columns].astype(np.float64)
     removed: dict[tuple[int, int], np.ndarray] = {}
     if counterfactual is not None:
@@ -219,28 +243,48 @@ def _from_table(path: Path, table: pl.DataFrame, samples: int, units: tuple[str,
             f"{path} has no column {', '.join(sorted(missing))}; expected sample, unit, score (and, if counterfactuals "
             f"were scored, removed); it has {', '.join(table.columns)}"
         )
-    row = {unit: k for k, unit in enumerate(units)}
-    removed_column = table["removed"] if "removed" in table.columns else pl.Series([None] * len(table))
+    whole = table.select(
+        "sample",
+        pl.col("score").cast(pl.Float64),
+        pl.col("unit").cast(pl.String),
+        pl.col("removed").cast(pl.String) if "removed" in table.columns else pl.lit(None, pl.String).alias("removed"),
+    )
+    rows = pl.DataFrame({"unit": pl.Series(units, dtype=pl.String), "row": np.arange(len(units))})
+    strange = (
+        whole
+        if not whole["sample"].dtype.is_integer()
+        else whole.filter(~pl.col("sample").is_between(0, samples - 1).fill_null(False))
+    )
+    if len(strange):
+        raise DataError(f"{path}: there is no sample {strange['sample'][0]}; there are 0 to {samples - 1}")
+    for name in ("unit", "removed"):
+        whole = whole.join(
+            rows.rename({"unit": name, "row": f"{name}_row"}), on=name, how="left", maintain_order="left"
+        )
+        unknown = whole.filter(pl.col(f"{name}_row").is_null() & (pl.col(name).is_not_null() | (name == "unit")))
+        if len(unknown):
+            raise DataError(
+                f"{path}: there is no unit {unknown[name][0]!r} in the universe; its units are like {units[0]!r}"
+            )
+    known = whole.filter(pl.col("score").is_not_null() & pl.col("score").is_not_nan())
+    sample, unit = known["sample"].to_numpy().astype(np.int64), known["unit_row"].to_numpy()
+    gone = known["removed_row"].fill_null(-1).to_numpy()
+    picture = sample * (len(units) + 1) + gone + 1
+    order = np.lexsort((unit, picture))
+    picture, unit, score = picture[order], unit[order], known["score"].to_numpy()[order]
+    twice = np.flatnonzero((np.diff(picture) == 0) & (np.diff(unit) == 0))
+    if len(twice):
+        raise DataError(f"{path}: sample {sample[order[twice[0]]]} has two scores for {units[unit[twice[0]]]!r}")
     factual = np.full((samples, len(units)), np.nan)
     removed: dict[tuple[int, int], np.ndarray] = {}
-    for sample, unit, score, gone in zip(table["sample"], table["unit"], table["score"], removed_column, strict=True):
-        if not isinstance(sample, int) or not 0 <= sample < samples:
-            raise DataError(f"{path}: there is no sample {sample}; there are 0 to {samples - 1}")
-        for id in (unit, gone):
-            if id is not None and str(id) not in row:
-                raise DataError(f"{path}: there is no unit {id!r} in the universe; its units are like {units[0]!r}")
-        if score is None:
-            continue
-        if gone is None:
-            target = factual[sample]
-        else:
-            target = removed.setdefault((sample, row[str(gone)]), np.full(len(units), np.nan))
-        place = row[str(unit)]
-        if not np.isnan(target[place]):
-            raise DataError(f"{path}: sample {sample} has two scores for {unit!r}")
-        target[place] = float(score)
-    whole = {key: values for key, values in removed.items() if not np.isnan(values).any()}
-    return Scores(_complete(path, factual, units), whole)
+    starts = np.flatnonzero(np.diff(picture, prepend=-1))
+    for first, last in zip(starts, [*starts[1:], len(picture)], strict=True):
+        number, without = divmod(int(picture[first]), len(units) + 1)
+        if not without:
+            factual[number, unit[first:last]] = score[first:last]
+        elif last - first == len(units):
+            removed[number, without - 1] = score[first:last]
+    return Scores(_complete(path, factual, units), removed)
 
 
 def _complete(path: Path, factual: np.ndarray, units: tuple[str, ...]) -> np.ndarray:

@@ -13,7 +13,8 @@ import numpy as np
 from .._runtime.devices import CPU, computing
 from .._runtime.rng import generator
 from .._runtime.workers import chunks
-from ..analysis.calibration import calibrate
+from ..analysis.calibration import spared_scores
+from ..analysis.seen import Seen
 from ..runs.conditioning import given_of
 from ..runs.run import Run
 from ..universes.reader import Universe
@@ -31,7 +32,7 @@ ERRORS = 2**26  # numbers in the components' errors of the samples that are look
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What removal shows. All (samples, ..), float64; None where a universe cannot tell.
+    """What removal shows of some samples. All (samples, ..), float64; None where a universe cannot tell.
 
     Attributes:
         distance: of every unit's counterfactual, (samples, units).
@@ -50,29 +51,47 @@ class Truth:
     set_loss: np.ndarray | None
 
 
-def find_truth(universe: Universe, run: Run | None, device: str = CPU) -> tuple[Truth, dict[str, str]]:
-    """What a universe tells of its units' influence, and for what it does not tell, why.
+class Removals:
+    """What a universe tells of its units' influence, read a few samples at a time.
 
-    `device`: where components compute, as resolved.
+    Attributes:
+        why: for each metric of which it does not tell, the reason.
     """
-    settings, why = universe.settings, {}
-    p = presence = spare_distance = set_presence = set_loss = None
-    if settings.spares:
-        p = calibrate(universe, statistic="likeness").p.T  # of the unit's own removal, which is what methods predict
-        words = settings.codewords
-        trained = words[list(settings.ablation)]  # (units, components)
-        presence = present(~words[list(settings.spares)], trained)
-        spare_distance = universe.spare_distances().T.astype(np.float64)
-    else:
-        reason = "the universe has no spare ablations"
-        why |= dict.fromkeys(("rank_significance", "precision", "ndcg", "lds_distance"), reason)
-    if run is None:
-        why["lds_loss"] = "no run is given" if not settings.imported else "an imported universe has no run"
-    else:
-        sets = component_sets(run.code.components)
-        set_presence, set_loss = present(sets, run.code.matrix), diffusion_loss(universe, run, sets, device)
-    distance = universe.distances().T.astype(np.float64)
-    return Truth(distance, p, presence, spare_distance, set_presence, set_loss), why
+
+    def __init__(self, universe: Universe, run: Run | None, device: str = CPU) -> None:
+        """`device`: where components compute, as resolved."""
+        settings, self.universe, self.why = universe.settings, universe, dict[str, str]()
+        self._presence = self._set_presence = self._set_loss = self._seen = None
+        if settings.spares:
+            words = settings.codewords
+            trained = words[list(settings.ablation)]  # (units, components)
+            self._presence = present(~words[list(settings.spares)], trained)
+            self._seen = Seen(universe, None)
+        else:
+            reason = "the universe has no spare ablations"
+            self.why |= dict.fromkeys(("rank_significance", "precision", "ndcg", "lds_distance"), reason)
+        if run is None:
+            self.why["lds_loss"] = "no run is given" if not settings.imported else "an imported universe has no run"
+        else:
+            sets = component_sets(run.code.components)
+            self._set_presence = present(sets, run.code.matrix)
+            self._set_loss = diffusion_loss(universe, run, sets, device)
+
+    def of(self, first: int, last: int) -> Truth:
+        """What it tells of the samples from `first` to before `last`."""
+        part, p, spare_distance = slice(first, last), None, None
+        if self._seen is not None:
+            # of the unit's own removal, which is what methods predict
+            p = spared_scores(self._seen, range(first, last), "likeness")[1].T
+            spare_distance = self.universe.spare_distances(samples=part).T.astype(np.float64)
+        return Truth(
+            self.universe.distances(samples=part).T.astype(np.float64),
+            p,
+            self._presence,
+            spare_distance,
+            self._set_presence,
+            None if self._set_loss is None else self._set_loss[part],
+        )
 
 
 def present(alive: np.ndarray, trained: np.ndarray) -> np.ndarray:
