@@ -1,7 +1,8 @@
 """Benchmarks: every figure is a ratio against a baseline measured in the same run, on the same weights and machine.
 
 python bench/run.py [--units 200] [--samples 10 1] [--steps 10] [--only universe training]
-                    [--variants fp32 bf16 one-worker fp32-compiled bf16-compiled] [--out bench/results]
+                    [--variants fp32 bf16 one-worker fp32-compiled bf16-compiled fp32-openvino bf16-openvino]
+                    [--out bench/results]
 
 Run nothing beside it: a second busy process changes the baseline (all threads) far more than the engine.
 """
@@ -27,7 +28,7 @@ from ablatable.data.units import to_model
 from ablatable.universes.precision import precision_error
 
 COMPONENTS, SIDE = 12, 28
-VARIANTS = ["fp32", "bf16", "one-worker", "fp32-compiled", "bf16-compiled"]
+VARIANTS = ["fp32", "bf16", "one-worker", "fp32-compiled", "bf16-compiled", "fp32-openvino", "bf16-openvino"]
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
         nargs="+",
         choices=VARIANTS,
         default=VARIANTS[:3],
-        help="of the engine, one or more at a time; of training, fp32 and bf16; compiled ones count the compiling",
+        help="of the engine, one or more at a time, with the time of compiling; of training, fp32 and bf16",
     )
     parser.add_argument("--only", nargs="+", choices=["universe", "training"], default=["universe", "training"])
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
@@ -91,7 +92,8 @@ def universe(
     before, expected = plain()
     found = {}
     for name in args.variants:
-        precision, compiled = "bf16" if "bf16" in name else "fp32", "compiled" in name
+        precision = "bf16" if "bf16" in name else "fp32"
+        backend = next((last for last in ("compiled", "openvino") if name.endswith(last)), "eager")
         workers = 1 if name == "one-worker" else args.workers
         out = folder / f"{samples}-{name}.zarr"
         began = time.perf_counter()
@@ -99,7 +101,7 @@ def universe(
             run.path,
             range(samples),
             out=out,
-            sampling=Sampling(steps=args.steps, precision=precision, compiled=compiled),
+            sampling=Sampling(steps=args.steps, precision=precision, backend=backend),
             execution=Execution(workers=workers, quiet=True),
             units=run.unit_ids[: args.units // 2]
             if name == "one-worker"

@@ -6,7 +6,7 @@ from typing import Any
 
 import ablatable as ab
 
-SAMPLING = ("sampler", "steps", "precision", "compiled", "threshold", "clip")
+SAMPLING = ("sampler", "steps", "precision", "backend", "threshold", "clip")
 EXECUTION = ("workers", "device", "max_resident", "ray", "quiet")
 
 

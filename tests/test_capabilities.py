@@ -6,7 +6,9 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +266,27 @@ def witnessed(run: ab.Run, out: Path) -> None:
     assert found.p.shape == (4, 2) and ((found.p > 0) & (found.p <= 1)).all()
 
 
+def drawn_by(backend: Any, run: ab.Run, out: Path) -> None:
+    """Other backends give the universe's pictures, but for rounding."""
+    sampling, how = replace(FEW, backend=backend), {"spares": 2, "conditions": asked(run), "execution": HERE}
+    other = ab.enumerate_universe(run, [0, 1], out=out / "other.zarr", sampling=sampling, **how)
+    assert other.settings.backend == backend
+    apart = other.landscape(1).astype(int) - universe_of(run).landscape(1)
+    assert np.abs(apart).max() <= 1
+
+
+def drawn_by_openvino(run: ab.Run, out: Path) -> None:
+    if find_spec("openvino") is None:
+        pytest.skip("needs OpenVINO: pip install 'ablatable[openvino]'")
+    drawn_by("openvino", run, out)
+
+
+def trained_stacked(run: ab.Run, out: Path) -> None:
+    recipe = run.recipe.replace(stacked=2)
+    run = ab.train(run.units(), CODE, recipe, out=out / "run", shared=run.shared.parts(), execution=HERE)
+    assert check_run(run.path) == [] and run.recipe.training.stacked == 2
+
+
 CAPABILITIES: dict[str, Callable[[ab.Run, Path], Any]] = {
     "draw samples": drawn,
     "universe": enumerated,
@@ -281,6 +304,9 @@ CAPABILITIES: dict[str, Callable[[ab.Run, Path], Any]] = {
     "explorer's server": served,
     "differential ablation": differentiated,
     "several workers": in_workers,
+    "draw stacked": partial(drawn_by, "stacked"),
+    "train stacked": trained_stacked,
+    "draw with OpenVINO": drawn_by_openvino,
 }
 
 
@@ -305,6 +331,6 @@ def test_it_is_as_the_table_says(
     if TABLE[kind, capability]:
         CAPABILITIES[capability](run, tmp_path)
         return
-    with pytest.raises(SettingsError, match=r"trained elsewhere|not possible with") as refusal:
+    with pytest.raises(SettingsError, match=r"trained elsewhere|not possible with|cannot be stacked") as refusal:
         CAPABILITIES[capability](run, tmp_path)
     assert isinstance(refusal.value, AblatableError)

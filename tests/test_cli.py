@@ -159,9 +159,10 @@ def test_choices_are_the_librarys() -> None:
     from ablatable.cli import choices
     from ablatable.demo import DATA
     from ablatable.diffusion.recipe import PRESETS
-    from ablatable.diffusion.sampling_settings import PRECISIONS, SAMPLERS
+    from ablatable.diffusion.sampling_settings import BACKENDS, PRECISIONS, SAMPLERS
 
     assert get_args(choices.Sampler) == SAMPLERS and get_args(choices.Precision) == PRECISIONS
+    assert get_args(choices.Backend) == BACKENDS
     assert get_args(choices.Preset) == tuple(PRESETS) and get_args(choices.Statistic) == STATISTICS
     assert get_args(choices.DemoData) == DATA
     assert set(choices.Attributors) == set(methods.METHODS)

@@ -12,6 +12,7 @@ import pytest
 from ablatable import Execution, Sampling
 from ablatable._runtime import compiling
 from ablatable.diffusion import fast_unet
+from ablatable.diffusion.sampling_settings import BackendName
 from ablatable.errors import SettingsError
 from ablatable.runs.run import Run
 from ablatable.universes.enumeration import plan_universe, settled
@@ -41,16 +42,18 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
     return has
 
 
-def compiled(run: Run, hardware: str, wanted: bool | None = None) -> bool:
-    return plan_universe(run, [0], sampling=Sampling(compiled=wanted), hardware=hardware, memory=2**34).compiled
+def compiled(run: Run, hardware: str, wanted: BackendName | None = None) -> bool:
+    plan = plan_universe(run, [0], sampling=Sampling(backend=wanted), hardware=hardware, memory=2**34)
+    assert plan.backend in ("compiled", "eager")
+    return plan.backend == "compiled"
 
 
 def test_a_gpu_needs_triton_and_c_and_no_c_plus_plus(small: Small, machine: Callable[..., None]) -> None:
     machine("gcc", triton=True)
-    assert compiled(small.run, GPU) and not compiled(small.run, GPU, False)
+    assert compiled(small.run, GPU) and not compiled(small.run, GPU, "eager")
     assert not compiled(small.run, "cpu"), "on a CPU it is a choice"
     with pytest.raises(SettingsError, match="needs a C\\+\\+ compiler"):
-        compiled(small.run, "cpu", True)
+        compiled(small.run, "cpu", "compiled")
 
 
 @pytest.mark.parametrize(
@@ -67,13 +70,14 @@ def test_what_is_missing_is_named_if_compiling_is_asked_for(
     machine(*programs, triton=triton)
     assert not compiled(small.run, hardware), "and is not done if it isn't"
     with pytest.raises(SettingsError, match=named):
-        compiled(small.run, hardware, True)
+        compiled(small.run, hardware, "compiled")
 
 
 def test_a_cluster_compiles_if_it_is_asked_to() -> None:
     cluster = Execution(ray="auto")
-    assert settled(Sampling(), cluster).compiled is False and settled(Sampling(compiled=True), cluster).compiled is True
-    assert settled(Sampling(), Execution()).compiled is None
+    assert settled(Sampling(), cluster).backend == "eager"
+    assert settled(Sampling(backend="compiled"), cluster).backend == "compiled"
+    assert settled(Sampling(), Execution()).backend is None
 
 
 def test_a_compiler_that_fails_is_a_sentence(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +86,6 @@ def test_a_compiler_that_fails_is_a_sentence(small: Small, monkeypatch: pytest.M
 
     monkeypatch.setattr(fast_unet, "_compiled", lambda: fails)
     with pytest.raises(
-        SettingsError, match=r"compiling the forward pass failed \(no kernel for this\).*compiled=False"
+        SettingsError, match=r"compiling the forward pass failed \(no kernel for this\).*backend='eager'"
     ):
-        small.run.ensemble(batch=8, compiled=True)
+        small.run.ensemble(batch=8, backend="compiled")

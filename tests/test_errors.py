@@ -26,7 +26,7 @@ KINDS = {"ablatable run", "ablatable universe", "ablatable report", "ablatable d
         (option("max_resident"), "`max_resident`", "--max-resident"),
         (option("overwrite", True), "`overwrite=True`", "--overwrite"),
         (option("out", "my run"), "`out='my run'`", "--out 'my run'"),
-        (option("compiled"), "`compiled`", "--compile"),
+        (option("units"), "`units`", "--unit"),
         (command("train"), "`ablatable.train(...)`", "'ablatable train'"),
         (
             command("universe create", "RUN", option("spares", 40)),

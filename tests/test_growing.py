@@ -291,18 +291,18 @@ def test_precision_is_checked(small, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_compiled(small, small_universe: Universe, tmp_path: Path, fingerprints: Callable) -> None:
     """Within a grey level of the same universe not compiled; and the same bytes with another number of workers."""
-    compiled = grow(small.run, tmp_path / "u.zarr", compiled=True, workers=1)
+    compiled = grow(small.run, tmp_path / "u.zarr", backend="compiled", workers=1)
     for unit in compiled.unit_ids:
         difference = compiled.counterfactual(unit).astype(int) - small_universe.counterfactual(unit).astype(int)
         assert np.abs(difference).max() <= 1
-    grow(small.run, tmp_path / "two.zarr", compiled=True, workers=2)
+    grow(small.run, tmp_path / "two.zarr", backend="compiled", workers=2)
     assert fingerprints(tmp_path / "two.zarr") == fingerprints(tmp_path / "u.zarr")
-    with pytest.raises(SettingsError, match="compiled: False there, True asked for"):
-        grow(small.run, Path(shutil.copytree(small_universe.url, tmp_path / "copy")), compiled=True)
+    with pytest.raises(SettingsError, match="backend: eager there, compiled asked for"):
+        grow(small.run, Path(shutil.copytree(small_universe.url, tmp_path / "copy")), backend="compiled")
 
 
 def test_compiling_needs_a_compiler(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(SettingsError, match="needs a C\\+\\+ compiler"):
-        grow(small.run, tmp_path / "u.zarr", compiled=True)
+        grow(small.run, tmp_path / "u.zarr", backend="compiled")

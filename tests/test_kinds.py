@@ -135,7 +135,7 @@ def test_what_a_kind_cannot_do_is_refused(convolution: ModuleType, tmp_path: Pat
     with pytest.raises(SettingsError, match=r"differential ablation .* kind 'convolution': .* no method 'tangent'"):
         ab.differentiate(run, at, execution=Execution(workers=0))
     with pytest.raises(SettingsError, match=r"kind 'convolution'.* no method 'fast'"):
-        ab.enumerate_universe(run, [0], out=tmp_path / "v.zarr", sampling=Sampling("ddim", 2, compiled=True))
+        ab.enumerate_universe(run, [0], out=tmp_path / "v.zarr", sampling=Sampling("ddim", 2, backend="compiled"))
 
 
 def test_an_unknown_kind_and_a_bad_setting_are_named(convolution: ModuleType) -> None:

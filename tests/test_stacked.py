@@ -106,15 +106,15 @@ def test_a_universe_that_is_drawn_stacked(small: Small, small_universe: ab.Unive
     how = {"units": small.run.unit_ids[:4], "execution": HERE}
     plain = ab.enumerate_universe(small.run, [5, 0], out=tmp_path / "p", sampling=Sampling("ddim", 3), **how)
     made = ab.enumerate_universe(
-        small.run, [5, 0], out=tmp_path / "s", sampling=Sampling("ddim", 3, stacked=True), **how
+        small.run, [5, 0], out=tmp_path / "s", sampling=Sampling("ddim", 3, backend="stacked"), **how
     )
-    assert made.settings.stacked and made.settings.sampling.stacked and not plain.settings.stacked
+    assert made.settings.backend == made.settings.sampling.backend == "stacked" and plain.settings.backend == "eager"
     apart = np.abs(made.factual.astype(int) - plain.factual.astype(int))
     assert apart.max() <= 1, "but for rounding"
     for unit in how["units"]:
         apart = np.abs(made.counterfactual(unit).astype(int) - plain.counterfactual(unit).astype(int))
         assert apart.max() <= 1
-    with pytest.raises(SettingsError, match="stacked: True there, False asked for"):
+    with pytest.raises(SettingsError, match="backend: stacked there, eager asked for"):
         ab.enumerate_universe(small.run, [5, 0], out=tmp_path / "s", sampling=Sampling("ddim", 3), **how)
     assert "stacked" not in (tmp_path / "p/zarr.json").read_text(), "other records are as they were"
 
@@ -125,8 +125,6 @@ def test_what_cannot_be_stacked() -> None:
         stacked(components(2, attention), "unet")
     with pytest.raises(SettingsError, match="kind 'ideal' cannot be stacked"):
         stacked([], "ideal")
-    with pytest.raises(SettingsError, match="not compiled"):
-        Sampling(stacked=True, compiled=True)
 
 
 # --- training --------------------------------------------------------------------------------

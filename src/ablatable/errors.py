@@ -51,7 +51,7 @@ COMMANDS = {
 }
 """Every command of the command line, and the public name that does the same in Python."""
 
-SHELL_NAMES = {"compiled": "compile", "units": "unit", "ids": "unit", "key": "sign"}
+SHELL_NAMES = {"units": "unit", "ids": "unit", "key": "sign"}
 """Options whose name on the command line is not the one in Python with `-` for `_`."""
 
 _START, _BETWEEN, _END = "\ue000", "\ue001", "\ue002"  # of a mark: private characters, which no message has

@@ -35,8 +35,8 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + key, inner
 
 
-def environment() -> dict[str, str]:
-    """What bit-identical results depend on besides the settings: versions and the kind of machine."""
+def environment(*more: str) -> dict[str, str]:
+    """What bit-identical results depend on besides the settings: versions, of `more` packages too, and the machine."""
     import torch
 
     packages = ("torch", "diffusers", "numpy", "safetensors", "zarr")
@@ -47,7 +47,7 @@ def environment() -> dict[str, str]:
         "cpu": torch.backends.cpu.get_cpu_capability(),  # kernels, and the order of their sums, are chosen by it
         "processor": _processor(),  # and by the maker and model, within one capability
         "system": platform.system(),
-        **{name: version(name) for name in packages},
+        **{name: version(name) for name in (*packages, *more)},
     }
 
 

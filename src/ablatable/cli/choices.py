@@ -10,6 +10,7 @@ from typing import Literal
 
 Sampler = Literal["ddpm", "ddim", "dpmsolver++", "heun"]
 Precision = Literal["fp32", "tf32", "bf16"]
+Backend = Literal["eager", "compiled", "stacked", "openvino"]
 Preset = Literal["tiny", "small", "colour", "colour32", "paper", "ideal"]
 Statistic = Literal["plain", "directional", "likeness", "residual", "both", "regressed"]
 DemoData = Literal["artists", "digits"]

@@ -125,23 +125,19 @@ Precision = Annotated[
     choices.Precision,
     typer.Option(help="bf16 is faster, and about one grey level off.", rich_help_panel=_SAMPLING),
 ]
+Backend = Annotated[
+    choices.Backend | None,
+    typer.Option(
+        help="What computes the forward passes. On a CPU, openvino pays from half a minute of drawing, compiled from "
+        "ten minutes; stacked is for small components on a GPU.",
+        show_default="compiled on a CUDA GPU, else eager",
+        rich_help_panel=_SAMPLING,
+    ),
+]
 Compile = Annotated[
-    bool | None,
-    typer.Option(
-        "--compile/--no-compile",
-        help="Compile the forward passes; on a CPU it pays when drawing takes over ten minutes.",
-        show_default="on a CUDA GPU",
-        rich_help_panel=_SAMPLING,
-    ),
+    bool | None, typer.Option("--compile/--no-compile", hidden=True, help="As --backend compiled, or eager.")
 ]
-Stacked = Annotated[
-    bool,
-    typer.Option(
-        "--stacked",
-        help="Compute all components as one network, for a GPU that small components leave idle.",
-        rich_help_panel=_SAMPLING,
-    ),
-]
+Stacked = Annotated[bool, typer.Option("--stacked", hidden=True, help="As --backend stacked.")]
 Threshold = Annotated[
     int | None,
     typer.Option(

@@ -16,7 +16,9 @@ from .._runtime.execution import Execution
 from ..diffusion.conditions import Condition
 from ..diffusion.sampling_settings import CLIP, Sampling
 from ..errors import SettingsError
+from .choices import Backend as BackendName
 from .common import (
+    Backend,
     Clip,
     Compile,
     Device,
@@ -77,15 +79,31 @@ class Drawing:
 
 @dataclass(frozen=True)
 class FastDrawing(Drawing):
-    """How many samples are drawn, and at what precision."""
+    """How many samples are drawn, at what precision, and what computes them."""
 
     precision: Precision = "fp32"
+    backend: Backend = None
     compiled: Compile = None
     stacked: Stacked = False
 
     def sampling(self, **more: Any) -> Sampling:
         """As the library takes it, with other settings that the command has."""
-        return super().sampling(precision=self.precision, compiled=self.compiled, stacked=self.stacked, **more)
+        return super().sampling(precision=self.precision, backend=self.one_backend(), **more)
+
+    def one_backend(self) -> BackendName | None:
+        """The backend, which older commands ask for by options of their own."""
+        asked: dict[str, BackendName] = {}
+        if self.backend is not None:
+            asked["--backend"] = self.backend
+        if self.stacked:
+            asked["--stacked"] = "stacked"
+        if self.compiled:
+            asked["--compile"] = "compiled"
+        if self.compiled is False and not asked:
+            return "eager"
+        if len(set(asked.values())) > 1:
+            raise SettingsError(f"{' and '.join(asked)} exclude each other; give --backend alone")
+        return next(iter(asked.values()), None)
 
 
 @dataclass(frozen=True)

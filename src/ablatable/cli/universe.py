@@ -56,7 +56,8 @@ def create(
         "ablations": made.settings.ablations,
     }
     error = None
-    if drawing.precision != "fp32" or drawing.stacked:
+    backend = made.settings.backend
+    if drawing.precision != "fp32" or backend in ("stacked", "openvino"):
         from ..universes.precision import precision_error
 
         device = "auto" if working.ray else working.device  # a cluster's GPUs are not this machine's
@@ -67,7 +68,7 @@ def create(
         return
     say(f"{out}: {told['samples']} samples, {told['units']} units, {told['ablations']} distinct ablations")
     if error is not None:
-        say(f"{drawing.precision}{', stacked' if drawing.stacked else ''} {error.sentence()}")
+        say(f"{drawing.precision}{'' if backend == 'eager' else f', {backend}'} {error.sentence()}")
     next_step(f"ablatable report {quoted(out)} --run {quoted(run)} --out report")
 
 

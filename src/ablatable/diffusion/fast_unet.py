@@ -17,7 +17,7 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -71,24 +71,65 @@ def _same_predictions(unet: Any) -> bool:
     return True
 
 
-class SharedTimestepUNet(nn.Module):
-    """Inference only: the gradient and the training mode of the model it reads from are not its business."""
+class PlainUpsample(nn.Module):
+    """Nearest upsampling by two and a 3 x 3 convolution, as they stand."""
 
-    def __init__(self, unet: Any, compiled: bool = False, captured: bool = False) -> None:
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, 2 H, 2 W)."""
+        return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class PhasedUpsample(nn.Module):
+    """Nearest upsampling by two and a 3 x 3 convolution (padding 1), as four 2 x 2 convolutions of the small picture.
+
+    Along one axis, output 2i + 0 reads big pixels 2i-1, 2i, 2i+1, that is small pixels i-1, i, i: weights w0 | w1 + w2.
+    Output 2i + 1 reads 2i, 2i+1, 2i+2, that is i, i, i+1: weights w0 + w1 | w2.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        # which small pixel (y) of a phase (a) a weight (k) of the big picture's kernel meets
+        fold = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]]).to(conv.weight)
+        self.weights: Tensor  # (2, 2, out, in, 2, 2)
+        summed = torch.einsum("ayk, bxl, oikl -> aboiyx", fold, fold, conv.weight.detach())
+        self.register_buffer("weights", summed.contiguous(), persistent=False)
+        self.bias = conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, 2 H, 2 W)."""
+        batch, _, height, width = x.shape
+        padded = functional.pad(x, (1, 1, 1, 1))
+        big = x.new_empty(batch, self.weights.shape[2], height, 2, width, 2)
+        for a in range(2):
+            for b in range(2):
+                window = padded[:, :, a : a + height + 1, b : b + width + 1]
+                big[:, :, :, a, :, b] = functional.conv2d(window, self.weights[a, b], self.bias)
+        return big.view(batch, -1, 2 * height, 2 * width)
+
+
+class SharedTimestepUNet(nn.Module):
+    """Inference only: the gradient and the training mode of the model it reads from are not its business.
+
+    Sub-classes let something else compute `predict`.
+    """
+
+    upsampling: ClassVar[type[PlainUpsample | PhasedUpsample]] = PhasedUpsample
+
+    def __init__(self, unet: Any, captured: bool = False) -> None:
         """Read from a model.
 
         Args:
             unet: a `UNet2DModel` as `unet.build` makes them; its weights are shared, not copied.
-            compiled: let `torch.compile` fuse what it can. All models of one architecture share what is compiled, which
-                happens at the first forward pass of a batch size.
             captured: launch a whole pass at once, see `Captured`.
         """
         super().__init__()
-        self.unet, self.compiled = unet, compiled
-        # the compiler does best with the plain convolution of the enlarged picture
-        upsampling = PlainUpsample if compiled else PhasedUpsample
+        self.unet = unet
         self.upsamplers = nn.ModuleList(
-            upsampling(block.upsamplers[0].conv) if block.upsamplers else nn.Identity() for block in unet.up_blocks
+            self.upsampling(block.upsamplers[0].conv) if block.upsamplers else nn.Identity() for block in unet.up_blocks
         )
         self._biases: dict[tuple[float, torch.dtype, torch.device], list[Tensor]] = {}
         self._captured = Captured(lambda *given: (self._whole_pass(*given),)) if captured else None
@@ -101,8 +142,6 @@ class SharedTimestepUNet(nn.Module):
         return self._captured(x, *biases)[0].clone()  # copied, as the next pass overwrites what a recording gives
 
     def _whole_pass(self, x: Tensor, *biases: Tensor) -> Tensor:
-        if self.compiled:
-            return _compiled()(self, x.to(memory_format=torch.channels_last), biases)
         return self.predict(x, biases)
 
     def biases(self, t: float, like: Tensor) -> list[Tensor]:
@@ -151,6 +190,18 @@ class SharedTimestepUNet(nn.Module):
         return unet.conv_out(functional.silu(unet.conv_norm_out(h), inplace=True))
 
 
+class CompiledUNet(SharedTimestepUNet):
+    """Fused by `torch.compile`; the weights should be channels-last.
+
+    All models of one architecture share what is compiled, which happens at the first forward pass of a batch size.
+    """
+
+    upsampling = PlainUpsample  # the compiler does best with it
+
+    def _whole_pass(self, x: Tensor, *biases: Tensor) -> Tensor:
+        return _compiled()(self, x.to(memory_format=torch.channels_last), biases)
+
+
 @lru_cache(maxsize=1)
 def _compiled() -> Callable[[SharedTimestepUNet, Tensor, Sequence[Tensor]], Tensor]:
     """`predict`, compiled for whatever model it is given; batch sizes are fixed, so shapes need not be dynamic."""
@@ -168,46 +219,6 @@ class PlainUNet(nn.Module):
         """Predicted noise (B, C, H, W) at timestep `t` of every row of `x`, of the rows' classes (B,) if it has any."""
         time = torch.tensor([t], device=x.device)  # as a number it is cut to int
         return self.unet(x, time, class_labels, return_dict=False)[0]
-
-
-class PlainUpsample(nn.Module):
-    """Nearest upsampling by two and a 3 x 3 convolution, as they stand."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, 2 H, 2 W)."""
-        return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-class PhasedUpsample(nn.Module):
-    """Nearest upsampling by two and a 3 x 3 convolution (padding 1), as four 2 x 2 convolutions of the small picture.
-
-    Along one axis, output 2i + 0 reads big pixels 2i-1, 2i, 2i+1, that is small pixels i-1, i, i: weights w0 | w1 + w2.
-    Output 2i + 1 reads 2i, 2i+1, 2i+2, that is i, i, i+1: weights w0 + w1 | w2.
-    """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        # which small pixel (y) of a phase (a) a weight (k) of the big picture's kernel meets
-        fold = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]]).to(conv.weight)
-        self.weights: Tensor  # (2, 2, out, in, 2, 2)
-        summed = torch.einsum("ayk, bxl, oikl -> aboiyx", fold, fold, conv.weight.detach())
-        self.register_buffer("weights", summed.contiguous(), persistent=False)
-        self.bias = conv.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, 2 H, 2 W)."""
-        batch, _, height, width = x.shape
-        padded = functional.pad(x, (1, 1, 1, 1))
-        big = x.new_empty(batch, self.weights.shape[2], height, 2, width, 2)
-        for a in range(2):
-            for b in range(2):
-                window = padded[:, :, a : a + height + 1, b : b + width + 1]
-                big[:, :, :, a, :, b] = functional.conv2d(window, self.weights[a, b], self.bias)
-        return big.view(batch, -1, 2 * height, 2 * width)
 
 
 def _layers(block: Any) -> list[tuple[Any, Any]]:

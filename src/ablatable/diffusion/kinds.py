@@ -73,7 +73,9 @@ class Kind:
 
     A denoiser may offer methods more. Without them its plain forward pass is used, and what needs them is refused:
 
-    - `fast()` lets `torch.compile` fuse its forward pass, and returns the denoiser (`compiled`);
+    - `fast()` lets `torch.compile` fuse its forward pass, and returns the denoiser (backend `compiled`);
+    - `by_openvino(precision)` lets OpenVINO compute its forward pass on the CPU, and returns the denoiser (backend
+      `openvino`); its weights stay float32;
     - `capture()` records its forward pass as a GPU's graph, and returns the denoiser (nothing needs it);
     - `tangent(x, t, directions)` gives its prediction and its derivatives along some directions, see `tangents.push`
       (differential ablation).
@@ -89,12 +91,12 @@ class Kind:
     stack: Callable[[Sequence[Any]], nn.Module] | None = None
     shared: bool = False
 
-    def refuse_unless(self, method: str, purpose: str) -> None:
-        """`SettingsError`, which says why `purpose` is impossible, unless its denoisers offer `fast` or `tangent`."""
+    def refuse_unless(self, method: str, purpose: str, remedy: str = "") -> None:
+        """`SettingsError`, which says why `purpose` is impossible, unless its denoisers offer this method."""
         if not hasattr(self.denoiser, method):
             raise SettingsError(
                 f"{purpose} is not possible with components of kind '{self.config.name()}': their denoiser "
-                f"({self.denoiser.__name__}) has no method '{method}'"
+                f"({self.denoiser.__name__}) has no method '{method}'{remedy and f'; {remedy}'}"
             )
 
 
@@ -150,12 +152,6 @@ def load_component(
             f"component {folder.name}: cannot read {folder / config.weights} ({error}); give the run to "
             f"{command('audit check')}, then repeat {command('train')} to rebuild what is missing"
         ) from error
-
-
-def fused(denoiser: nn.Module) -> nn.Module:
-    """The denoiser with its forward pass fused by `torch.compile`, if it has a method `fast`."""
-    fast: Callable[[], nn.Module] | None = getattr(denoiser, "fast", None)
-    return denoiser if fast is None else fast()
 
 
 def captured(denoiser: nn.Module) -> nn.Module:

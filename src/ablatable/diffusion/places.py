@@ -49,7 +49,7 @@ def refuse_unless_places_agree(
         raise SettingsError(
             f"on {device} the prediction for a picture depends on its place in a batch of {batch} (by up to "
             f"{apart:.1e}), so images would differ by more than the ablation; draw in {option('precision', 'fp32')} "
-            f"and without {option('compiled')}, or with {option('device', 'cpu')}"
+            f"and with {option('backend', 'eager')}, or with {option('device', 'cpu')}"
         )
 
 

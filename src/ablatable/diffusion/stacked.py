@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .recipe import ComponentConfig
 
 
+ONE_BY_ONE = f"train without {option('stacked')}, and draw with {option('backend', 'eager')}"
+"""What to do where components cannot be stacked."""
+
+
 def stacked(components: Sequence[nn.Module], kind: str) -> nn.Module:
     """Components of one kind as one denoiser: rows come as equal parts, part k for component k.
 
@@ -37,13 +41,13 @@ def refuse_unless_stackable(config: ComponentConfig) -> None:
     if kind_named(config.kind).stack is None:
         raise _not_stacked(config.kind)
     if config.takes is not None:
-        raise SettingsError(f"components that take conditions cannot be stacked; leave {option('stacked')} out")
+        raise SettingsError(f"components that take conditions cannot be stacked; {ONE_BY_ONE}")
     if getattr(config, "attention", ()) or getattr(config, "middle_attention", False):
-        raise SettingsError(f"components with attention cannot be stacked; leave {option('stacked')} out")
+        raise SettingsError(f"components with attention cannot be stacked; {ONE_BY_ONE}")
 
 
 def _not_stacked(kind: str) -> SettingsError:
-    return SettingsError(f"components of kind '{kind}' cannot be stacked; leave {option('stacked')} out")
+    return SettingsError(f"components of kind '{kind}' cannot be stacked; {ONE_BY_ONE}")
 
 
 class Slot(nn.Module):
@@ -133,7 +137,7 @@ def refuse_unless_alone(seen: Sequence[Sequence[Tensor]]) -> None:
     if not all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True)):
         raise SettingsError(
             "on this device a component's bits depend on the others that it is stacked with, so it would not be a "
-            f"function of its own split alone; leave {option('stacked')} out"
+            f"function of its own split alone; {ONE_BY_ONE}"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import SettingsError, option
-from .fast_unet import PlainUNet, SharedTimestepUNet, agrees
+from .fast_unet import CompiledUNet, PlainUNet, SharedTimestepUNet, agrees
 from .kinds import Kind
 from .recipe import UNetConfig
 from .schedule import Schedule
@@ -55,7 +56,8 @@ class UNetDenoiser(nn.Module):
         self.sigma_data = sigma_data
         self.transform = transform
         self.inference: SharedTimestepUNet | PlainUNet | None = None
-        self.compiled = self.captured = False  # see `SharedTimestepUNet`
+        self.passes: Callable[..., SharedTimestepUNet] = SharedTimestepUNet
+        self.captured = False  # see `SharedTimestepUNet`
 
     def train(self, mode: bool = True) -> UNetDenoiser:
         """As `nn.Module.train`; forgets what was derived from the weights."""
@@ -91,14 +93,25 @@ class UNetDenoiser(nn.Module):
     def _at_one_timestep(self, x: Tensor, time: float, class_labels: Tensor | None) -> Tensor:
         if self.inference is None:
             known = agrees(self.unet)
-            fast = SharedTimestepUNet(self.unet, self.compiled, self.captured) if known else None
-            self.inference = fast or PlainUNet(self.unet)
+            self.inference = self.passes(self.unet, captured=self.captured) if known else PlainUNet(self.unet)
         return self.inference(x, time, class_labels)
 
     def fast(self) -> UNetDenoiser:
         """Let `torch.compile` fuse the inference pass; the weights become channels-last."""
-        self.compiled = True
+        self.passes = CompiledUNet
         return self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def by_openvino(self, precision: str) -> UNetDenoiser:
+        """Let OpenVINO compute the inference pass, on the CPU; `SettingsError` if it is of another architecture."""
+        from .openvino_unet import OpenVINOUNet
+
+        if not agrees(self.unet):
+            raise SettingsError(
+                "only networks with the layers that the presets have are computed by OpenVINO; "
+                f"take {option('backend', 'eager')}"
+            )
+        self.passes = partial(OpenVINOUNet, precision=precision)
+        return self
 
     def capture(self) -> UNetDenoiser:
         """Launch each inference pass at once, on a device that can, see `Captured`; bits stay as they are."""
@@ -156,7 +169,7 @@ class StackedUNetDenoiser(UNetDenoiser):
         if has_attention(first.unet) or not agrees(first.unet):
             raise SettingsError(
                 "networks with attention, or with layers of another kind than the presets tiny, small and colour have, "
-                f"cannot be stacked; leave {option('stacked')} out"
+                f"cannot be stacked; train without {option('stacked')}, and draw with {option('backend', 'eager')}"
             )
         unets = StackedUNet([component.unet for component in components])
         super().__init__(unets, first.multiple, first.abar, first.sigma_data, first.transform)

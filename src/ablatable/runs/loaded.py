@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._runtime.devices import computing
+from .._runtime.devices import CPU, computing
 from ..diffusion.ensemble import Ensemble, Streamed
 from ..diffusion.given import trial_of
-from ..diffusion.kinds import captured, fused
+from ..diffusion.kinds import captured
 from ..diffusion.places import refuse_unless_places_agree
 from ..diffusion.stacked import StackedEnsemble, refuse_unless_alone, stacked
 from ..errors import AblatableError, SettingsError, option
@@ -17,25 +17,31 @@ from ..errors import AblatableError, SettingsError, option
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..diffusion.sampling_settings import BackendName
     from .run import Run
+
+FAILED = {"compiled": "compiling the forward pass failed", "openvino": "OpenVINO cannot compute the forward pass"}
 
 
 def loaded_ensemble(
-    run: Run, batch: int | None, precision: str, compiled: bool, device: str, max_resident: int | None
+    run: Run, batch: int | None, precision: str, backend: BackendName, device: str, max_resident: int | None
 ) -> Ensemble:
     """See `Run.ensemble`."""
     seen: set[int] = set()
     count = run.code.components
     few = max_resident is not None and max_resident < count
+    if backend == "openvino" and (few or device != CPU):
+        raise SettingsError(
+            f"OpenVINO computes on the CPU, with all components in memory; leave {option('max_resident')} out, and "
+            f"take {option('device', CPU)}, or take {option('backend', 'eager')}"
+        )
 
     def load(index: int) -> nn.Module:
         component = run.load_component(index, verify=index not in seen).to(device)
         seen.add(index)
-        if compiled:
-            component = fused(component)
-        if not few:  # recording takes longer than a few passes of a component that is then dropped
-            component = captured(component)
-        return component.to(torch.bfloat16) if precision == "bf16" else component
+        component = ready(component, backend, precision)
+        # recording takes longer than a few passes of a component that is then dropped
+        return component if few else captured(component)
 
     components = Streamed(load, count, max_resident or 1) if few else [load(index) for index in range(count)]
     if batch is not None:
@@ -45,13 +51,21 @@ def loaded_ensemble(
                 given = trial_of(run.recipe.component.takes, batch, device)
                 refuse_unless_places_agree(components[0], run.noise_shape, batch, middle, device, given)
             except Exception as error:
-                if not compiled or isinstance(error, AblatableError):
+                if backend not in FAILED or isinstance(error, AblatableError):
                     raise
-                raise SettingsError(  # the compiler has many kinds
-                    f"compiling the forward pass failed ({' '.join(str(error).split())[:200]}); draw without it "
-                    f"({option('compiled', False)})"
+                raise SettingsError(  # compilers have many kinds
+                    f"{FAILED[backend]} ({' '.join(str(error).split())[:200]}); take {option('backend', 'eager')}"
                 ) from error
     return Ensemble(components, batch=batch)
+
+
+def ready(component: Any, backend: BackendName, precision: str) -> nn.Module:
+    """A component whose forward pass is computed by that backend, if it can: one of another package may not."""
+    if backend == "openvino":
+        return component.by_openvino(precision)  # weights stay float32
+    if backend == "compiled" and hasattr(component, "fast"):
+        component = component.fast()
+    return component.to(torch.bfloat16) if precision == "bf16" else component
 
 
 def stacked_ensemble(
@@ -60,7 +74,8 @@ def stacked_ensemble(
     """See `Run.ensemble`."""
     if batch is None or max_resident is not None:
         raise SettingsError(
-            f"stacked components take a batch, and all of them in memory; leave {option('max_resident')} out"
+            f"stacked components take a batch, and all of them in memory; leave {option('max_resident')} out, or "
+            f"take {option('backend', 'eager')}"
         )
     count = run.code.components
     stack = captured(stacked([run.load_component(k) for k in range(count)], run.recipe.component.kind).eval())

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from ..diffusion.autoencoder import Codec
     from ..diffusion.ensemble import Ensemble
+    from ..diffusion.sampling_settings import BackendName
 
 IMAGES = "images.safetensors"
 
@@ -183,8 +184,7 @@ class Run:
         *,
         batch: int | None = None,
         precision: str = "fp32",
-        compiled: bool = False,
-        stacked: bool = False,
+        backend: BackendName = "eager",
         device: str = "cpu",
         max_resident: int | None = None,
     ) -> Ensemble:
@@ -193,8 +193,7 @@ class Run:
         Args:
             batch: see `Ensemble`.
             precision: `fp32`, or `bf16` for weights and forward passes in bfloat16; sums and samplers stay in float32.
-            compiled: let `torch.compile` fuse their forward passes, see `Sampling`.
-            stacked: let all components compute as one network, see `Sampling`; it takes a `batch`.
+            backend: what computes the forward passes, see `Sampling`; `stacked` takes a `batch`.
             device: where the components are put.
             max_resident: how many components are kept in memory at once; None = all.
 
@@ -203,9 +202,9 @@ class Run:
         """
         from .loaded import loaded_ensemble, stacked_ensemble
 
-        if stacked:
+        if backend == "stacked":
             return stacked_ensemble(self, batch, precision, device, max_resident)
-        return loaded_ensemble(self, batch, precision, compiled, device, max_resident)
+        return loaded_ensemble(self, batch, precision, backend, device, max_resident)
 
     def copy_to(self, folder: str | Path) -> None:
         """Copy the run to a new or empty folder; `SettingsError` if something is there."""

@@ -24,6 +24,7 @@ from .._runtime.workers import chunks, default_workers
 from ..diffusion.conditions import Condition
 from ..diffusion.sampling_settings import Sampling
 from ..errors import SettingsError, option
+from .backends import backend_of
 from .batches import batch_alone
 from .conditioning import asked, given_of
 from .run import Run, as_run
@@ -82,8 +83,10 @@ def draw_samples(
     if taken and not overwrite:
         raise SettingsError(f"{taken[0]} exists; choose another {option('out')}, or {option('overwrite', True)}")
     alive = tuple(opened.survivors([without] if isinstance(without, str) else without).tolist())
-    precision = sampling.precision
-    batch = batch_alone(opened, precision, execution.hardware(precision), execution.memory())
+    precision, hardware = sampling.precision, execution.hardware(sampling.precision)
+    # a few samples are not worth the time of compiling, unless it is asked for
+    sampling = replace(sampling, backend=backend_of(opened, sampling.backend or "eager", precision, hardware))
+    batch = batch_alone(opened, precision, hardware, execution.memory())
     source = Source(
         str(opened.path.resolve()), opened.digest, sampling, execution.device, execution.max_resident, batch
     )
@@ -153,8 +156,7 @@ def _loaded(source: Source) -> tuple[Run, Ensemble]:
     return opened, opened.ensemble(
         batch=source.batch,
         precision=source.sampling.precision,
-        compiled=bool(source.sampling.compiled),  # a few samples are not worth the time, unless it is asked for
-        stacked=source.sampling.stacked,
+        backend=source.sampling.backend or "eager",
         device=source.device,
         max_resident=source.max_resident,
     )

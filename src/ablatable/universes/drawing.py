@@ -15,7 +15,7 @@ import numpy as np
 
 from .._runtime.devices import computing, hardware
 from .._runtime.execution import Execution
-from ..diffusion.sampling_settings import Sampling
+from ..diffusion.sampling_settings import BackendName, Sampling
 from ..errors import SettingsError
 from ..runs.conditioning import given_of
 from ..runs.run import Run
@@ -144,7 +144,7 @@ class Source:
     def load(self, settings: UniverseSettings) -> Drawing:
         """Load the components as these settings need them; a worker loads them once."""
         refuse_other_hardware(settings.hardware, hardware(self.device), "this universe")
-        run, ensemble = loaded(self, settings.batch, settings.precision, settings.compiled, settings.stacked)
+        run, ensemble = loaded(self, settings.batch, settings.precision, settings.backend)
         return Drawing(run, ensemble, settings, self.device)
 
 
@@ -153,8 +153,7 @@ def loaded(
     source: Source,
     batch: int | None = None,
     precision: str = "fp32",
-    compiled: bool = False,
-    stacked: bool = False,
+    backend: BackendName = "eager",
 ) -> tuple[Run, Ensemble]:
     """A run and its components; `SettingsError` if it is not the run it was."""
     opened = Run(source.run)
@@ -163,8 +162,7 @@ def loaded(
     return opened, opened.ensemble(
         batch=batch,
         precision=precision,
-        compiled=compiled,
-        stacked=stacked,
+        backend=backend,
         device=source.device,
         max_resident=source.max_resident,
     )

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .._runtime.compiling import missing_for_compiling
 from .._runtime.devices import CPU
 from .._runtime.execution import Execution
 from .._runtime.files import check_room
@@ -25,6 +24,7 @@ from ..data.images import delivered
 from ..diffusion.conditions import Condition
 from ..diffusion.sampling_settings import Sampling
 from ..errors import CodeError, SettingsError, command, option
+from ..runs.backends import backend_of
 from ..runs.batches import batch_of, drawing_bytes
 from ..runs.conditioning import asked
 from ..runs.run import Run, as_run
@@ -142,7 +142,7 @@ def enumerate_universe(
 
 def settled(sampling: Sampling, execution: Execution) -> Sampling:
     """The same, not compiled unless that is asked for where work goes to a cluster: who knows what its nodes have."""
-    return replace(sampling, compiled=bool(sampling.compiled)) if execution.ray is not None else sampling
+    return replace(sampling, backend=sampling.backend or "eager") if execution.ray is not None else sampling
 
 
 def _check_room(out: str | Path, settings: UniverseSettings, todo: list[Block]) -> None:
@@ -169,7 +169,7 @@ def plan_universe(
     """
     sampling.check(run.recipe.schedule)
     each = asked(run, conditions, len(seeds), sampling.guidance)
-    compiled = _compiled(run, sampling, hardware)
+    backend = backend_of(run, sampling.backend, sampling.precision, hardware)
     rows = run.rows(list(dict.fromkeys(units))) if units is not None else list(range(len(run.unit_ids)))
     if not rows:
         raise SettingsError("the list of units is empty; name one or more, or give None to remove each unit in turn")
@@ -194,10 +194,9 @@ def plan_universe(
         steps=sampling.steps,
         threshold=sampling.threshold,
         precision=sampling.precision,
-        compiled=compiled,
+        backend=backend,
         clip=sampling.clip and run.recipe.latent is None,  # latents have no range
         guidance=sampling.guidance,
-        stacked=sampling.stacked,
         batch=batch_of(run, sampling.precision, hardware, memory, -(-len(words) // pieces) * block_samples),
         block=(-(-len(words) // pieces), block_samples),  # even pieces, so that workers finish together
         seeds=tuple(seeds),
@@ -209,31 +208,6 @@ def plan_universe(
         spares=tuple(range(len(words) - spares, len(words))),
         hardware=hardware,
     )
-
-
-def _compiled(run: Run, sampling: Sampling, hardware: str) -> bool:
-    """Whether forward passes are compiled; `SettingsError` if the precision or compiling is impossible."""
-    from ..diffusion.kinds import kind_named
-
-    component, kind = run.recipe.component, kind_named(run.recipe.component.kind)
-    if (sampling.precision != "fp32" or sampling.compiled) and component.own_precision:
-        raise SettingsError(
-            f"{component.kind} components have the precision of their recipe; "
-            f"leave {option('precision')} and {option('compiled')} out"
-        )
-    missing = missing_for_compiling(hardware)
-    if sampling.stacked:
-        from ..diffusion.stacked import refuse_unless_stackable
-
-        refuse_unless_stackable(component)
-    if sampling.compiled is None:  # worth it on a GPU alone: on a CPU, compiling takes as long as many universes
-        able = hasattr(kind.denoiser, "fast") and not component.own_precision and not sampling.stacked
-        return hardware != CPU and able and missing is None
-    if sampling.compiled:
-        kind.refuse_unless("fast", option("compiled"))
-        if missing:
-            raise SettingsError(f"{option('compiled')} needs {missing}, or leave it out")
-    return sampling.compiled
 
 
 def _compute(universe: UniverseWriter, tasks: list[BlockTask], execution: Execution, room: int | None = None) -> None:

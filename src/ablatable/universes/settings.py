@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from .._runtime.devices import CPU
 from .._runtime.provenance import compare_settings
 from ..codes.code import Code
 from ..diffusion.conditions import Condition
-from ..diffusion.sampling_settings import Sampling
+from ..diffusion.sampling_settings import BackendName, Sampling
 from ..errors import SettingsError, option
 
 FORMAT = 1
@@ -30,7 +30,7 @@ class UniverseSettings(BaseModel):
         run_sha256: hash of the run's manifest.
         shape: (channels, height, width) of an image.
         components: how many components the run has.
-        sampler, steps, precision, threshold, compiled, clip, guidance, stacked: see `Sampling`.
+        sampler, steps, precision, threshold, backend, clip, guidance: see `Sampling`.
         batch: rows that a component processes at once.
         block: (ablations, samples) per unit of work.
         seeds: one per sample.
@@ -54,10 +54,9 @@ class UniverseSettings(BaseModel):
     steps: int | None
     precision: str = "fp32"
     threshold: int | None = None
-    compiled: bool = False
+    backend: BackendName = "eager"
     clip: bool = False
     guidance: float = 1.0
-    stacked: bool = False
     batch: int | None
     block: tuple[int, int]
     seeds: tuple[int, ...]
@@ -72,10 +71,19 @@ class UniverseSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_unknown(cls, values: Any) -> Any:
-        """Files write 0, "unknown" and empty codewords for what an imported universe does not know."""
-        if isinstance(values, dict) and values.get("components") == 0:
-            return {**values, **dict.fromkeys(UNKNOWN), "words": None}
-        return values
+        """Files write 0, "unknown" and empty codewords for what an imported universe does not know.
+
+        They say of two backends whether it is this one, since there were no others.
+        """
+        if not isinstance(values, dict):
+            return values
+        told = {name: value for name, value in values.items() if name not in ("compiled", "stacked")}
+        for name in ("compiled", "stacked"):
+            if values.get(name):
+                told["backend"] = name
+        if told.get("components") == 0:
+            return {**told, **dict.fromkeys(UNKNOWN), "words": None}
+        return told
 
     @model_serializer(mode="wrap")
     def _write_unknown(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -85,15 +93,13 @@ class UniverseSettings(BaseModel):
             values.update({name: value for name, value in unknown.items() if name in values})
         if not self.clip:  # a universe without clipping keeps the bytes that it had before there was clipping
             values.pop("clip", None)
-        if not self.stacked:
-            values.pop("stacked", None)
         if self.hardware == CPU:  # likewise; universes without it on record were drawn on a CPU
             values.pop("hardware", None)
         if self.guidance == 1:
             values.pop("guidance", None)
         if self.conditions is None:
             values.pop("conditions", None)
-        return values
+        return dict(_as_in_files(values))
 
     @model_validator(mode="after")
     def _check(self) -> UniverseSettings:
@@ -109,6 +115,11 @@ class UniverseSettings(BaseModel):
         ):
             raise ValueError("the settings contradict one another")
         return self
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Packages that its bytes depend on, beside those that all do."""
+        return ("openvino",) if self.backend == "openvino" else ()
 
     @property
     def imported(self) -> bool:
@@ -150,11 +161,10 @@ class UniverseSettings(BaseModel):
             self.sampler,
             self.steps,
             self.precision,
-            self.compiled,
+            self.backend,
             self.threshold,
             self.clip,
             self.guidance,
-            self.stacked,
         )
 
     def conditions_of(self, seeds: Iterable[int]) -> tuple[Condition, ...] | None:
@@ -163,6 +173,27 @@ class UniverseSettings(BaseModel):
             return None
         of = dict(zip(self.seeds, self.conditions, strict=True))
         return tuple(of[seed] for seed in seeds)
+
+
+def _as_in_files(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Settings as files have them: each backend in the form that it had when it was new."""
+    for name, value in values.items():
+        if name != "backend":
+            yield name, value
+            continue
+        yield "compiled", value == "compiled"
+        if value == "stacked":
+            yield "stacked", True
+        elif value == "openvino":
+            yield name, value
+
+
+def told(settings: UniverseSettings, exclude: set[str]) -> dict[str, Any]:
+    """The settings by their names in Python, to compare them: files leave some out, and name backends otherwise."""
+    values = settings.model_dump(mode="json", exclude=exclude)
+    for name in ("compiled", "stacked"):
+        values.pop(name, None)
+    return values | {"clip": settings.clip, "guidance": settings.guidance, "backend": settings.backend}
 
 
 def extension(old: UniverseSettings, wanted: UniverseSettings, place: str | Path) -> UniverseSettings:
@@ -237,8 +268,5 @@ def _compared(settings: UniverseSettings, contained: dict[str, bool], seeds: set
     """The settings that two universes are compared by; those that may grow count only if they did not."""
     derived = {"batch", "block", "words", "ablation", "digests", "hardware", "conditions"}
     growing = {"seeds": list(settings.seeds), "units": list(settings.units), "spares": len(settings.spares)}
-    rest = settings.model_dump(mode="json", exclude=derived | growing.keys())
-    # a file leaves them out where there are none
-    rest |= {"clip": settings.clip, "guidance": settings.guidance, "stacked": settings.stacked}
-    rest |= conditions_told(settings, seeds)
+    rest = told(settings, derived | growing.keys()) | conditions_told(settings, seeds)
     return {**rest, **{name: "" if contained[name] else value for name, value in growing.items()}}

@@ -69,7 +69,7 @@ class UniverseWriter:
                     return cls(url, settings)
             case "universe" | "begun":
                 clear(url)
-        return cls.create(url, settings, training().select(settings.units), environment())
+        return cls.create(url, settings, training().select(settings.units), environment(*settings.versions))
 
     @classmethod
     def create(

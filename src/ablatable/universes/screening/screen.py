@@ -21,7 +21,7 @@ from ...data.units import Units
 from ...data.words import packed, unpacked
 from ...errors import SettingsError, StoreError, command, option
 from ..landscapes import as_pandas, checked_sample, in_unit, place_of, ranked, table
-from ..settings import UniverseSettings, conditions_grown, conditions_told
+from ..settings import UniverseSettings, conditions_grown, conditions_told, told
 from ..store import SCREEN, SCREENED, delete, open_store, paths, read, reading, seal, state_of, unseal
 from .search import Found, first_drawn, most_drawn
 
@@ -51,15 +51,8 @@ class ScreenSettings(BaseModel):
     def told(self) -> dict[str, Any]:
         """The settings that a user gave; the others follow from these."""
         derived = {"seeds", "block", "batch", "words", "ablation", "digests", "hardware", "conditions"}
-        values = self.model_dump(mode="json", exclude={"universe": derived})
-        universe = self.universe
-        values["universe"] |= {
-            "spares": len(universe.spares),
-            "clip": universe.clip,
-            "guidance": universe.guidance,
-            "stacked": universe.stacked,
-        }
-        return values
+        values = self.model_dump(mode="json", exclude={"universe"})
+        return {**values, "universe": {**told(self.universe, derived), "spares": len(self.universe.spares)}}
 
     def with_samples(self, of: UniverseSettings) -> ScreenSettings:
         """The same for another universe's samples as well."""
@@ -126,7 +119,7 @@ class Screen:
             then, now = ({**each.told(), **conditions_told(each.universe, both)} for each in (there, wanted))
             compare_settings(then, now, url)
             wanted = there.with_samples(wanted.universe)
-        values = {"ablatable": wanted.model_dump(mode="json"), "environment": environment()}
+        values = {"ablatable": wanted.model_dump(mode="json"), "environment": environment(*wanted.universe.versions)}
         screen = cls.__new__(cls)
         screen._opened(str(url), wanted, store)
         with writing(url):
