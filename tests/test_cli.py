@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -150,7 +151,9 @@ def test_help(words: tuple[str, ...], call: Call) -> None:
         given = line.split()
         assert given[: 1 + len(words)] == ["ablatable", *words]
         assert {word for word in given if word.startswith("--")} <= options.keys()
-    assert call(*words, "--help")[0] == 0
+    code, text, _ = call(*words, "--help")
+    assert code == 0 and max(map(len, text.splitlines())) <= 80
+    assert not re.search(r"<[^>]*\n", re.sub(r"\[.*?\]", "", text))  # no list of choices is broken over two lines
 
 
 def test_choices_are_the_librarys() -> None:

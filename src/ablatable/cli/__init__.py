@@ -21,7 +21,10 @@ from . import (  # noqa: F401  (their commands register themselves)
 )
 from .running import run_command_line
 
-common.app.registered_commands.sort(key=lambda known: common.TOP_LEVEL.index(getattr(known.callback, "__name__", "")))
+for _group, _names in common.IN_ORDER:
+    _group.registered_commands.sort(
+        key=lambda known, names=_names: names.index(known.name or getattr(known.callback, "__name__", ""))
+    )
 
 
 def main() -> None:

@@ -198,7 +198,7 @@ def _is_run(folder: Path) -> bool:
 )
 def check_certificate(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The certificate.")],
-    run: Annotated[Path, typer.Argument(metavar="RUN2", help="The run it is about.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run it is about.")],
     public_key: Annotated[str | None, typer.Option(metavar="HEX", help="It must be signed with this key.")] = None,
     as_json: Json = False,
 ) -> None:

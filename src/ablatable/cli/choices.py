@@ -6,7 +6,7 @@ equal to the library's.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
 Sampler = Literal["ddpm", "ddim", "dpmsolver++", "heun"]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -17,3 +17,9 @@ DemoData = Literal["artists", "digits"]
 Rule = Literal["max", "sum", "mean"]
 Orientation = Literal["quanda", "dattri"]
 Attributors = ("random", "euclidean", "euclidean-flips", "witness", "tracin", "grad-cos", "trak", "d-trak")
+
+
+def told(choice: Any) -> str:
+    """The names of a choice, for its option's help: `a, b or c`."""
+    *first, last = get_args(choice)
+    return f"{', '.join(first)} or {last}"

@@ -33,7 +33,17 @@ audits = group("audit", "Check runs, universes and certificates, trusting nobody
 studies = group("study", "Run studies over many ensembles; an interrupted study resumes.")
 
 
-TOP_LEVEL = ("demo", "plan", "train", "witness", "evaluate", "report", "explore", "doctor")  # as `--help` lists them
+IN_ORDER = (  # as `--help` lists them: what is done first comes first
+    (app, ("demo", "plan", "train", "witness", "evaluate", "report", "explore", "doctor")),
+    (
+        universes,
+        (
+            *("create", "radius", "influence", "screen", "unattributable", "differential"),
+            *("export", "import", "bundle", "push"),
+        ),
+    ),
+    (runs, ("info", "sample", "members", "forget", "repair", "extend", "budget", "adopt", "push")),
+)
 VERSIONS = ("ablatable", "torch", "diffusers")
 
 
@@ -111,7 +121,12 @@ MaxResident = Annotated[
 
 _SAMPLING = "Sampling"
 Seeds = Annotated[str, typer.Option(help="One sample per seed: 0-9, or 1,5,7.", rich_help_panel=_SAMPLING)]
-Sampler = Annotated[choices.Sampler, typer.Option(help="How samples are drawn.", rich_help_panel=_SAMPLING)]
+Sampler = Annotated[
+    choices.Sampler,
+    typer.Option(
+        metavar="NAME", help=f"How samples are drawn: {choices.told(choices.Sampler)}.", rich_help_panel=_SAMPLING
+    ),
+]
 SamplingSteps = Annotated[int, typer.Option("--steps", min=1, help="Sampling steps.", rich_help_panel=_SAMPLING)]
 Clip = Annotated[
     bool,
@@ -152,6 +167,7 @@ Labels = Annotated[
     list[str] | None,
     typer.Option(
         "--label",
+        metavar="CLASS",
         help="Class to draw; repeat it as often as there are seeds to give each its own.",
         show_default="none",
         rich_help_panel=_CONDITIONS,
@@ -161,6 +177,7 @@ Prompts = Annotated[
     list[str] | None,
     typer.Option(
         "--prompt",
+        metavar="TEXT",
         help="Text to draw; repeat it as often as there are seeds to give each its own.",
         show_default="none",
         rich_help_panel=_CONDITIONS,
@@ -186,7 +203,11 @@ Spares = Annotated[
 OnlyUnits = Annotated[
     list[str] | None,
     typer.Option(
-        "--unit", help="Remove only this unit; repeat for more.", show_default="every unit", rich_help_panel=_SAMPLING
+        "--unit",
+        metavar="UNIT",
+        help="Remove only this unit; repeat for more.",
+        show_default="every unit",
+        rich_help_panel=_SAMPLING,
     ),
 ]
 

@@ -25,7 +25,12 @@ class OwnDrawing:
 
     sampler: Annotated[
         choices.Sampler | None,
-        typer.Option(help="How samples are drawn.", show_default="ddpm", rich_help_panel=_SAMPLING),
+        typer.Option(
+            metavar="NAME",
+            help=f"How samples are drawn: {choices.told(choices.Sampler)}.",
+            show_default="ddpm",
+            rich_help_panel=_SAMPLING,
+        ),
     ] = None
     steps: Annotated[
         int | None, typer.Option(min=1, help="Sampling steps.", show_default="25", rich_help_panel=_SAMPLING)

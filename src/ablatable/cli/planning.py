@@ -56,7 +56,9 @@ def plan(
     ] = None,
     compare: Annotated[
         list[str] | None,
-        typer.Option(help="Compare with units by this column; repeat for more.", rich_help_panel="Data"),
+        typer.Option(
+            metavar="COLUMN", help="Compare with units by this column; repeat for more.", rich_help_panel="Data"
+        ),
     ] = None,
     loading: Loading = Loading(),
     as_json: Json = False,

@@ -24,13 +24,16 @@ def evaluate(
     attributor: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="NAME",
             help=f"A method: {', '.join(choices.Attributors)} or features:NAME; repeat for more.",
             autocompletion=_complete_attributor,
         ),
     ] = None,
     scores: Annotated[
         list[Path] | None,
-        typer.Option(help="Scores of another method: .parquet, .csv, .npy or .safetensors; repeat for more."),
+        typer.Option(
+            metavar="FILE", help="Scores of another method: .parquet, .csv, .npy or .safetensors; repeat for more."
+        ),
     ] = None,
     run: Annotated[
         Path | None,

@@ -63,7 +63,9 @@ def sample(
     run: RunPath,
     out: Annotated[Path, typer.Option(help="Folder for the images.")],
     seeds: Seeds = "0-7",
-    without: Annotated[list[str] | None, typer.Option(help="A unit to remove; repeat for more.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="UNIT", help="A unit to remove; repeat for more.")
+    ] = None,
     drawing: Drawing = Drawing(),
     asked: Asked = Asked(),
     working: Working = Working(),
@@ -110,7 +112,7 @@ def _needed(out: Path | None) -> Path:
 @runs.command(epilog=example("ablatable run forget runs/digits --unit digit-0017 --out runs/without"))
 def forget(
     run: RunPath,
-    unit: Annotated[list[str], typer.Option(help="A unit to forget; repeat for more.")],
+    unit: Annotated[list[str], typer.Option(metavar="UNIT", help="A unit to forget; repeat for more.")],
     out: Out = None,
     requested_by: Annotated[str | None, typer.Option(help="Who asked for it, for the certificate.")] = None,
     hash_ids: Annotated[bool, typer.Option("--hash-ids", help="Keep the units' ids only as hashes.")] = False,

@@ -74,7 +74,8 @@ class Training:
         choices.Preset | None,
         typer.Option(
             "--preset",
-            help="Architecture and training.",
+            metavar="NAME",
+            help=f"Architecture and training: {choices.told(choices.Preset)}.",
             show_default="chosen from the images",
             rich_help_panel=_TRAINING,
         ),

@@ -57,7 +57,9 @@ def influence(
     statistic: Annotated[
         choices.Statistic | None,
         typer.Option(
-            help="What is compared; regressed needs no spares.", show_default="regressed, of a screened one likeness"
+            metavar="NAME",
+            help=f"What is compared: {choices.told(choices.Statistic)}, which needs no spares.",
+            show_default="regressed, of a screened one likeness",
         ),
     ] = None,
     features: Annotated[

@@ -33,7 +33,7 @@ def witness(
     ],
     unit: Annotated[
         list[str] | None,
-        typer.Option("--unit", help="Test only this unit; repeat for more.", show_default="every unit"),
+        typer.Option("--unit", metavar="UNIT", help="Test only this unit; repeat for more.", show_default="every unit"),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many units to print.")] = 10,
     sampler: Sampler = "ddpm",
