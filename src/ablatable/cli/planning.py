@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import SettingsError, option
+from ..errors import SettingsError
 from .common import Components, Json, Removals, Weight, app, example
 from .data_options import Loading
 from .groupings import spread_of, tell_groupings
@@ -69,7 +69,7 @@ def plan(
     from ..diffusion.advice import needs
 
     if (data is None) == (units is None):
-        raise SettingsError(f"give either DATA, or how many units there are with {option('units')}")
+        raise SettingsError("give either DATA, or how many units there are with --units")
     loaded = None
     if data is not None:
         lenient = _lenient(loading)
