@@ -26,7 +26,7 @@ from ablatable.data.distance import pairwise
 from ablatable.runs.bundled import located
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
-from shared_subjects import read  # noqa: E402
+from shared_subjects import read
 
 ROWS, FARTHEST = 4, 8
 INK, MUTED, RULE = "#1d2024", "#4d535b", "#cdcac2"
