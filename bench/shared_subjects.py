@@ -89,9 +89,9 @@ def near_shared(run: ab.Run, units: ab.Units, path: Path) -> list[int]:
         everyone = np.zeros((1, COMPONENTS), bool)
         np.save(path, pictures(run, everyone, [*SEEDS])[0])
     others = np.not_equal.outer(units.owner, units.owner)
-    shared = (np.where(others, pairwise(units.images, units.images), np.inf) <= ALIKE).any(axis=1)
+    alike = np.where(others, pairwise(units.images, units.images), np.inf).min(axis=1)
     nearest = pairwise(np.load(path), units.images).argmin(axis=1)
-    return [seed for seed, near in zip(SEEDS, nearest, strict=True) if shared[near]]
+    return [seed for seed, near in zip(SEEDS, nearest, strict=True) if alike[near] <= ALIKE]
 
 
 def draw_all(run: ab.Run, seeds: list[int], path: Path) -> Drawn:
