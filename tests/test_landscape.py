@@ -20,9 +20,10 @@ from diffusers import DDIMScheduler, UNet2DModel
 import ablatable as ab
 from ablatable import Execution, Sampling
 from ablatable.analysis.nearest import nearest_units, unit_distances
+from ablatable.data import load_cache
 from ablatable.diffusion.unet import UNetDenoiser
 from ablatable.errors import AblatableError, SettingsError, StoreError
-from ablatable.universes import arrays, drawing, enumeration, store
+from ablatable.universes import arrays, drawing, enumeration, reader, store
 from ablatable.universes.blocks import blocks_of
 from ablatable.universes.checking import check_universe
 from ablatable.universes.reader import Universe
@@ -74,6 +75,16 @@ def test_it_is_the_plain_double_loop(small, small_universe: Universe) -> None:
     assert all((a != b).any() for a, b in zip(drawn[1:], drawn[:-1], strict=True))
 
 
+def test_many_training_pictures_are_read_in_pieces(small_universe: Universe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above a size, they are mapped from a file that has no name."""
+    plain = Universe(small_universe.url).training
+    monkeypatch.setattr(load_cache, "LARGE", 200)
+    monkeypatch.setattr(reader, "PIECE", 3 * plain.images[0].size)
+    mapped = Universe(small_universe.url).training
+    assert isinstance(mapped.images.base, np.memmap) and not isinstance(plain.images.base, np.memmap)
+    assert mapped.digests == plain.digests and mapped.ids == plain.ids
+
+
 def test_spares_are_ablations_that_no_unit_has(small, small_universe: Universe) -> None:
     settings = small_universe.settings
     words = [settings.words[row] for row in settings.spares]
@@ -82,6 +93,10 @@ def test_spares_are_ablations_that_no_unit_has(small, small_universe: Universe) 
     expected = np.stack([plain(small.run.path, np.array([bit == "0" for bit in word])) for word in words])
     drawn = np.stack([small_universe.landscape(s)[list(settings.spares)] for s in range(3)], axis=1)
     assert (np.abs(drawn.astype(int) - expected.astype(int)) <= 1).mean() >= 0.999
+    gap = (drawn.astype(float) - small_universe.factual).reshape(SPARES, 3, -1) / 255
+    distance = np.sqrt(np.square(gap).sum(axis=2) * 256 * 256 * 3 / gap.shape[2])
+    np.testing.assert_allclose(small_universe.spare_distances(), distance, rtol=1e-5)
+    np.testing.assert_allclose(small_universe.spare_distances(samples=slice(1, 3)), distance[:, 1:], rtol=1e-5)
 
 
 # --- what must not matter ---

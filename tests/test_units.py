@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from ablatable.data import load_cache
 from ablatable.data import units as units_module
 from ablatable.data.naming import load_units
 from ablatable.data.units import Units, to_images, to_model
@@ -147,6 +148,24 @@ def test_select_and_without():
     assert rest.fingerprint() == units.without("a").fingerprint() == units.select(["b", "c"]).fingerprint()
     nothing = units.without(units.ids)
     assert len(nothing) == 0 and nothing.shape == units.shape
+
+
+def test_many_selected_pictures_stay_in_a_file(monkeypatch):
+    """Above a size, a selection is mapped, from a file that has no name; a unit of several images too."""
+    images = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
+    units = Units.from_arrays(images, [f"unit-{k // 3}" for k in range(30)], group=True)
+    wanted = [f"unit-{k}" for k in (7, 0, 9, 2)]
+    small = units.select(wanted)
+    monkeypatch.setattr(load_cache, "LARGE", 200)
+    monkeypatch.setattr(load_cache, "PIECE", 100)  # two pictures
+    large = units.select(wanted)
+    assert isinstance(large.images.base, np.memmap) and not isinstance(small.images.base, np.memmap)
+    assert large.ids == small.ids and large.digests == small.digests and not large.images.flags.writeable
+    np.testing.assert_array_equal(large.images, small.images)
+    assert units.without(units.ids[1:]).digests == units.digests[:1]
+    again = pickle.loads(pickle.dumps(large))
+    np.testing.assert_array_equal(again.images, small.images)
+    assert units.select(units.ids) is units
 
 
 @pytest.mark.parametrize("ask", [lambda u, i: u.select([i]), lambda u, i: u.without([i]), Units.of, Units.digest])

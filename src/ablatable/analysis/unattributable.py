@@ -15,6 +15,7 @@ import numpy as np
 
 from .._runtime.stats import wilson
 from .._runtime.tables import Tabular
+from ..universes.landscapes import in_unit
 from ..universes.reader import Universe
 
 if TYPE_CHECKING:
@@ -85,8 +86,9 @@ def unattributable(universe: Universe | str | Path) -> Unattributable:
     found: list[tuple[np.ndarray, ...]] = []
     for part in universe.sample_parts():
         distances = universe.distances(samples=part)  # (units, samples)
-        native = universe.distances(scaled=False, samples=part).max(axis=0)
-        found.append(((distances > 0).sum(axis=0), distances.argmax(axis=0), distances.max(axis=0), native))
+        radius = distances.max(axis=0)
+        native = in_unit(radius, universe.settings, scaled=False)
+        found.append(((distances > 0).sum(axis=0), distances.argmax(axis=0), radius, native))
     moved_by, top, radius, native = (np.concatenate(values) for values in zip(*found, strict=True))
     return Unattributable(
         moved_by=moved_by,

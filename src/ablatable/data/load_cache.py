@@ -24,11 +24,13 @@ from typing import Any
 import numpy as np
 
 from .._runtime.files import move_folder_into_place, read_json, write_json
+from .._runtime.workers import chunks
 from ..errors import StoreError
 from .sources import Entry, Source
 
 FORMAT = 1
 FEWEST = 256  # pictures; fewer are read at once anyway
+PIECE = 32 * 2**20  # bytes that are copied at once
 LARGE = 2**30  # bytes; more pixels than these stay on disk and are mapped into memory
 UNUSED_DAYS = 30
 PIXELS, TABLE, WHERE = "pixels.raw", "pictures.json", "folder.json"
@@ -67,6 +69,15 @@ def allocate(count: int, shape: tuple[int, ...], file: Path | None) -> np.ndarra
         with tempfile.TemporaryFile() as nameless:  # the mapping keeps it
             return np.memmap(nameless, np.uint8, "w+", shape=(count, *shape))
     return np.memmap(file, np.uint8, "w+", shape=(count, *shape))
+
+
+def gather(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Some pictures, uint8 (rows, H, W, C), read-only: a copy, in memory or if they are many in a nameless file."""
+    found = allocate(len(rows), images.shape[1:], None)
+    for first, last in chunks(len(rows), max(1, PIECE // max(1, int(np.prod(images.shape[1:]))))):
+        found[first:last] = images[rows[first:last]]
+    found.flags.writeable = False
+    return found
 
 
 class Slot:

@@ -74,11 +74,14 @@ def sort_within_units(images: np.ndarray, owner: np.ndarray, said: list[Said] | 
 
 def sort_units(images: np.ndarray, owner: np.ndarray, said: list[Said] | None) -> tuple[np.ndarray, list[Said] | None]:
     """Images that nobody else can change, and what is said of them, in order; as they are if they are so already."""
-    sealed = images.flags.owndata and images.flags.c_contiguous and not images.flags.writeable
-    if not (sealed and is_sorted_within_units(images, owner, said)):
+    nameless = isinstance(images, np.memmap) and images.filename is None  # see `load_cache.allocate`
+    own = images.flags.owndata or nameless
+    if not (
+        own and images.flags.c_contiguous and not images.flags.writeable and is_sorted_within_units(images, owner, said)
+    ):
         images = np.array(images, order="C")
         sort_within_units(images, owner, said)
-    return images, said
+    return np.asarray(images), said
 
 
 def digest_of(images: np.ndarray, words: bytes | None = None) -> str:

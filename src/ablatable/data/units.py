@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import DataError
 from . import folders, hub_datasets, idx, openmoji, sources, words
+from .load_cache import gather
 from .load_report import LoadReport
 from .loading import LoadOptions, LoadSettings, load
 from .showing import units_html
@@ -154,11 +155,11 @@ class Units(InFile):
 
     def select(self, ids: Iterable[str]) -> Units:
         """Only these units, in the order given. `DataError` for an unknown or repeated id."""
-        ids = (ids,) if isinstance(ids, str) else tuple(ids)
+        if (ids := (ids,) if isinstance(ids, str) else tuple(ids)) == self.ids:
+            return self
         bounds = [self._bounds[row] for row in self._rows(ids)]
         picked = np.concatenate([np.arange(start, stop) for start, stop in bounds] or [np.arange(0)])
-        images = self.images[picked]
-        images.flags.writeable = False
+        images = gather(self.images, picked)
         owner = np.repeat(np.arange(len(ids)), [stop - start for start, stop in bounds])
         labels, captions = (each and tuple(each[row] for row in picked) for each in (self.labels, self.captions))
         return Units(ids, images, owner, labels=labels, captions=captions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from .._runtime.workers import chunks
 from ..data.distance import radius
+from ..data.load_cache import PIECE, allocate
 from ..data.units import Units
 from ..data.words import unpacked
 from ..errors import DataError, StoreError
@@ -143,14 +145,23 @@ class Universe:
 
     @cached_property
     def _units(self) -> Units:
-        images = self._arrays.get("training/images", objects=self._training)
         try:
-            owner, said = self._arrays.get("training/owner"), None
+            owner, said = self._arrays.get("training/owner", objects=self._training), None
+            images = self._training_pictures(len(owner))
             if WORDS in self._training:  # which was compared with its hash just now
                 said = bytes(read(self.store, WORDS))
-            return Units(self.unit_ids, channels_last(images), owner, **unpacked(said))
+            return Units(self.unit_ids, images, owner, **unpacked(said))
         except (DataError, ValueError) as error:
             raise StoreError(f"{self.url}: the stored training data is damaged ({error}); make it again") from error
+
+    def _training_pictures(self, count: int) -> np.ndarray:
+        """Uint8 (images, H, W, C), read in pieces: in memory, or if they are many in a nameless file."""
+        shape = channels_last(self._arrays.get("training/images", slice(0, 1))).shape[1:]
+        images = allocate(count, shape, None)
+        for first, last in chunks(count, max(1, PIECE // max(1, math.prod(shape)))):
+            images[first:last] = channels_last(self._arrays.get("training/images", slice(first, last)))
+        images.flags.writeable = False
+        return images
 
     def training_images(self, unit: str) -> np.ndarray:
         """A unit's training images, uint8 (k, H, W, C)."""
@@ -167,11 +178,15 @@ class Universe:
 
         In the paper's unit (images scaled to 256 x 256 x 3), or native; `samples`: only of these.
         """
-        return self._distances(scaled, samples)[list(self.settings.ablation)]
+        found = in_unit(self._get("distance/euclidean", slice(None), samples), self.settings, scaled)
+        return found[list(self.settings.ablation)]
 
     def spare_distances(self, *, scaled: bool = True, samples: slice = slice(None)) -> np.ndarray:
         """The same for the spare codewords' ablations, which remove no unit completely: float32 (spares, samples)."""
-        return self._distances(scaled, samples)[list(self.settings.spares)]
+        spares = np.array(self.settings.spares, np.int64)
+        first, last = (int(spares.min()), int(spares.max()) + 1) if len(spares) else (0, 1)
+        found = self._get("distance/euclidean", slice(first, last), samples)  # they are next to each other, mostly
+        return in_unit(found[spares - first], self.settings, scaled)
 
     def radius(self, *, scaled: bool = True) -> np.ndarray:
         """Counterfactual radius of each sample: float32 (samples,)."""
@@ -224,9 +239,6 @@ class Universe:
         return html(self)
 
     # --- reading, verified ----------------------------------------------------------------------------------------
-
-    def _distances(self, scaled: bool, samples: slice) -> np.ndarray:
-        return in_unit(self._get("distance/euclidean", slice(None), samples), self.settings, scaled)
 
     def _get(self, name: str, rows: int | slice = slice(None), samples: int | slice = slice(None)) -> np.ndarray:
         """Images or distances of some ablations (`rows`; all for the factual samples) and samples."""
