@@ -255,7 +255,7 @@ def test_the_same_bytes_with_two_workers(
     universe: ab.Universe, small: Small, tmp_path: Path, fingerprints: Callable
 ) -> None:
     drawn(small.run, tmp_path / "two.zarr", execution=Execution(2, "cpu", quiet=True))
-    assert fingerprints(tmp_path / "two.zarr") == fingerprints(universe.url)
+    assert fingerprints(tmp_path / "two.zarr") == fingerprints(Path(universe.url))
 
 
 def test_the_command_says_how_far_it_is_from_torch(small: Small, tmp_path: Path, call: Any, openvino: Any) -> None:
