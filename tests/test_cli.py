@@ -429,3 +429,11 @@ def test_damage(call: Call, small, small_universe, tmp_path: Path) -> None:
     for name in ("index", "factual.0000000"):
         (universe / "done" / f"{name}.json").unlink()
     one_line(call("universe", "radius", universe), 1, "unfinished")
+
+
+def test_p_values_never_read_as_smaller_than_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    from ablatable.cli.output import print_rows
+
+    print_rows(["unit", "score", "p", "radius p"], [("a", 0.123, 1 / 73, 0.0501), ("b", 1.0, 0.05, None)], title="t")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()][2:]
+    assert rows == [["a", "0.12", "0.014", "0.051"], ["b", "1.00", "0.050", "-"]]

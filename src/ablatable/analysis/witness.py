@@ -124,8 +124,9 @@ class Witness(Tabular):
         none = int(((self.nearest_p > ALPHA) & ~some).sum())
         return (
             f"The components recognise the nearest training unit in {hits} of {len(self.seeds)} samples "
-            f"(p <= {ALPHA:g}, one test per sample; {ALPHA:.0%} would by chance), and some unit at a false discovery "
-            f"rate of {LEVEL:g} in {int(some.sum())}." + (f" In {none} they recognise no unit." if none else "")
+            f"(p <= {ALPHA:g}, one test per sample; by chance it would be {ALPHA:.0%} of them). In {int(some.sum())}, "
+            f"some unit is recognised at a false discovery rate of {LEVEL:g}."
+            + (f" In {none} they recognise no unit." if none else "")
         )
 
     def verdict(self, sample: int) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def print_rows(columns: list[str], rows: list[tuple], title: str) -> None:
 
     table = Table(*columns, show_header=bool(columns), box=None, padding=(0, 2, 0, 0))
     for row in rows:
-        table.add_row(*map(_cell, row))
+        table.add_row(*(_cell(value, name) for value, name in zip_longest(row, columns, fillvalue="")))
     if rows:
         for column, value in zip(table.columns, rows[0], strict=True):
             column.justify = "right" if isinstance(value, (int, float)) and not isinstance(value, bool) else "left"
@@ -58,7 +60,9 @@ def print_rows(columns: list[str], rows: list[tuple], title: str) -> None:
     console.print()
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, column: str = "") -> str:
+    if isinstance(value, float) and math.isfinite(value) and column.split()[-1:] in (["p"], ["q"]):
+        return f"{math.ceil(value * 1000 - 1e-6) / 1000:.3f}"  # rounded up: never better than it is
     if value is None:
         return "-"
     if isinstance(value, bool):

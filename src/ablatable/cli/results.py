@@ -93,5 +93,5 @@ def report(
     if as_json:
         print_json({"report": str(page)})
         return
-    say(f"{out}: the report and its images")
+    say(f"{out}: the report and its images" + (", and report.ipynb" if notebook else ""))
     next_step(f"open {quoted(page)} in a browser")
