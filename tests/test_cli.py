@@ -437,3 +437,11 @@ def test_p_values_never_read_as_smaller_than_they_are(capsys: pytest.CaptureFixt
     print_rows(["unit", "score", "p", "radius p"], [("a", 0.123, 1 / 73, 0.0501), ("b", 1.0, 0.05, None)], title="t")
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()][2:]
     assert rows == [["a", "0.12", "0.014", "0.051"], ["b", "1.00", "0.050", "-"]]
+
+
+@pytest.mark.parametrize("given", ["Sina", "schulz", "Sina Schultz"])
+def test_a_part_of_a_name_is_enough_to_be_told_the_whole(given: str) -> None:
+    import ablatable as ab
+
+    with pytest.raises(ab.AblatableError, match=f"no unit '{given}' .*; did you mean Sina Schulz\\?$"):
+        ab.bundled().rows([given])

@@ -220,7 +220,8 @@ class Run:
         position = {unit: row for row, unit in enumerate(self.unit_ids)}
         for unit in ids:
             if unit not in position:
-                close = get_close_matches(unit, self.unit_ids, n=3)
+                part = [known for known in self.unit_ids if unit and unit.casefold() in known.casefold()]
+                close = get_close_matches(unit, self.unit_ids, n=3) or part[:3]
                 hint = (
                     f"did you mean {' or '.join(close)}?"
                     if close
