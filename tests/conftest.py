@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -16,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from ablatable import Execution, Sampling
+from prepared import Child, Template
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route, WebSocketRoute
@@ -172,11 +176,32 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 
 @pytest.fixture(scope="session")
-def small_universe(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Universe:
-    """All counterfactuals of three samples of `small`, and three spares. Copy its folder before changing it."""
+def ideal(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """The same units and code with ideal components: drawn in an eighth of the time, for what is stored and how."""
     import ablatable as ab
 
-    out = tmp_path_factory.mktemp("universe") / "u.zarr"
+    recipe, out = ab.preset("ideal"), tmp_path_factory.mktemp("ideal") / "run"
+    run = ab.train(small.units, small.code, recipe, out=out, execution=Execution(workers=0, quiet=True))
+    return Small(small.units, small.code, recipe, run)
+
+
+@pytest.fixture(scope="session")
+def small_universe(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Universe:
+    """All counterfactuals of three samples of `small`, and three spares. Copy its folder before changing it."""
+    return universe_of(small, tmp_path_factory.mktemp("universe") / "u.zarr")
+
+
+@pytest.fixture(scope="session")
+def ideal_universe(ideal: Small, tmp_path_factory: pytest.TempPathFactory) -> Universe:
+    """As `small_universe`, of `ideal`."""
+    universe = universe_of(ideal, tmp_path_factory.mktemp("universe") / "ideal.zarr")
+    assert len({universe.counterfactual(unit).tobytes() for unit in universe.unit_ids}) == 12, "no two can be confused"
+    return universe
+
+
+def universe_of(small: Small, out: Path) -> Universe:
+    import ablatable as ab
+
     return ab.enumerate_universe(
         small.run.path,
         [5, 0, 9],
@@ -229,6 +254,21 @@ def group_site(tmp_path_factory: pytest.TempPathFactory) -> Explored:
         run.path, range(5), out=folder / "u.zarr", sampling=Sampling(steps=12), spares=20, execution=quiet
     )
     return Explored(ab.write_explorer(run, universe=universe, out=folder / "site").path, run, universe)
+
+
+@pytest.fixture(scope="session")
+def template() -> Iterator[Template]:
+    """Starts processes that have imported torch and diffusers already."""
+    made = Template()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def quick_workers(template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes are forked from `template`. What they do, how they are told and how they end stays the same."""
+    stand_in = SimpleNamespace(PIPE=subprocess.PIPE, Popen=functools.partial(Child, template))
+    monkeypatch.setattr("ablatable._runtime.workers.subprocess", stand_in)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import typer
 import ablatable as ab
 from ablatable.cli.common import app
 from ablatable.errors import COMMANDS
+from prepared import Template
 
 SOURCES = Path(ab.__file__).parent
 WANTED = {
@@ -88,8 +89,8 @@ def test_every_name_is_documented() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_names_can_be_used_twice_in_any_order(seed: int) -> None:
-    """In a fresh interpreter: loading one name must not put a module in the place of another."""
+def test_names_can_be_used_twice_in_any_order(seed: int, template: Template, tmp_path: Path) -> None:
+    """Nothing of this package is loaded at first: loading one name must not put a module in the place of another."""
     names = sorted(ab.__all__) * 2
     random.Random(seed).shuffle(names)
     program = (
@@ -100,8 +101,9 @@ def test_names_can_be_used_twice_in_any_order(seed: int) -> None:
         "    assert first.setdefault(name, found) is found, name\n"
         "code = ab.plan(12, 6)\nassert ab.plan(12, 6) == code\n"
     )
-    done = fresh(program)
-    assert done.returncode == 0, done.stderr
+    with (tmp_path / "stderr").open("wb") as stderr:
+        code = template.start(program, stderr=stderr).wait()
+    assert code == 0, (tmp_path / "stderr").read_text()
 
 
 def test_importing_loads_nothing_heavy() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import signal
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 import conftest
+from prepared import Template
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -18,6 +22,36 @@ def test_one_thread() -> None:
     torch = pytest.importorskip("torch")
     assert torch.get_num_threads() == 1
     assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_prepared_process_is_like_a_fresh_one(template: Template, tmp_path: Path) -> None:
+    """Its arguments, environment, standard files and modules are its own; it has a session, can be killed, and ends."""
+    program = (
+        "import os, sys, pathlib\n"
+        "told = [sys.argv[2], os.environ.get('ONLY'), os.getsid(0) == os.getpid(), 'torch' in sys.modules]\n"
+        "told += [any(name.startswith(('ablatable', '_pytest')) for name in sys.modules), __name__]\n"
+        "told += sorted(map(int, os.listdir('/proc/self/fd')))[:-1]\n"
+        "pathlib.Path(sys.argv[1]).write_text(repr(told))\n"
+        "sys.exit(os.read(0, 1) == b'' and 3)\n"
+    )
+    environment = {"ONLY": "this", "PATH": os.environ["PATH"]}
+    ended = template.start(program, tmp_path / "told", "x", env=environment, start_new_session=True)
+    assert ended.wait() == 3
+    told = ast.literal_eval((tmp_path / "told").read_text())
+    assert told[:6] == ["x", "this", True, True, False, "__main__"]
+    assert told[6:] == [0, 1, 2], "it has no files of those that came before it"
+
+    waits = template.start("import os; os.read(0, 1)", stdin=subprocess.PIPE)
+    killed = template.start("import os; os.read(0, 1)", stdin=subprocess.PIPE)
+    assert waits.poll() is None and killed.poll() is None
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL and waits.poll() is None
+    assert waits.stdin is not None
+    waits.stdin.close()  # no other process holds it open
+    assert waits.wait() == 0
+    with (tmp_path / "stderr").open("wb") as stderr:
+        assert template.start("raise ValueError('why')", stderr=stderr).wait() == 1
+    assert "ValueError: why" in (tmp_path / "stderr").read_text()
 
 
 def test_chromium_named_wrongly_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

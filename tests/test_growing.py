@@ -58,6 +58,7 @@ def same(grown: Universe, whole: Universe) -> None:
     assert check_universe(grown.url) == []
 
 
+# What is drawn and what is stored does not depend on the kind of components: these are ideal ones, which draw quickly.
 FIRST = {
     "seeds": {"seeds": [5, 0]},
     "one seed": {"seeds": [9]},
@@ -70,18 +71,18 @@ FIRST = {
 
 @pytest.mark.parametrize("first", FIRST)
 def test_only_what_is_missing_is_drawn(
-    small, small_universe: Universe, tmp_path: Path, drawn: list, monkeypatch, first: str
+    ideal, ideal_universe: Universe, tmp_path: Path, drawn: list, monkeypatch, first: str
 ) -> None:
     monkeypatch.setattr(enumeration, "BLOCK_ROWS", (4, 4))
-    before = grow(small.run, tmp_path / "u.zarr", **FIRST[first])
+    before = grow(ideal.run, tmp_path / "u.zarr", **FIRST[first])
     pictures = (1 + before.settings.ablations) * len(before.seeds)
     assert sum(count * len(seeds) for count, seeds in drawn) == pictures
     drawn.clear()
-    after = grow(small.run, tmp_path / "u.zarr")
+    after = grow(ideal.run, tmp_path / "u.zarr")
     assert sum(count * len(seeds) for count, seeds in drawn) == 16 * 3 - pictures
-    same(after, small_universe)
+    same(after, ideal_universe)
     drawn.clear()
-    grow(small.run, tmp_path / "u.zarr")
+    grow(ideal.run, tmp_path / "u.zarr")
     assert not drawn
 
 
@@ -95,14 +96,14 @@ def test_only_what_is_missing_is_drawn(
 )
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_block_that_was_not_full(
-    small, tmp_path: Path, drawn: list, monkeypatch, first: dict[str, object], damaged: bool
+    ideal, tmp_path: Path, drawn: list, monkeypatch, first: dict[str, object], damaged: bool
 ) -> None:
     """Blocks of 2 samples (and of 3 ablations, where units are missing at first): growth fills up the last ones."""
     seeds = [5, 0, 9, 1]
-    whole = grow(small.run, tmp_path / "whole", seeds=seeds)
+    whole = grow(ideal.run, tmp_path / "whole", seeds=seeds)
     monkeypatch.setattr(enumeration, "BLOCK_SAMPLES", 2)
     monkeypatch.setattr(enumeration, "BLOCK_ROWS", (6, 6))
-    before = grow(small.run, tmp_path / "u.zarr", **{"seeds": seeds, **first})
+    before = grow(ideal.run, tmp_path / "u.zarr", **{"seeds": seeds, **first})
     # which of its blocks will hold more; a torn one must be drawn anew, and not be filled up
     open_ended = [
         block
@@ -118,7 +119,7 @@ def test_a_block_that_was_not_full(
         lost = victim.rows
     pictures = (1 + before.settings.ablations) * len(before.seeds)
     drawn.clear()
-    after = grow(small.run, tmp_path / "u.zarr", seeds=seeds)
+    after = grow(ideal.run, tmp_path / "u.zarr", seeds=seeds)
     assert sum(count * len(seeds) for count, seeds in drawn) == 16 * 4 - pictures + lost
     same(after, whole)
 
@@ -128,11 +129,11 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("moment", [0, 1, 2, 3, 4, "before", "block", "marker"])
-def test_killed_while_it_grew(small, small_universe: Universe, tmp_path: Path, monkeypatch, moment: int | str) -> None:
+def test_killed_while_it_grew(ideal, ideal_universe: Universe, tmp_path: Path, monkeypatch, moment: int | str) -> None:
     out = tmp_path / "u.zarr"
     monkeypatch.setattr(enumeration, "BLOCK_ROWS", (4, 4))
     begun = {"seeds": [5, 0], "units": [f"digit-{k:04d}" for k in range(7)], "spares": 1}
-    grow(small.run, out, **begun)
+    grow(ideal.run, out, **begun)
     shutil.copytree(out, tmp_path / "before")
     count = 0
 
@@ -155,16 +156,16 @@ def test_killed_while_it_grew(small, small_universe: Universe, tmp_path: Path, m
             patch.setattr(drawing, "draw", kill)
         else:  # the objects are written, the marker still is the old one
             patch.setattr(blocks, "asdict", kill)
-        grow(small.run, out)
+        grow(ideal.run, out)
     if moment != "before":
         with pytest.raises(StoreError, match="give th"):
             Universe.open(out)
         assert check_universe(out)
-    back = grow(small.run, tmp_path / "again", **begun)
+    back = grow(ideal.run, tmp_path / "again", **begun)
     if isinstance(moment, int) or moment == "before":  # its settings are still the old ones: so can the rest be
-        small_again = grow(small.run, shutil.copytree(out, tmp_path / "copy"), **begun)
-        same(small_again, back)
-    same(grow(small.run, out), small_universe)
+        again = grow(ideal.run, shutil.copytree(out, tmp_path / "copy"), **begun)
+        same(again, back)
+    same(grow(ideal.run, out), ideal_universe)
 
 
 def test_what_would_shrink_or_change_is_refused(small, small_universe: Universe, tmp_path: Path) -> None:
@@ -182,20 +183,23 @@ def test_what_would_shrink_or_change_is_refused(small, small_universe: Universe,
     same(grow(small.run, out, seeds=[9, 5, 0]), small_universe)  # the same in another order
 
 
-def test_units_that_are_not_there(small, tmp_path: Path) -> None:
+def test_units_that_are_not_there(ideal, tmp_path: Path) -> None:
     with pytest.raises(AblatableError, match="no unit 'digit-0099'"):
-        grow(small.run, tmp_path / "u.zarr", units=["digit-0099"])
+        grow(ideal.run, tmp_path / "u.zarr", units=["digit-0099"])
     with pytest.raises(SettingsError, match="list of units is empty"):
-        grow(small.run, tmp_path / "u.zarr", units=[])
+        grow(ideal.run, tmp_path / "u.zarr", units=[])
 
 
 # --- few components in memory ---
 
 
-@pytest.mark.parametrize("resident", [1, 2, 5, 6, 50])
+@pytest.mark.parametrize(
+    ("kind", "resident"), [("small", 2), ("ideal", 1), ("ideal", 2), ("ideal", 5), ("ideal", 6), ("ideal", 50)]
+)
 def test_streamed_components(
-    small, small_universe: Universe, tmp_path: Path, fingerprints: Callable, monkeypatch, resident: int
+    request: pytest.FixtureRequest, tmp_path: Path, fingerprints: Callable, monkeypatch, kind: str, resident: int
 ) -> None:
+    run, whole = request.getfixturevalue(kind).run, request.getfixturevalue(f"{kind}_universe")
     alive, most, load = weakref.WeakSet(), 0, ab.Run.load_component
 
     def watched(self: ab.Run, index: int, **options):
@@ -209,9 +213,9 @@ def test_streamed_components(
 
     monkeypatch.setattr(ab.Run, "load_component", watched)
     drawing.loaded.cache_clear()
-    grow(small.run, tmp_path / "u.zarr", max_resident=resident)
+    grow(run, tmp_path / "u.zarr", max_resident=resident)
     drawing.loaded.cache_clear()
-    assert fingerprints(tmp_path / "u.zarr") == fingerprints(Path(small_universe.url))
+    assert fingerprints(tmp_path / "u.zarr") == fingerprints(Path(whole.url))
     assert most == min(resident, 6)
 
 

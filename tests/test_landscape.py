@@ -102,22 +102,26 @@ def test_spares_are_ablations_that_no_unit_has(small, small_universe: Universe) 
 # --- what must not matter ---
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers(small, small_universe: Universe, tmp_path: Path, fingerprints: Fingerprints, workers: int) -> None:
-    enumerate_again(small.run.path, tmp_path / "u.zarr", workers=workers)
+@pytest.mark.usefixtures("quick_workers")
+def test_workers(small, small_universe: Universe, tmp_path: Path, fingerprints: Fingerprints) -> None:
+    enumerate_again(small.run.path, tmp_path / "u.zarr", workers=2)
     assert fingerprints(tmp_path / "u.zarr") == fingerprints(Path(small_universe.url))
 
 
-@pytest.mark.parametrize(("rows", "samples"), [((1, 1), 1), ((2, 5), 2), ((7, 7), 16), ((1000, 1000), 3)])
+@pytest.mark.parametrize(
+    ("kind", "rows", "samples"),
+    [("ideal", (1, 1), 1), ("small", (2, 5), 2), ("small", (7, 7), 16), ("small", (1000, 1000), 3)],
+)
 def test_blocks(
-    small, small_universe: Universe, tmp_path: Path, monkeypatch, rows: tuple[int, int], samples: int
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch, kind: str, rows: tuple[int, int], samples: int
 ) -> None:
+    run, whole = request.getfixturevalue(kind).run.path, request.getfixturevalue(f"{kind}_universe")
     monkeypatch.setattr(enumeration, "BLOCK_ROWS", rows)
     monkeypatch.setattr(enumeration, "BLOCK_SAMPLES", samples)
-    other = enumerate_again(small.run.path, tmp_path / "u.zarr")
-    assert len(list(blocks_of(other.settings))) != len(list(blocks_of(small_universe.settings))) or rows[0] == 1000
-    assert np.array_equal(pictures(other), pictures(small_universe))  # to the bit, for batches have one size
-    assert np.array_equal(other.distances(), small_universe.distances())
+    other = enumerate_again(run, tmp_path / "u.zarr")
+    assert len(list(blocks_of(other.settings))) != len(list(blocks_of(whole.settings))) or rows[0] == 1000
+    assert np.array_equal(pictures(other), pictures(whole))  # to the bit, for batches have one size
+    assert np.array_equal(other.distances(), whole.distances())
     assert check_universe(tmp_path / "u.zarr") == []
 
 
@@ -134,19 +138,21 @@ def test_components_see_batches_of_one_size(small, tmp_path: Path, monkeypatch: 
     assert seen == {universe.settings.batch}
 
 
-def test_order_of_units_and_of_components(small, small_universe: Universe, tmp_path: Path) -> None:
+def test_order_of_units_and_of_components(
+    small, small_universe: Universe, ideal, ideal_universe: Universe, tmp_path: Path
+) -> None:
     order = np.random.default_rng(0).permutation(12)
     units = small.units.select([small.units.ids[k] for k in order])
     ab.train(
         units,
         small.code.select(order),
-        small.recipe,
+        ideal.recipe,
         out=tmp_path / "units",
         execution=Execution(workers=0, quiet=True),
     )
     reordered = enumerate_again(tmp_path / "units", tmp_path / "u.zarr", spares=0)
     for unit in units.ids:
-        assert np.array_equal(reordered.counterfactual(unit), small_universe.counterfactual(unit))
+        assert np.array_equal(reordered.counterfactual(unit), ideal_universe.counterfactual(unit))
 
     from ablatable.diffusion.ensemble import Ensemble
 
@@ -269,10 +275,10 @@ def test_killed_and_gone_on_with(small, tmp_path: Path, fingerprints: Fingerprin
 @pytest.mark.parametrize("damage", ["cut", "flipped", "deleted", "empty"])
 @pytest.mark.parametrize("name", ["factual", "counterfactual", "distance/euclidean", "done"])
 def test_damage_is_found_mended_and_never_served(
-    small, small_universe: Universe, tmp_path: Path, fingerprints: Fingerprints, name: str, damage: str
+    ideal, ideal_universe: Universe, tmp_path: Path, fingerprints: Fingerprints, name: str, damage: str
 ) -> None:
     out = tmp_path / "u.zarr"
-    shutil.copytree(small_universe.url, out)
+    shutil.copytree(ideal_universe.url, out)
     sound = fingerprints(out)
     paths = [p for p in (out / name).rglob("*") if p.is_file() and p.name not in ("zarr.json", "index.json")]
     path = paths[len(paths) // 2]
@@ -286,16 +292,16 @@ def test_damage_is_found_mended_and_never_served(
         with pytest.raises(StoreError):
             opened = Universe.open(out)
             _ = opened.factual, opened.distances(), [opened.counterfactual(unit) for unit in opened.unit_ids]
-    mended = enumerate_again(small.run.path, out)
+    mended = enumerate_again(ideal.run.path, out)
     assert fingerprints(out) == sound and check_universe(out) == []
-    assert np.array_equal(pictures(mended), pictures(small_universe))
+    assert np.array_equal(pictures(mended), pictures(ideal_universe))
 
 
-def test_the_description_is_guarded(small_universe: Universe, tmp_path: Path) -> None:
-    for path in Path(small_universe.url).rglob("zarr.json"):
+def test_the_description_is_guarded(ideal_universe: Universe, tmp_path: Path) -> None:
+    for path in Path(ideal_universe.url).rglob("zarr.json"):
         out = tmp_path / str(abs(hash(path)))
-        shutil.copytree(small_universe.url, out)
-        copy = out / path.relative_to(small_universe.url)
+        shutil.copytree(ideal_universe.url, out)
+        copy = out / path.relative_to(ideal_universe.url)
         content = bytearray(copy.read_bytes())
         content[len(content) // 2] ^= 1
         copy.write_bytes(content)
@@ -308,13 +314,13 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_killed_while_it_was_laid_out(
-    small, small_universe: Universe, tmp_path: Path, fingerprints: Fingerprints, monkeypatch, overwrite: bool
+    ideal, ideal_universe: Universe, tmp_path: Path, fingerprints: Fingerprints, monkeypatch, overwrite: bool
 ) -> None:
     """After any number of its five arrays, whether there was nothing before or another universe."""
     for stop in range(5):
         out, laid = tmp_path / str(stop), []
         if overwrite:
-            shutil.copytree(small_universe.url, out)
+            shutil.copytree(ideal_universe.url, out)
 
         def lay(*arguments: object, original=arrays.make_array, laid=laid, stop=stop, **options: object):
             laid.append(arguments)
@@ -324,41 +330,41 @@ def test_killed_while_it_was_laid_out(
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(arrays, "make_array", lay)
-            enumerate_again(small.run.path, out, overwrite=overwrite)
+            enumerate_again(ideal.run.path, out, overwrite=overwrite)
         with pytest.raises(StoreError):
             Universe.open(out)
         assert check_universe(out)
-        enumerate_again(small.run.path, out)
-        assert fingerprints(out) == fingerprints(Path(small_universe.url))
+        enumerate_again(ideal.run.path, out)
+        assert fingerprints(out) == fingerprints(Path(ideal_universe.url))
 
 
 def test_killed_while_the_old_one_was_removed(
-    small, small_universe: Universe, tmp_path: Path, fingerprints: Fingerprints
+    ideal, ideal_universe: Universe, tmp_path: Path, fingerprints: Fingerprints
 ) -> None:
     out = tmp_path / "u.zarr"
-    shutil.copytree(small_universe.url, out)
+    shutil.copytree(ideal_universe.url, out)
     store.clear(out)
-    shutil.copytree(Path(small_universe.url) / "done", out / "done", dirs_exist_ok=True)  # it did not come that far
+    shutil.copytree(Path(ideal_universe.url) / "done", out / "done", dirs_exist_ok=True)  # it did not come that far
     with pytest.raises(StoreError):
         Universe.open(out)
-    enumerate_again(small.run.path, out)
-    assert fingerprints(out) == fingerprints(Path(small_universe.url))
+    enumerate_again(ideal.run.path, out)
+    assert fingerprints(out) == fingerprints(Path(ideal_universe.url))
 
 
 def test_what_killed_writes_left_is_removed(
-    small, small_universe: Universe, tmp_path: Path, fingerprints: Fingerprints
+    ideal, ideal_universe: Universe, tmp_path: Path, fingerprints: Fingerprints
 ) -> None:
     """The store writes aside, to the name with a number, and renames."""
     out = tmp_path / "u.zarr"
-    shutil.copytree(small_universe.url, out)
+    shutil.copytree(ideal_universe.url, out)
     marker = next(out.glob("done/0*.json"))
     marker.rename(marker.with_name(marker.name + "#1"))
     (out / "zarr.json#3").write_text("half of it")
-    enumerate_again(small.run.path, out)
-    assert fingerprints(out) == fingerprints(Path(small_universe.url))
+    enumerate_again(ideal.run.path, out)
+    assert fingerprints(out) == fingerprints(Path(ideal_universe.url))
 
 
-def test_nothing_is_overwritten_unasked(small, tmp_path: Path) -> None:
+def test_nothing_is_overwritten_unasked(ideal, tmp_path: Path) -> None:
     thesis = tmp_path / "thesis"
     thesis.mkdir()
     (thesis / "chapter.txt").write_text("years of work")
@@ -367,14 +373,14 @@ def test_nothing_is_overwritten_unasked(small, tmp_path: Path) -> None:
     for overwrite in (False, True):
         for place in (thesis, measured):
             with pytest.raises(SettingsError, match="holds other files and no universe"):
-                enumerate_again(small.run.path, place, overwrite=overwrite)
+                enumerate_again(ideal.run.path, place, overwrite=overwrite)
     assert (thesis / "chapter.txt").read_text() == "years of work"
     assert zarr.open_array(measured / "stars", mode="r")[2] == 2
 
 
-def test_what_vanishes_from_an_open_universe_is_not_drawn_black(small_universe: Universe, tmp_path: Path) -> None:
+def test_what_vanishes_from_an_open_universe_is_not_drawn_black(ideal_universe: Universe, tmp_path: Path) -> None:
     out = tmp_path / "u.zarr"
-    shutil.copytree(small_universe.url, out)
+    shutil.copytree(ideal_universe.url, out)
     universe = Universe.open(out)
     for name in ("factual", "counterfactual", "distance/euclidean", "training/images"):
         for path in (out / name / "c").rglob("*"):
@@ -394,12 +400,12 @@ def test_what_vanishes_from_an_open_universe_is_not_drawn_black(small_universe: 
             read()
 
 
-def test_no_flipped_bit_is_ever_served(small_universe: Universe, tmp_path: Path) -> None:
+def test_no_flipped_bit_is_ever_served(ideal_universe: Universe, tmp_path: Path) -> None:
     """Whatever byte it hits, in pictures, in a shard's index or in between: an error, or the right picture."""
     out = tmp_path / "u.zarr"
-    shutil.copytree(small_universe.url, out)
+    shutil.copytree(ideal_universe.url, out)
     path = next(p for p in (out / "counterfactual" / "c").rglob("*") if p.is_file())
-    content, expected, refused = path.read_bytes(), pictures(small_universe)[1:], 0
+    content, expected, refused = path.read_bytes(), pictures(ideal_universe)[1:], 0
     places = np.random.default_rng(0).choice(len(content), 150, replace=False).tolist()
     for place in [*places, 0, len(content) - 1, len(content) - 5]:
         damaged = bytearray(content)
@@ -414,26 +420,26 @@ def test_no_flipped_bit_is_ever_served(small_universe: Universe, tmp_path: Path)
     assert refused > 100
 
 
-def test_other_settings_are_named(small, small_universe: Universe, tmp_path: Path) -> None:
+def test_other_settings_are_named(ideal, ideal_universe: Universe, tmp_path: Path) -> None:
     out = tmp_path / "u.zarr"
-    shutil.copytree(small_universe.url, out)
+    shutil.copytree(ideal_universe.url, out)
     for options, words in [
         ({"steps": 7}, "steps: 6 there, 7 asked for"),
         ({"sampler": "ddim"}, "ddpm there, ddim asked"),
     ]:
         with pytest.raises(SettingsError, match=words):
-            enumerate_again(small.run.path, out, **options)
-    redone = enumerate_again(small.run.path, out, steps=7, overwrite=True)
+            enumerate_again(ideal.run.path, out, **options)
+    redone = enumerate_again(ideal.run.path, out, steps=7, overwrite=True)
     assert redone.settings.steps == 7 and check_universe(out) == []
 
 
-def test_a_second_writer_is_told_who_writes(small, tmp_path: Path) -> None:
+def test_a_second_writer_is_told_who_writes(ideal, tmp_path: Path) -> None:
     from ablatable._runtime.lock import exclusive
 
     with exclusive(tmp_path / "u.zarr", "universe"), pytest.raises(StoreError, match=f"process {os.getpid()}"):
-        enumerate_again(small.run.path, tmp_path / "u.zarr")
+        enumerate_again(ideal.run.path, tmp_path / "u.zarr")
 
 
-def test_in_memory(small, small_universe: Universe) -> None:
-    universe = enumerate_again(small.run.path, "memory://somewhere")  # pyright: ignore[reportArgumentType]
-    assert np.array_equal(pictures(universe), pictures(small_universe))
+def test_in_memory(ideal, ideal_universe: Universe) -> None:
+    universe = enumerate_again(ideal.run.path, "memory://somewhere")  # pyright: ignore[reportArgumentType]
+    assert np.array_equal(pictures(universe), pictures(ideal_universe))

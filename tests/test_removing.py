@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from ablatable.runs.run import Run, check_run
 from ablatable.unlearning import certificate as certificates
 from ablatable.unlearning.forgetting import forget, plan_removal
 from ablatable.unlearning.repairing import extend, extended, plan_extension, plan_repair, repair, run_units
+from prepared import Template
 
 RECIPES = {
     "unet": Recipe(component=UNetConfig(channels=(8, 8), norm_groups=4), training=TrainingConfig(steps=5, batch=4)),
@@ -263,17 +261,17 @@ else:
 
 
 @pytest.mark.parametrize("what", ["forget", "repair", "extend"])
-def test_killed_at_every_rename(what: str, tmp_path: Path, fingerprints) -> None:
+def test_killed_at_every_rename(what: str, tmp_path: Path, fingerprints, template: Template) -> None:
     """The new run is complete or no run, the old one is as it was, and the same command goes on to the same bytes."""
     made = anew_digits(tmp_path)
     old = made if what != "repair" else forget(made.path, GONE, out=tmp_path / "old")[0]
     before = fingerprints(old.path)
     whole = tmp_path / "whole"
-    assert killed(what, old.path, whole, 1000) == 0
+    assert killed(template, what, old.path, whole, 1000) == 0
     expected = {name: digest for name, digest in fingerprints(whole).items() if name != "certificate.json"}
     out, kills = tmp_path / "new", 0
     for renames in (0, 3, 5, 7, 1000):
-        code = killed(what, old.path, out, renames)
+        code = killed(template, what, old.path, out, renames)
         assert fingerprints(old.path) == before
         if code == 0:
             break
@@ -296,9 +294,8 @@ def anew_digits(tmp_path: Path) -> Run:
     return ab.train(units, CODE, ab.preset("ideal"), out=tmp_path / "made", execution=Execution(workers=0, quiet=True))
 
 
-def killed(what: str, run: Path, out: Path, renames: int) -> int:
-    command = [sys.executable, "-c", KILLED, what, str(run), str(out), str(renames)]
-    return subprocess.run(command, check=False, stderr=subprocess.DEVNULL, env=dict(os.environ)).returncode
+def killed(template: Template, what: str, run: Path, out: Path, renames: int) -> int:
+    return template.start(KILLED, what, run, out, str(renames)).wait()
 
 
 # --- certificates ---

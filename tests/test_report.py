@@ -577,7 +577,7 @@ def test_as_many_as_the_caps_allow(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make([f"unit {k}" for k in range(90)], samples=6, spares=60, components=10, side=(16, 16), channels=3)
+    made = make([f"unit {k}" for k in range(90)], samples=3, spares=60, components=10, side=(16, 16), channels=3)
     whole = write_report(made.universe, tmp_path / "whole").stat().st_size
     monkeypatch.setattr(layout, "PAGE_BYTES", whole // 2)
     path = write_report(made.universe, tmp_path / "half")
