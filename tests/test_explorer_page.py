@@ -403,7 +403,7 @@ def test_a_removal_is_shown_with_both_tests(network_site: Explored, visit: Calla
 
 def rounded(value: float) -> str:
     """As the page writes a rate: rounded up."""
-    digits = 3 if value < 0.01 else 2
+    digits = 3 if value < 0.1 else 2
     return f"{np.ceil(round(float(value) * 10**digits, 4)) / 10**digits:.{digits}f}"
 
 

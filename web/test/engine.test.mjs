@@ -184,10 +184,10 @@ test("the second way to draw is taken only if it agrees and is faster", async ()
 test("a rate above a level does not read as if it were at it", () => {
   assert.equal(rate(0.1001), "0.11");
   assert.equal(rate(Math.fround(0.1)), "0.10");
-  assert.equal(rate(Math.fround(0.05)), "0.05");
-  assert.equal(rate(0.0501), "0.06");
+  assert.equal(rate(Math.fround(0.05)), "0.050");
+  assert.equal(rate(0.0501), "0.051");
   assert.equal(rate(0.0012), "0.002");
-  assert.equal(rate(0.01), "0.01");
-  assert.equal(rate(0.0099), "0.010");
+  assert.equal(rate(0.01), "0.010");
+  assert.equal(rate(1 / 72), "0.014");
   assert.equal(rate(1), "1.00");
 });

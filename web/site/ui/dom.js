@@ -77,7 +77,7 @@ export function listed(names, most = 3) {
  * @param {number} value
  */
 export function rate(value) {
-  const digits = value < 0.0099999 ? 3 : 2,
+  const digits = value < 0.0999999 ? 3 : 2,
     scale = 10 ** digits;
   return (Math.ceil(value * scale - 1e-4) / scale).toFixed(digits);
 }
