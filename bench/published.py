@@ -1,4 +1,4 @@
-"""The published MNIST experiment at its own resolution, as far as a processor gets: 28 x 28 pixels.
+"""The published experiments at their own resolution, as far as a processor gets: 28 x 28 digits, 32 x 32 drawings.
 
 python bench/published.py pilot CELL --mnist FILE      train its first component, and say how near its samples come
 python bench/published.py train CELL --mnist FILE      train the ensemble (resumable, one process)
@@ -7,7 +7,8 @@ python bench/published.py sheet CELL --mnist FILE      its samples above the tra
 python bench/published.py table [CELL ..] --mnist FILE the figures of docs/results/published.md, as Markdown
 
 FILE is t10k-images-idx3-ubyte.gz of MNIST. All goes to --out (default bench/out/published). The units of a cell are
-random ones of the 10,000 digits of FILE. The published ensembles have 22 components of weight 11.
+random ones of the 10,000 digits of FILE, or of the bundled OpenMoji drawings. The published ensembles have 22
+components of weight 11.
 """
 
 from __future__ import annotations
@@ -52,29 +53,36 @@ class Cell:
     drawn: int | None = None  # units whose ablations are drawn, random ones; None: all
     samples: int = 16
     spares: int = 32
+    drawings: bool = False  # of OpenMoji, instead of digits
+    exact: bool = True  # drawn in fp32; else in bf16
 
     def data(self, mnist: Path) -> ab.Units:
-        every = ab.Units.from_idx(mnist)
+        every = ab.Units.openmoji(by="picture") if self.drawings else ab.Units.from_idx(mnist)
         rows = np.random.Generator(np.random.PCG64(0)).choice(len(every), self.units, replace=False)
         return every.select([every.ids[row] for row in sorted(rows)])
 
     @property
     def sampling(self) -> ab.Sampling:
-        return ab.Sampling(steps=25)
+        return ab.Sampling(steps=25, precision="fp32" if self.exact else "bf16")
 
 
 def velocity(steps: int, channels: int, batch: int) -> ab.Recipe:
-    """Velocity prediction and noise levels of the preset `colour`, on coefficients of 4 x 4 pixels: 7 x 7 places."""
+    """Velocity prediction and noise levels of the preset `colour`, on coefficients of 4 x 4 pixels."""
     values = ab.preset("colour", steps=steps, batch=batch, precision="bf16").model_dump()
     blocks = {"channels": (channels,), "codec": "haar", "block": 4}
     return recipe_from({**values, "component": {**values["component"], **blocks}})
 
 
+WIDE = velocity(1200, 128, 32)
+
 CELLS = {
     "trained-256": Cell(256, 12, 6, ab.preset("small", steps=600, precision="bf16")),
-    "velocity-64": Cell(64, 12, 6, velocity(1000, 48, 16)),
-    "velocity-256": Cell(256, 12, 6, velocity(800, 64, 32), drawn=64),
     "colour-256": Cell(256, 12, 6, ab.preset("colour", steps=2000, batch=16, precision="bf16"), drawn=64),
+    "wide-64": Cell(64, 16, 8, WIDE, drawn=48, exact=False),
+    "wide-256": Cell(256, 16, 8, WIDE, drawn=48, exact=False),
+    "wide-1024": Cell(1024, 16, 8, WIDE, drawn=48, exact=False),
+    "wide-8192": Cell(8192, 16, 8, WIDE, drawn=48, exact=False),
+    "drawings-64": Cell(64, 10, 5, ab.preset("colour32", steps=2000, precision="bf16"), drawings=True, exact=False),
     "ideal-256": Cell(256),
     "ideal-1024": Cell(1024, drawn=256),
     "ideal-8192": Cell(8192, drawn=256),
@@ -108,8 +116,8 @@ class Made:
         pictures = to_images(drawn)
         near, square = nearest_images(pictures, split.images)
         (self.folder / "pilot.png").write_bytes(png(contact_sheet(pictures[:12], split.images[near[:12]])))
-        away = np.median(np.sqrt(square)) / 255 * native_to_scaled((1, 28, 28))
-        return f"{len(split)} digits, {seconds:.0f} CPU seconds: nearest image {away:.0f} away (median of 24 samples)"
+        away = np.median(np.sqrt(square)) / 255 * native_to_scaled(self.units.shape)
+        return f"{len(split)} units, {seconds:.0f} CPU seconds: nearest image {away:.0f} away (median of 24 samples)"
 
     @cached_property
     def pictures(self) -> np.ndarray:
@@ -127,7 +135,7 @@ class Made:
     def named(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The unit nearest to each picture, among all units, and how far it is."""
         unit, square = nearest_images(pictures, self.units.images)
-        return unit, np.sqrt(square) / 255 * native_to_scaled((1, 28, 28))
+        return unit, np.sqrt(square) / 255 * native_to_scaled(self.units.shape)
 
     @cached_property
     def random_units(self) -> list[str]:
@@ -167,35 +175,57 @@ class Made:
         return witness_pictures(self.run, self.pictures, range(WITNESSED))
 
 
-def figures(made: Made) -> list[str]:
-    """One row of the table."""
-    cell, universe = made.cell, made.universe
-    random = np.isin(universe.unit_ids, made.random_units)
-    measured = radii(universe.distances()[random], universe.spare_distances(), LANDSCAPE)
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one cell, one number per sample."""
 
-    def mean(key: str) -> str:
-        values = np.asarray(measured[key])
-        low, high = bootstrap(lambda rows: geometric_mean(values[rows]), len(values))
-        return f"{geometric_mean(values):.1f} ({low:.1f} to {high:.1f})"
+    radius: np.ndarray
+    spare_radius: np.ndarray
+    units_fixed: np.ndarray  # the largest distance of LANDSCAPE random units
+    spares_fixed: np.ndarray  # and of as many spares
+    away: np.ndarray  # distance of the nearest unit
+    again: tuple[np.ndarray, np.ndarray]  # see `Made.named_again`
+    p: np.ndarray  # of the nearest unit, by the witness test
+    marked: np.ndarray  # whether any unit is
 
-    itself, others = made.named_again()
-    told, first = made.witness, slice(cell.samples)
-    hits = [np.less_equal(told.nearest_p, level) for level in (0.05, 0.01)]
-    marked = np.asarray(told.marked().any(axis=0))
-    unmoved = np.asarray(np.less_equal(measured["radius_fixed"], measured["spare_radius_fixed"]))
-    unattributable = ~hits[0][first] & ~marked[first] & unmoved
-    return [
-        made.name,
-        f"{cell.components}, {cell.weight}",
-        mean("radius"),
-        mean("spare_radius"),
-        f"{mean('radius_fixed')} / {mean('spare_radius_fixed')}",
-        f"{np.median(made.nearest[1]):.0f}",
-        f"p {share(itself)}, q {others.mean():.2f}, FAR {min(1, itself.mean() / others.mean()):.2f}",
-        *(share(hit) for hit in hits),
-        share(marked),
-        share(unattributable),
-    ]
+    @classmethod
+    def of(cls, made: Made) -> Figures:
+        universe, told = made.universe, made.witness
+        random = np.isin(universe.unit_ids, made.random_units)
+        measured = radii(universe.distances()[random], universe.spare_distances(), LANDSCAPE)
+        landscape = ("radius", "spare_radius", "radius_fixed", "spare_radius_fixed")
+        return cls(
+            *(np.asarray(measured[key]) for key in landscape),
+            away=made.nearest[1],
+            again=made.named_again(),
+            p=np.asarray(told.nearest_p),
+            marked=np.asarray(told.marked().any(axis=0)),
+        )
+
+    @property
+    def unattributable(self) -> np.ndarray:
+        """No unit is significant, and no removal moves the sample farther than a spare does."""
+        first = slice(len(self.radius))
+        return ~np.less_equal(self.p[first], 0.05) & ~self.marked[first] & (self.units_fixed <= self.spares_fixed)
+
+    def row(self) -> list[str]:
+        itself, others = self.again
+        return [
+            interval(self.radius),
+            interval(self.spare_radius),
+            f"{geometric_mean(self.units_fixed):.1f} / {geometric_mean(self.spares_fixed):.1f}",
+            f"{np.median(self.away):.0f}",
+            f"p {share(itself)}, q {others.mean():.2f}, FAR {min(1, itself.mean() / others.mean()):.2f}",
+            share(np.less_equal(self.p, 0.05)),
+            share(np.less_equal(self.p, 0.01)),
+            share(self.marked),
+            share(self.unattributable),
+        ]
+
+
+def interval(values: np.ndarray) -> str:
+    low, high = bootstrap(lambda rows: geometric_mean(values[rows]), len(values))
+    return f"{geometric_mean(values):.1f} ({low:.1f} to {high:.1f})"
 
 
 HEAD = (
@@ -237,7 +267,8 @@ def main() -> None:
     for name in args.cells:
         made = Made(name, args.mnist, args.out)
         if args.stage == "table":
-            print("| " + " | ".join(figures(made)) + " |", flush=True)
+            told = [name, f"{made.cell.components}, {made.cell.weight}", *Figures.of(made).row()]
+            print("| " + " | ".join(told) + " |", flush=True)
         elif args.stage == "pilot":
             print(f"{name}: {made.pilot()}", flush=True)
         elif args.stage == "sheet":
