@@ -620,8 +620,8 @@ def test_a_run_records_what_was_loaded(tmp_path):
     code = ab.Code.balanced(units=6, components=4, seed=0)
     units = ab.Units.from_folder(folder, background="black")
     run = ab.train(units, code, recipe, out=tmp_path / "run", execution=HERE)
-    plain = ab.Units.from_arrays(units.images, ids=units.ids)
-    same = ab.train(plain.select(plain.ids), code, recipe, out=tmp_path / "same", execution=HERE)
+    plain = ab.Units(units.ids, units.images, units.owner)
+    same = ab.train(plain, code, recipe, out=tmp_path / "same", execution=HERE)
     assert run.digest == same.digest and recorded(same.path) is None
     said = recorded(run.path)
     assert said is not None and units.report is not None

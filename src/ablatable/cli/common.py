@@ -143,8 +143,9 @@ Precision = Annotated[
 Backend = Annotated[
     choices.Backend | None,
     typer.Option(
-        help="What computes the forward passes. On a CPU, openvino pays from half a minute of drawing, compiled from "
-        "ten minutes; stacked is for small components on a GPU.",
+        metavar="NAME",
+        help=f"What computes the forward passes: {choices.told(choices.Backend)}. On a CPU, openvino pays from half a "
+        "minute of drawing, compiled from ten minutes; stacked is for small components on a GPU.",
         show_default="compiled on a CUDA GPU, else eager",
         rich_help_panel=_SAMPLING,
     ),

@@ -65,8 +65,6 @@ def plan(
 ) -> None:
     """Show what a code gives and costs before anything is trained, and which images look the same."""
     from ..codes.planning import plan as make_plan
-    from ..data.images import parse_size
-    from ..diffusion.advice import needs
 
     if (data is None) == (units is None):
         raise SettingsError("give either DATA, or how many units there are with --units")
@@ -84,9 +82,7 @@ def plan(
     each = None if images is None else max(1, round(images * made.weight / made.components))
     spread = None if loaded is None else spread_of(loaded, components, weight, removals, seed)
     each = each if spread is None else spread.split_most
-    height, width = parse_size(size) or (32, 32)
-    shape = (3 if channels is None else channels, height, width)
-    training = None if each is None else needs(shape if loaded is None else loaded.shape, each)
+    training = _needs(loaded, each, size, channels)
     pairs = None if loaded is None else _near_duplicates(loaded)
     if as_json:
         told = {"training": training.as_dict()} if training else {}
@@ -98,6 +94,16 @@ def plan(
     code = f"--components {made.components} --weight {made.weight}" if removals is None else f"--removals {removals}"
     what = ["DATA"] if data is None else [quoted(data), *_given(loading, size, channels)]
     next_step(" ".join(["ablatable train", *what, code, "--out RUN"]))
+
+
+def _needs(loaded: Units | None, images: int | None, size: str | None, channels: int | None) -> Needs | None:
+    """What training on so many images takes; None if nobody said how many there are."""
+    from ..data.images import parse_size
+    from ..diffusion.advice import needs
+
+    height, width = parse_size(size) or (32, 32)
+    shape = (3 if channels is None else channels, height, width) if loaded is None else loaded.shape
+    return None if images is None else needs(shape, images)
 
 
 def _lenient(loading: Loading) -> Loading:
