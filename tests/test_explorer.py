@@ -181,6 +181,8 @@ def test_settings_that_cannot_be(group_site: Explored, small: Small, small_unive
         ab.write_explorer(group_site.run, universe=group_site.universe, out=out, seeds=[1])
     with pytest.raises(SettingsError, match="named twice"):
         ab.write_explorer(group_site.run, out=out, seeds=[1, 1])
+    with pytest.raises(SettingsError, match="501 seeds are too many for one page"):
+        ab.write_explorer(group_site.run, out=out, seeds=range(501))
     part = ab.enumerate_universe(
         small.run.path,
         [1],

@@ -36,9 +36,10 @@ export class App {
     /** @type {number | null} a unit whose stored picture is previewed */
     this.preview = null;
     this.cancelling = new AbortController();
+    this.stage = new Stage(this);
     this.parts = [
       new Strip(this),
-      new Stage(this),
+      this.stage,
       new Lamps(this),
       new Findings(this),
       new Wall(this),
@@ -117,7 +118,7 @@ export class App {
       rows.push({ seed, alive: removal.gone.map((gone) => !gone) });
       if (removal.null) rows.push({ seed, alive: removal.null.gone.map((gone) => !gone) });
     }
-    const { trajectories, done } = this.trajectories.draw(rows, { signal, onFrame: () => this.update() });
+    const { trajectories, done } = this.trajectories.draw(rows, { signal, onFrame: () => this.stage.drewStep() });
     this.drawn = { factual: trajectories[0], ablated: trajectories[1] ?? null, null: trajectories[2] ?? null };
     this.update();
     try {

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "data/manifest.json"
 SEEDS = tuple(range(8))
+MOST_SEEDS = 500  # on a page's strip: each is a picture that is drawn now and shown at once
 STEPS = 25  # without a universe: half as many as the library takes otherwise, as a visitor waits
 NOT_SHIPPED = ("*.d.mts",)
 GPU_FOLDER = "webgpu"  # what only WebGPU needs, 6.7 MB
@@ -79,7 +80,7 @@ def write_explorer(
         out: the folder. A site of the same run and settings that is there is kept.
         universe: a universe of the run. Its pictures, distances, p and q are put on the page, and the page draws its
             seeds in its way.
-        seeds: without a universe, the samples on the page; 0 to 7 if not given.
+        seeds: without a universe, the samples on the page, at most 500; 0 to 7 if not given.
         sampling: without a universe, how they are drawn; `ddpm` with 25 steps if not given.
         conditions: without a universe, what they are to show, see `enumerate_universe`. A server draws them.
         max_mb: an ensemble of more megabytes is not sent to browsers: the page then asks a server to draw (see
@@ -203,6 +204,11 @@ def _drawing(
     sampling = sampling or Sampling(steps=STEPS)
     sampling.check(run.recipe.schedule)
     chosen = tuple(SEEDS if seeds is None else parse_seeds(seeds))
+    if len(chosen) > MOST_SEEDS:
+        raise SettingsError(
+            f"{len(chosen):,} seeds are too many for one page: every one is drawn now, and all stand side by side; "
+            f"choose at most {MOST_SEEDS}"
+        )
     return Drawing(chosen, sampling, asked(run, conditions, len(chosen), sampling.guidance))
 
 

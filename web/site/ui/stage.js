@@ -20,6 +20,7 @@ export class Stage {
     this.slider = /** @type {HTMLInputElement} */ (get("step"));
     this.guess = /** @type {HTMLInputElement} */ (get("guess"));
     this.at = 0; // the step shown
+    this.began = 0; // when the noise was shown, in milliseconds
     this.drawing = app.drawn;
     /** @type {ReturnType<typeof setTimeout> | null} */
     this.timer = null;
@@ -37,9 +38,20 @@ export class Stage {
   /** From the noise to the end, at a pace that eyes can follow. */
   play() {
     this.app.change({ step: null });
-    this.at = 0;
+    this.restart();
     this.playing = true;
     this.tick();
+  }
+
+  /** Back to the noise. */
+  restart() {
+    this.at = 0;
+    this.began = performance.now();
+  }
+
+  /** Milliseconds that a step is shown for. */
+  pace() {
+    return (this.still.matches ? 4 * PLAY : PLAY) / this.app.site.manifest.steps;
   }
 
   /** How many steps of everything in view are drawn; -1 if not even the noise is. */
@@ -54,7 +66,8 @@ export class Stage {
     if (this.drawing !== app.drawn) {
       this.drawing = app.drawn;
       this.playing = false;
-      this.at = this.available() === steps ? steps : 0; // what was drawn before is shown at once
+      this.restart();
+      if (this.available() === steps) this.at = steps; // what was drawn before is shown at once
     }
     if (app.view.step !== null) this.at = Math.min(app.view.step, Math.max(0, this.available()));
     else if (this.still.matches && !this.playing) this.at = Math.max(0, this.available() === steps ? steps : 0);
@@ -62,23 +75,29 @@ export class Stage {
     this.show();
   }
 
-  /** Go on by a step, if there is one, and come back. */
+  /** A step more is drawn. Whatever else the page shows does not depend on it. */
+  drewStep() {
+    if (this.available() === 0 || this.app.view.step !== null || this.still.matches) this.update();
+    else this.tick();
+  }
+
+  /** Show the step whose time has come, if it is drawn, and come back. A browser that is too busy leaves steps out. */
   tick() {
-    if (this.timer || this.app.view.step !== null) return;
+    const { app } = this,
+      { steps } = app.site.manifest;
+    if (this.timer || app.view.step !== null) return;
     if (this.at >= this.available()) {
-      if (this.at >= this.app.site.manifest.steps) this.playing = false;
+      if (this.at >= steps) this.playing = false;
       return;
     }
-    this.timer = setTimeout(
-      () => {
-        this.timer = null;
-        if (this.app.view.step !== null) return;
-        this.at = Math.min(this.at + 1, Math.max(0, this.available()));
-        this.show();
-        this.tick();
-      },
-      (this.still.matches ? 4 * PLAY : PLAY) / this.app.site.manifest.steps,
-    );
+    this.timer = setTimeout(() => {
+      this.timer = null;
+      if (app.view.step !== null) return;
+      const due = Math.max(this.at + 1, Math.floor((performance.now() - this.began) / this.pace()));
+      this.at = Math.min(due, Math.max(0, this.available()));
+      this.show();
+      this.tick();
+    }, this.pace());
   }
 
   show() {
@@ -214,6 +233,11 @@ class Panel {
     this.small = picture(null, shape, "stored, exact");
     this.exact = h("span", { class: "exact" }, this.small, h("span", {}, STORED));
     this.asked = 0;
+    this.told = "";
+    /** @type {Uint8Array | null} what the canvas shows */
+    this.levels = null;
+    /** @type {Uint8Array | null} what the small picture shows */
+    this.exactLevels = null;
     const frame = h("div", { class: "frame" }, this.canvas, this.blank);
     frame.style.aspectRatio = `${shape[2]} / ${shape[1]}`;
     figure.append(
@@ -223,29 +247,46 @@ class Panel {
     );
   }
 
-  /** @param {Shown} shown */
+  /**
+   * Change what is not shown already: a step changes the picture, and a text that is written again costs a layout.
+   * @param {Shown} shown
+   */
   show({ title, note = "", blank = "", levels = null, tag = "", busy = false, preview = false, stored = null }) {
-    this.title.textContent = title;
-    this.title.title = title;
-    this.note.textContent = this.note.title = note;
-    this.tag.textContent = preview ? `${tag}, preview` : tag;
-    this.tag.hidden = !levels;
-    this.tag.dataset.kind = tag === STORED ? "stored" : "here";
-    this.figure.dataset.empty = String(!levels);
-    this.figure.dataset.busy = String(busy);
-    this.canvas.hidden = !levels;
-    this.blank.hidden = Boolean(levels);
-    this.blank.textContent = blank;
-    if (levels) {
-      paint(this.canvas, levels, this.shape);
+    const told = JSON.stringify([title, note, blank, !levels, tag, busy, preview, !stored]);
+    if (told !== this.told) {
+      this.told = told;
+      this.title.textContent = title;
+      this.title.title = title;
+      this.note.textContent = this.note.title = note;
+      this.tag.textContent = preview ? `${tag}, preview` : tag;
+      this.tag.hidden = !levels;
+      this.tag.dataset.kind = tag === STORED ? "stored" : "here";
+      this.figure.dataset.empty = String(!levels);
+      this.figure.dataset.busy = String(busy);
+      this.canvas.hidden = !levels;
       this.canvas.setAttribute("aria-label", `${title}, ${tag}`);
+      this.blank.hidden = Boolean(levels);
+      this.blank.textContent = blank;
+      this.exact.hidden = !stored || !levels;
     }
+    if (levels && !isSame(levels, this.levels)) paint(this.canvas, levels, this.shape);
+    this.levels = levels;
+    this.showStored(stored);
+  }
+
+  /** @param {Promise<Uint8Array> | null} stored */
+  async showStored(stored) {
     const asked = ++this.asked;
-    this.exact.hidden = !stored || !levels;
-    stored
-      ?.then((picture) => asked === this.asked && paint(this.small, picture, this.shape))
-      .catch(() => {
-        if (asked === this.asked) this.exact.hidden = true;
-      });
+    try {
+      const picture = await stored;
+      if (asked !== this.asked) return;
+      if (picture && !isSame(picture, this.exactLevels)) paint(this.small, picture, this.shape);
+      this.exactLevels = picture;
+    } catch {
+      if (asked === this.asked) this.exact.hidden = true;
+    }
   }
 }
+
+/** Whether two pictures are the same part of the same memory. @param {Uint8Array} one @param {Uint8Array | null} other */
+const isSame = (one, other) => one.buffer === other?.buffer && one.byteOffset === other.byteOffset;

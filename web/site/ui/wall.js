@@ -12,7 +12,8 @@ export class Wall {
     const { site } = app,
       { units, noun } = site;
     get("wall-heading").textContent = noun === "picture" ? "Training pictures" : `Training units`;
-    this.hint = `Click a ${noun} to remove it.${site.stored ? " Pointing at one previews the stored picture." : ""}`;
+    const points = matchMedia("(hover: hover)").matches && site.stored;
+    this.hint = `Click a ${noun} to remove it.${points ? " Pointing at one previews the stored picture." : ""}`;
     this.tiles = units.map((_, unit) => this.tile(unit));
     this.wall.classList.toggle("groups", noun === "unit");
     this.wall.replaceChildren(...this.tiles.map(({ tile }) => tile));
