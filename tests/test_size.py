@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zarr
 
 import ablatable as ab
 from ablatable.analysis import nearest, seen
 from ablatable.analysis.calibration import calibrate
 from ablatable.data import distance
 from ablatable.data.distance import nearest_images, squares_between
+from ablatable.errors import StoreError
+from ablatable.universes import enumeration
 from ablatable.universes.reader import Universe
 from ablatable.universes.screening import search as searching
 from ablatable.universes.screening.surrogate import Surrogate
@@ -107,6 +110,30 @@ def test_pictures_of_many_samples_pass_over_the_training_data_together(
     assert (together.unit, together.after) == (apart.unit, apart.after)
     assert np.array_equal(together.changed_others, apart.changed_others)
     assert np.array_equal(together.changed_spares, apart.changed_spares)
+
+
+def test_distances_in_many_objects_are_those_that_zarr_reads(
+    universe: ab.Universe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of 5 x 2 do not divide 17 ablations of 5 samples."""
+    monkeypatch.setattr(enumeration, "BLOCK_ROWS", (10, 10))
+    monkeypatch.setattr(enumeration, "BLOCK_SAMPLES", 2)
+    run, place = Path(universe.url).parent / "run", tmp_path / "u.zarr"
+    made = ab.enumerate_universe(
+        ab.Run(run), range(5), out=place, sampling=ab.Sampling("ddim", 3), spares=5, execution=HERE
+    )
+    assert made.settings.block == (5, 2)
+    expected = np.asarray(zarr.open_group(place, mode="r")["distance/euclidean"])
+    assert expected.shape == (17, 5) and len(np.unique(expected)) > 40, "rows and columns differ"
+    of_units, of_spares = expected[list(made.settings.ablation)], expected[list(made.settings.spares)]
+    for part in (slice(None), slice(1, 4), slice(4, 5), slice(2, 2), slice(3), slice(-1, None)):
+        assert np.array_equal(made.distances(samples=part), of_units[:, part])
+        assert np.array_equal(made.spare_distances(samples=part), of_spares[:, part])
+    one = place / "distance/euclidean/c/1/1"
+    one.write_bytes((place / "distance/euclidean/c/2/1").read_bytes())  # sound, and not in its place
+    assert np.array_equal(ab.Universe.open(place).distances(samples=slice(2)), of_units[:, :2])
+    with pytest.raises(StoreError, match=r"distance/euclidean/c/1/1 is not the object"):
+        ab.Universe.open(place).distances(samples=slice(2, 3))
 
 
 @pytest.mark.parametrize("statistic", ["regressed", "likeness", "both", "directional", "residual", "plain"])

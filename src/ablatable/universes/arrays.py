@@ -9,19 +9,25 @@ training/owner      int64 (images,)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
 from typing import Any, cast
 
 import numpy as np
 import zarr
+from numcodecs import Zstd
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import ObjectStore
 
 from ..errors import StoreError, command
 from .settings import UniverseSettings
-from .store import NothingAssumed, concurrently, object_hash
+from .store import NothingAssumed, concurrently, object_hash, read
 
 CHUNK_BYTES = 64 * 1024  # Zarr reads at least this much for one image
+CHECKSUM = 4  # bytes at the end of a chunk
+DISTANCES = "distance/euclidean"
 
 
 def lay_out_results(group: zarr.Group, settings: UniverseSettings) -> None:
@@ -32,7 +38,7 @@ def lay_out_results(group: zarr.Group, settings: UniverseSettings) -> None:
     make_array(group, "factual", (samples, *image), "uint8", (1, *image), (block_s, *image))
     counts = (settings.ablations, samples)
     make_array(group, "counterfactual", (*counts, *image), "uint8", (inner, 1, *image), (block_a, block_s, *image))
-    make_array(group, "distance/euclidean", counts, "float32", settings.block)
+    make_array(group, DISTANCES, counts, "float32", settings.block)
 
 
 def lay_out_training(group: zarr.Group, shape: tuple[int, ...]) -> None:
@@ -91,11 +97,45 @@ class Arrays:
         Raises:
             StoreError: an object is missing or damaged.
         """
-        try:
+        with self._reading(name):
             self._compare(objects)
             array = self._array(name)
             listed = isinstance(where, tuple) and any(isinstance(axis, np.ndarray) for axis in where)
             return np.asarray(array.oindex[where] if listed else array[where])
+
+    def distances(self, ablations: slice, samples: slice) -> np.ndarray:
+        """Distances of some ablations in some samples, float32 (ablations, samples); slices have no steps.
+
+        They are in many small objects, and Zarr takes a millisecond for each. So they are read and unpacked here.
+
+        Raises:
+            StoreError: an object is missing or damaged.
+        """
+        with self._reading(DISTANCES):
+            array = self._array(DISTANCES)
+            high, wide = array.chunks
+            top, bottom, _ = ablations.indices(array.shape[0])
+            left, right, _ = samples.indices(array.shape[1])
+            rows, columns = range(top // high, -(-bottom // high)), range(left // wide, -(-right // wide))
+            found = np.empty((len(rows), high, len(columns), wide), np.float32)
+
+            def unpack(place: tuple[int, int]) -> None:
+                row, column = place
+                key = f"{DISTANCES}/c/{row}/{column}"
+                data = read(self.store, key)
+                self._check(key, hashlib.sha256(data).hexdigest())
+                values = np.frombuffer(Zstd().decode(data[:-CHECKSUM]), "<f4")
+                found[row - rows.start, :, column - columns.start] = values.reshape(high, wide)
+
+            concurrently(unpack, product(rows, columns))
+            whole, corner = found.reshape(len(rows) * high, -1), (rows.start * high, columns.start * wide)
+            return whole[top - corner[0] : bottom - corner[0], left - corner[1] : right - corner[1]]
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Turn every error into a `StoreError` that says what to do."""
+        try:
+            yield
         except Exception as error:  # codecs and Zarr raise many kinds for damaged bytes
             reason = " ".join((str(error) or type(error).__name__).split())[:200]
             raise StoreError(
@@ -116,9 +156,12 @@ class Arrays:
         new = [key for key in objects if key not in self._compared]
         found = concurrently(self._hash, new) if len(new) > 1 else map(self._hash, new)
         for key, digest in zip(new, found, strict=True):
-            if digest != self.hashes.get(key):
-                raise ValueError(f"{key} is not the object that was written there")
+            self._check(key, digest)
         self._compared.update(new)
+
+    def _check(self, key: str, digest: str) -> None:
+        if digest != self.hashes.get(key):
+            raise ValueError(f"{key} is not the object that was written there")
 
     def _hash(self, key: str) -> str:
         return object_hash(self.store, key)

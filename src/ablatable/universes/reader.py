@@ -178,14 +178,14 @@ class Universe:
 
         In the paper's unit (images scaled to 256 x 256 x 3), or native; `samples`: only of these.
         """
-        found = in_unit(self._get("distance/euclidean", slice(None), samples), self.settings, scaled)
+        found = in_unit(self._arrays.distances(slice(None), samples), self.settings, scaled)
         return found[list(self.settings.ablation)]
 
     def spare_distances(self, *, scaled: bool = True, samples: slice = slice(None)) -> np.ndarray:
         """The same for the spare codewords' ablations, which remove no unit completely: float32 (spares, samples)."""
         spares = np.array(self.settings.spares, np.int64)
         first, last = (int(spares.min()), int(spares.max()) + 1) if len(spares) else (0, 1)
-        found = self._get("distance/euclidean", slice(first, last), samples)  # they are next to each other, mostly
+        found = self._arrays.distances(slice(first, last), samples)  # they are next to each other, mostly
         return in_unit(found[spares - first], self.settings, scaled)
 
     def radius(self, *, scaled: bool = True) -> np.ndarray:
