@@ -320,11 +320,13 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    """Compare scores that somebody gives with what removal shows."""
-    place = options.folder / "evaluation"
-    scores = np.random.default_rng(2).random((options.samples, options.units))
-    ab.evaluate(options.folder / "u.zarr", {"given": scores}, out=place, run=options.folder / "run", execution=HERE)
-    return stored(place)
+    """Compare scores that somebody gives of four samples with what removal shows."""
+    place, samples = options.folder / "evaluation", range(min(4, options.samples))
+    scores = {"given": np.random.default_rng(2).random((len(samples), options.units))}
+    ab.evaluate(
+        options.folder / "u.zarr", scores, out=place, run=options.folder / "run", samples=samples, execution=HERE
+    )
+    return {"samples": len(samples), **stored(place)}
 
 
 def score(options: argparse.Namespace) -> dict[str, Any]:
@@ -332,13 +334,16 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     from ablatable.attribution.pieces import Piece, compute_piece
 
     path = options.folder / "piece.parquet"
-    compute_piece(Piece(str(options.folder / "u.zarr"), None, "euclidean", "max", (0, 16), str(path), ""), print)
+    compute_piece(
+        Piece(str(options.folder / "u.zarr"), None, "euclidean", "max", tuple(range(16)), str(path), ""), print
+    )
     return {"mib": round(path.stat().st_size / 2**20, 1)}
 
 
 def export(options: argparse.Namespace) -> dict[str, Any]:
-    """Export to CTF; whole, so of a small universe alone."""
-    path = ab.export_ctf(options.folder / "u.zarr", options.folder / "u.ctf", quiet=True, overwrite=True)
+    """Export two samples, and all of their counterfactuals, to CTF."""
+    place, path = options.folder / "u.zarr", options.folder / "u.ctf"
+    ab.export_ctf(place, path, samples=range(2), quiet=True, overwrite=True)
     return {"gib": round(path.stat().st_size / 2**30, 3), "objects": 1}
 
 

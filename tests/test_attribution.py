@@ -21,6 +21,7 @@ from ablatable import Execution, Sampling
 from ablatable.attribution import evaluation as evaluate
 from ablatable.attribution import methods as attribution
 from ablatable.attribution import pieces, truth
+from ablatable.attribution.bundle import export_benchmark
 from ablatable.attribution.methods import FACTUAL, Method, Pictures
 from ablatable.attribution.scores import read_scores, write_scores
 from ablatable.data.grouping import per_unit
@@ -439,6 +440,82 @@ def test_samples_are_compared_in_pieces(ideal: ab.Universe, tmp_path: Path, monk
 
 
 HERE, K = Execution(workers=0, quiet=True), ("whole", "parts")
+
+
+def test_some_samples_are_those_rows_of_the_whole(
+    ideal: ab.Universe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, seen, inner = run_of(ideal), list[int](), truth.spared_scores
+    asked, pictures = set[int](), pieces.pictures_of
+    alone = [
+        evaluate.evaluate(ideal, ["euclidean"], out=tmp_path / f"{k}", run=run, samples=[k], execution=HERE)
+        for k in range(4)
+    ]
+    whole = evaluate.evaluate(ideal, ["euclidean"], out=tmp_path / "whole", run=run, execution=HERE)
+    monkeypatch.setattr(truth, "spared_scores", lambda see, of, how: seen.extend(of) or inner(see, of, how))
+    monkeypatch.setattr(pieces, "pictures_of", lambda u, of, removed: asked.update(of) or pictures(u, of, removed))
+    some = evaluate.evaluate(ideal, ["euclidean"], out=tmp_path / "some", run=run, samples=[3, 0, 1], execution=HERE)
+    assert seen == [0, 1, 3] and asked == {0, 1, 3}, "no other sample is looked at"
+    assert (some.samples, some.units) == (3, 10)
+    mine, all_of_them = some.scored["euclidean"], whole.scored["euclidean"]
+    np.testing.assert_array_equal(mine.scores, all_of_them.scores[[0, 1, 3]])
+    np.testing.assert_array_equal(mine.named, all_of_them.named[[0, 1, 3]])
+    assert mine.far is not None and all_of_them.far is not None
+    np.testing.assert_array_equal(mine.far.without_named, all_of_them.far.without_named[[0, 1, 3]])
+    np.testing.assert_array_equal(mine.far.without_other, all_of_them.far.without_other[[0, 1, 3]])
+    for metric, found in some.results["euclidean"].items():
+        if metric == "far":
+            continue
+        each = [one.results["euclidean"][metric] for one in alone]
+        assert found is not None and None not in each, metric
+        for chosen, value in (([0, 1, 3], found), ([0, 1, 2, 3], whole.results["euclidean"][metric])):
+            known = [each[k].value for k in chosen if not np.isnan(each[k].value)]  # type: ignore[union-attr]
+            assert value is not None and value.samples == len(known), metric
+            assert not known or value.value == pytest.approx(np.mean(known), rel=1e-5), metric
+    stored = pl.read_parquet(tmp_path / "some" / "scores" / "euclidean.parquet")
+    rows = {(sample, unit): score for sample, unit, score in stored.rows()}
+    assert len(rows) == len(stored) == 30
+    for (sample, unit), score in rows.items():
+        assert sample != 2 and score == all_of_them.scores[sample, ideal.unit_ids.index(unit)]
+
+
+def test_scores_of_some_samples(ideal: ab.Universe, tmp_path: Path) -> None:
+    """A matrix of them or of all samples, a file that has them or more. Another choice there is refused."""
+    scores, out = np.random.default_rng(0).random((4, 10)), tmp_path / "e"
+    options: dict[str, Any] = {"samples": [2, 3], "execution": HERE}
+    found = evaluate.evaluate(ideal, {"some": scores[2:], "all": scores}, out=out, **options)
+    table = pl.read_csv(out / "scores" / "some.ask.csv")
+    assert table["sample"].to_list() == [2, 2, 3, 3]
+    for name in ("some", "all"):
+        np.testing.assert_array_equal(found.scored[name].scores, scores[2:])
+    for suffix in ("parquet", "npy"):
+        write_scores(path := tmp_path / f"file.{suffix}", scores, units=ideal.unit_ids)
+        read = evaluate.evaluate(ideal, [str(path)], out=tmp_path / suffix, **options)
+        np.testing.assert_array_equal(read.scored["file"].scores, scores[2:])
+    pl.read_parquet(tmp_path / "file.parquet").filter(pl.col("sample") > 1).write_parquet(tmp_path / "few.parquet")
+    read = evaluate.evaluate(ideal, [str(tmp_path / "few.parquet")], out=tmp_path / "few", **options)
+    np.testing.assert_array_equal(read.scored["few"].scores, scores[2:])
+
+    def refused(reason: str, methods: Any, out: str = "x", samples: list[int] | None = None) -> None:
+        with pytest.raises((SettingsError, DataError), match=reason):
+            evaluate.evaluate(ideal, methods, out=tmp_path / out, samples=samples, execution=HERE)
+
+    refused(
+        r"shape \(3, 10\).*\(2, 10\) for the samples that are evaluated, or \(4, 10\)",
+        {"a": scores[1:]},
+        samples=[2, 3],
+    )
+    refused(r"shape \(2, 10\).*expected \(4, 10\) scores", {"a": scores[2:]})
+    refused("10 scores are missing .* sample 1 and", [str(tmp_path / "few.parquet")], samples=[1, 2])
+    refused("20 scores are missing", [str(tmp_path / "few.parquet")])
+    refused("no sample 4", {"a": scores}, samples=[4])
+    refused("no sample is given", {"a": scores}, samples=[])
+    refused("samples: 2-3 there, 1-2 asked for", {"all": scores}, "e", [1, 2])
+    refused("samples: 2-3 there, absent asked for", {"all": scores}, "e")
+    whole = evaluate.evaluate(ideal, {"all": scores}, out=tmp_path / "w", samples=[3, 2, 1, 0], execution=HERE)
+    assert evaluate.evaluate(ideal, {"all": scores}, out=tmp_path / "w", execution=HERE).samples == whole.samples == 4
+    with pytest.raises(SettingsError, match="compared samples 2-3 alone"):
+        export_benchmark(ideal, tmp_path / "bundle", evaluation=out)
 
 
 def test_losses_of_some_samples_at_a_time(ideal: ab.Universe, monkeypatch: pytest.MonkeyPatch) -> None:

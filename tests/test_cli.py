@@ -296,6 +296,15 @@ def test_exchange_and_evaluation(call: Call, tmp_path: Path) -> None:
     code, text, _ = call(*evaluate, "--out", tmp_path / "e")
     assert code == 0 and "euclidean" in text and "no run is given" in text
     assert max(len(line) for line in text.splitlines() if not line.startswith("next:")) <= 80
+    code, text, _ = call(*evaluate, "--out", tmp_path / "g", "--samples", "1")
+    assert code == 0 and "1 samples, 6 units" in " ".join(text.split())
+    one_line(call(*evaluate, "--out", tmp_path / "g", "--samples", "0-1"), 2, "samples: 1 there")
+    one_line(call(*evaluate, "--out", tmp_path / "f", "--samples", "0-5"), 2, "no sample 2")
+    one_line(call(*evaluate, "--out", tmp_path / "f", "--samples", "a"), 2, "samples 'a': write them as 0-9")
+    some = ("universe", "export", universe, "--samples", "1")
+    code, text, _ = call(*some, "--ctf", tmp_path / "some.ctf", "--json")
+    assert code == 0 and json.loads(text)["samples"] == 1
+    one_line(call(*some, "--scores", tmp_path / "some.npy"), 2, "--samples", "--ctf")
     one_line(call(*evaluate, "--out", tmp_path / "f", "--attributor", "trak"), 2, "trak", "--run")
     one_line(call(*evaluate, "--out", tmp_path / "f", "--attributor", "neares"), 2, "neares", "euclidean")
 

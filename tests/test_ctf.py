@@ -127,6 +127,42 @@ def test_what_is_exported_is_the_format_and_comes_back(channels: int, tmp_path: 
         ctf.export_ctf(back, tmp_path / "b.ctf", quiet=True)
 
 
+def test_some_samples_are_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = ab.Units.digits(9, size="8x10")
+    made, read = universe(tmp_path, units), []
+    inner = ab.Universe.counterfactuals
+
+    def spy(self: ab.Universe, sample: int, rows: Any) -> np.ndarray:
+        read.append((sample, len(rows)))
+        return inner(self, sample, rows)
+
+    monkeypatch.setattr(ab.Universe, "counterfactuals", spy)
+    monkeypatch.setattr(ab.Universe, "ablations", None)
+    monkeypatch.setattr(exporting, "BUFFER", 4 * 2 * 80)  # four units at a time
+    path = ctf.export_ctf(made, tmp_path / "a.ctf", samples=[2, 0], quiet=True)
+    assert {sample for sample, _ in read} == {2, 0} and max(count for _, count in read) <= 4
+    with tarfile.open(path) as archive:
+        inside = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+    told = json.loads(inside["config.json"])
+    assert told.items() >= describe(9, 2, 8, 10, 1).items() and told["Seeds"] == [11, 7]
+
+    def tiles(name: str) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(inside[name]))).reshape(2, 8, 10, 1)
+
+    np.testing.assert_array_equal(tiles("factual.png"), made.factual[[2, 0]])
+    for number, unit in enumerate(units.ids, start=1):
+        np.testing.assert_array_equal(tiles(f"leave_{number}_out.png"), made.counterfactual(unit)[[2, 0]])
+    assert ctf.import_ctf(path, tmp_path / "back", quiet=True).seeds == (11, 7)
+    for samples, error, reason in (
+        ([3], DataError, "no sample 3"),
+        ([], SettingsError, "no sample"),
+        ([1, 1], SettingsError, "twice"),
+    ):
+        with pytest.raises(error, match=reason):
+            ctf.export_ctf(made, tmp_path / "b.ctf", samples=samples, quiet=True)
+    assert not (tmp_path / "b.ctf").exists()
+
+
 def test_units_of_several_images(tmp_path: Path) -> None:
     images = noise(9, 8, 8, 1)
     owners = ["an artist/one", "b_2", "b_2", "c", "c", "c", "c", "d", "d"]

@@ -69,7 +69,9 @@ def test_evaluate_hands_its_device_on(
     asked = []
     find = methods.find_method
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr(pieces, "find_method", lambda name, u, device: asked.append(device) or find(name, u, device))
+    monkeypatch.setattr(
+        pieces, "find_method", lambda name, u, device, samples: asked.append(device) or find(name, u, device)
+    )
     pieces._prepared.cache_clear()
     evaluate(small_universe, ["random"], out=tmp_path / "e", execution=Execution(0, "mps", quiet=True))
     pieces._prepared.cache_clear()

@@ -256,6 +256,8 @@ def _scores(universe: Universe, evaluation: str | Path | None) -> pl.DataFrame:
     folder = Path(evaluation)
     if not EVALUATION.is_at(folder):
         raise SettingsError(f"{folder} is no evaluation; give the folder that {option('out')} of evaluate named")
+    if some := read_json(folder / EVALUATION.marker).get("samples"):
+        raise SettingsError(f"{folder} compared samples {some} alone; give an evaluation of all samples")
     parts = []
     for path in sorted((folder / "scores").glob("*.parquet")):
         scores = read_scores(path, samples=len(universe.seeds), units=universe.unit_ids).factual

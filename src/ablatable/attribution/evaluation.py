@@ -19,10 +19,12 @@ from .._runtime.files import file_hash, json_hash, read_json, write_atomic, writ
 from .._runtime.outputs import OutputKind, output_folder
 from .._runtime.progress import Display
 from .._runtime.provenance import compare_settings
+from .._runtime.text import as_option
 from .._runtime.workers import chunks
 from ..data.grouping import per_unit
 from ..errors import SettingsError, option
 from ..runs.run import Run
+from ..universes.landscapes import checked_sample
 from ..universes.reader import Universe
 from .methods import Method, as_method, find_method
 from .metrics import FalseAttribution
@@ -46,7 +48,7 @@ PIECE = 16  # samples of one method in a piece
 EVALUATION = OutputKind(
     what="evaluation",
     marker="evaluation.json",
-    recognises=lambda value: set(value) == {"universe", "run", "rule"},
+    recognises=lambda value: set(value) - {"samples"} == {"universe", "run", "rule"},
     files=(
         r"evaluation\.json|results\.(csv|json|tex|png)",
         r"scores/[^/]+\.(parquet|ask\.csv)",
@@ -63,6 +65,7 @@ def evaluate(
     out: str | Path,
     run: str | Path | Run | None = None,
     rule: str = "max",
+    samples: Sequence[int] | None = None,
     execution: Execution = Execution(),
     overwrite: bool = False,
 ) -> Evaluation:
@@ -74,16 +77,18 @@ def evaluate(
         universe: what to compare with, or its place. Metrics that need spares or the run are left out where there
             are none.
         methods: names (see `attribution.find_method`), or by name a method of your own, which runs in this process: a
-            matrix of scores (samples, units), a function that scores pictures, or a `Method`.
+            matrix of scores (samples, units), of all samples or of those chosen, a function that scores pictures, or a
+            `Method`. Files of scores must have those of the samples chosen.
         run: the universe's run, for methods and metrics that look into components.
         rule: how scores of images become scores of units: `max`, `sum` or `mean`.
+        samples: compare these samples alone (indices, from 0); None = all.
         execution: how to run the work.
         overwrite: replace the evaluation that is there.
 
     Raises:
         SettingsError: an unknown method or rule, a method needs what is not given, the universe has a single unit, or
             `out` holds another evaluation.
-        DataError: a file of scores does not fit the universe.
+        DataError: scores do not fit the universe, or there is no such sample.
     """
     universe, execution = Universe.open(universe), execution.resolved()
     folder, opened = Path(out), _run_of(universe, run)
@@ -92,10 +97,12 @@ def evaluate(
             f"{universe.url} has one unit, so every method names it, and there is nothing to compare methods by; "
             "give a universe of two units or more"
         )
+    numbers = _numbers(universe, samples)
     if isinstance(methods, Mapping):
-        chosen = {name: as_method(name, given, universe) for name, given in methods.items()}
+        chosen = {name: as_method(name, given, universe, numbers) for name, given in methods.items()}
     else:
-        chosen = {name: find_method(name, universe) for name in ([methods] if isinstance(methods, str) else methods)}
+        names = [methods] if isinstance(methods, str) else methods
+        chosen = {name: find_method(name, universe, samples=numbers) for name in names}
     if not chosen:
         raise SettingsError("no attribution method is given; name one or more")
     for name, method in chosen.items():
@@ -105,6 +112,8 @@ def evaluate(
         raise SettingsError(f"two of the methods have one name: {', '.join(labels.values())}")
     per_unit(np.zeros((1, len(universe.unit_ids))), universe.training, rule)  # is there such a rule?
     settings = {"universe": _digest(universe), "run": universe.settings.run_sha256 if opened else None, "rule": rule}
+    if len(numbers) < len(universe.seeds):
+        settings["samples"] = as_option(numbers)
     with output_folder(folder, EVALUATION, overwrite=overwrite):
         _begin(folder, settings)
         own = {} if not isinstance(methods, Mapping) else dict(chosen)
@@ -114,18 +123,18 @@ def evaluate(
                 run=None if opened is None else str(opened.path.resolve()),
                 method=name,
                 rule=rule,
-                samples=span,
-                path=str(folder / "pieces" / _slug(labels[name]) / f"{span[0]:07d}.parquet"),
+                samples=tuple(numbers[first:last]),
+                path=str(folder / "pieces" / _slug(labels[name]) / f"{numbers[first]:07d}.parquet"),
                 stamp=_stamp(name),
                 device=execution.device,
             )
             for name in chosen
-            for span in chunks(len(universe.seeds), PIECE)
+            for first, last in chunks(len(numbers), PIECE)
         ]
         _compute(universe, opened, own, tasks, execution)
         pieces = {labels[name]: tuple(task for task in tasks if task.method == name) for name in chosen}
-        removals = Removals(universe, opened, CPU if execution.ray is not None else execution.device)
-        found = _compare(universe, removals, pieces, execution)
+        removals = Removals(universe, opened, numbers, CPU if execution.ray is not None else execution.device)
+        found = _compare(universe, removals, numbers, pieces, execution)
         _write(folder, found, universe)
     return found
 
@@ -137,15 +146,15 @@ def _compute(
     universe: Universe, run: Run | None, own: dict[str, Method], tasks: list[Piece], execution: Execution
 ) -> None:
     """What is missing: by workers, or for methods that only this process knows, here."""
-    total = sum(task.samples[1] - task.samples[0] for task in tasks)
+    total = sum(len(task.samples) for task in tasks)
     todo = [task for task in tasks if finished(task) is None]
-    done = total - sum(task.samples[1] - task.samples[0] for task in todo)
+    done = total - sum(len(task.samples) for task in todo)
     if not todo:
         return
     with Display(f"scoring {total} samples", total, done=done, quiet=execution.quiet) as display:
 
         def finish(task: Piece) -> None:
-            display.finish(0, task.samples[1] - task.samples[0])
+            display.finish(0, len(task.samples))
             display.note(task.method)
 
         for name, method in own.items():
@@ -162,23 +171,26 @@ def _compute(
 
 
 def _compare(
-    universe: Universe, removals: Removals, pieces: dict[str, tuple[Piece, ...]], execution: Execution
+    universe: Universe,
+    removals: Removals,
+    numbers: Sequence[int],
+    pieces: dict[str, tuple[Piece, ...]],
+    execution: Execution,
 ) -> Evaluation:
     """All methods' metrics, from finished pieces; those of the same samples are together in memory, and no others."""
     parts: dict[str, list[Measured]] = {label: [] for label in pieces}
     answers: dict[str, list[Content]] = {label: [] for label in pieces}
     named: dict[str, list[np.ndarray]] = {label: [] for label in pieces}
-    samples = len(universe.seeds)
+    samples = len(numbers)
     with Display(f"comparing {samples} samples", samples, quiet=execution.quiet) as display:
         for same in zip(*pieces.values(), strict=True):
-            first, last = same[0].samples
-            truth = removals.of(first, last)
+            truth = removals.of(same[0].samples)
             for label, piece in zip(pieces, same, strict=True):
                 content = content_of(piece)
                 parts[label].append(measured(content.scores, truth))
                 named[label].append(content.scores.argmax(axis=1))
                 answers[label].append(replace(content, scores=content.scores[:, :0]))
-            display.finish(0, last - first)
+            display.finish(0, len(same[0].samples))
     scored = {label: _scored(mine, answers[label], np.concatenate(named[label])) for label, mine in pieces.items()}
     results = {label: measure(parts[label], answer.far, label) for label, answer in scored.items()}
     return Evaluation(results, scored, removals.why, samples, len(universe.unit_ids))
@@ -190,7 +202,7 @@ def _scored(pieces: tuple[Piece, ...], contents: list[Content], named: np.ndarra
     if len(answers) == len(contents):
         again = np.concatenate(answers, axis=1)
         far = FalseAttribution(again[0] > 0, again[1])
-    counts = np.array([last - first for first, last in (piece.samples for piece in pieces)])
+    counts = np.array([len(piece.samples) for piece in pieces])
     seconds = np.array([content.seconds for content in contents])
     ready = max(content.ready for content in contents)
     return Scored(pieces, named, far, float((seconds * counts).sum() / counts.sum()), float(ready))
@@ -206,6 +218,16 @@ def _run_of(universe: Universe, run: str | Path | Run | None) -> Run | None:
     if opened.digest != universe.settings.run_sha256:
         raise SettingsError(f"{universe.url} is not a universe of the run {opened.path}; give the run it was made from")
     return opened
+
+
+def _numbers(universe: Universe, samples: Sequence[int] | None) -> Sequence[int]:
+    """The samples that are compared, ascending."""
+    if samples is None:
+        return range(len(universe.seeds))
+    numbers = sorted({checked_sample(sample, universe.seeds) for sample in samples})
+    if not numbers:
+        raise SettingsError("no sample is given to compare; name one or more")
+    return numbers
 
 
 def _check_needs(name: str, method: Method, universe: Universe, run: Run | None) -> None:
@@ -250,8 +272,8 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
 def _write(folder: Path, found: Evaluation, universe: Universe) -> None:
     table = found.table()
     for label, answer in found.scored.items():
-        stored = [Path(piece.path) for piece in answer.pieces]
-        write_pieces(folder / "scores" / f"{_slug(label)}.parquet", stored, universe.unit_ids)
+        stored, numbers = [Path(piece.path) for piece in answer.pieces], [piece.samples for piece in answer.pieces]
+        write_pieces(folder / "scores" / f"{_slug(label)}.parquet", stored, numbers, universe.unit_ids)
         if answer.far is None:
             write_atomic(folder / "scores" / f"{_slug(label)}.ask.csv", _questions(universe, answer))
     write_atomic(folder / "results.csv", table.write_csv().encode())
@@ -266,7 +288,8 @@ def _questions(universe: Universe, answer: Scored) -> bytes:
     import polars as pl
 
     rows = []
-    for sample, unit in enumerate(answer.named.tolist()):
+    numbers = [sample for piece in answer.pieces for sample in piece.samples]
+    for sample, unit in zip(numbers, answer.named.tolist(), strict=True):
         if len(other_units(universe, unit)):
             other = another_unit(universe, sample, unit)
             rows += [{"sample": sample, "removed": universe.unit_ids[k]} for k in (unit, other)]

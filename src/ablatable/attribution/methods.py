@@ -207,12 +207,16 @@ def by_witness(device: str = CPU) -> Method:
     return Method(prepare, frozenset({"run"}))
 
 
-def stored(scores: Scores) -> Method:
-    """Scores that were computed elsewhere. `NotScored` when asked about a picture that was not scored."""
+def stored(scores: Scores, samples: Sequence[int] | None = None) -> Method:
+    """Scores that were computed elsewhere. `NotScored` when asked about a picture that was not scored.
+
+    `samples`: of each row of `scores.factual`; None = counted from 0.
+    """
+    place = {sample: row for row, sample in enumerate(range(len(scores.factual)) if samples is None else samples)}
 
     def look_up(sample: int, removed: int) -> np.ndarray:
         if removed == FACTUAL:
-            return scores.factual[sample]
+            return scores.factual[place[sample]]
         if (sample, removed) not in scores.removed:
             raise NotScored(f"there are no scores of sample {sample} without unit {removed}")
         return scores.removed[sample, removed]
@@ -239,8 +243,10 @@ METHODS = {
 NAMES = f"{', '.join(METHODS)}, features:NAME (such as features:efficientnet-lite0), or a file of scores"
 
 
-def as_method(name: str, given: object, universe: Universe) -> Method:
+def as_method(name: str, given: object, universe: Universe, samples: Sequence[int] | None = None) -> Method:
     """A caller's own method: a `Method`, a matrix of scores (samples, units), or a function that scores pictures.
+
+    `samples`: which are evaluated, None = all. A matrix has a row for each of these, or for every sample.
 
     Raises:
         SettingsError: it is something else. DataError: the matrix does not fit the universe.
@@ -250,26 +256,28 @@ def as_method(name: str, given: object, universe: Universe) -> Method:
     if callable(given):
         attributor = cast("Attributor", given)
         return Method(lambda training, run: attributor)
-    expected = len(universe.seeds), len(universe.unit_ids)
+    every = range(len(universe.seeds))
+    expected, some = (len(every), len(universe.unit_ids)), (len(samples or every), len(universe.unit_ids))
+    wanted = f"{expected}" if some == expected else f"{some} for the samples that are evaluated, or {expected} for all,"
     try:
         scores = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError):
         raise SettingsError(
-            f"'{name}' is a {type(given).__name__}; give a matrix of scores {expected} (samples, units), a function "
+            f"'{name}' is a {type(given).__name__}; give a matrix of scores {wanted} (samples, units), a function "
             "that scores pictures, or an `ablatable.Method`"
         ) from None
-    if scores.shape != expected or not np.isfinite(scores).all():
+    if scores.shape not in (expected, some) or not np.isfinite(scores).all():
         raise DataError(
             f"'{name}' is a matrix of shape {scores.shape}, or has numbers that are not finite; expected "
-            f"{expected} scores: one row per sample, one column per unit"
+            f"{wanted} scores: one row per sample, one column per unit"
         )
-    return stored(Scores(scores, {}))
+    return stored(Scores(scores, {}), every if scores.shape == expected else samples)
 
 
-def find_method(name: str, universe: Universe, device: str = CPU) -> Method:
+def find_method(name: str, universe: Universe, device: str = CPU, samples: Sequence[int] | None = None) -> Method:
     """A method by its name: one of `METHODS`, `features:NAME`, or a file of scores for this universe.
 
-    `device`: where networks compute, as resolved.
+    `device`: where networks compute, as resolved; `samples`: which a file must have scores of, None = all.
 
     Raises:
         SettingsError: there is no such method. DataError: the file does not fit the universe.
@@ -279,5 +287,5 @@ def find_method(name: str, universe: Universe, device: str = CPU) -> Method:
     if name.startswith("features:"):
         return by_features(name.removeprefix("features:"), device)
     if Path(name).suffix in SUFFIXES:
-        return stored(read_scores(name, samples=len(universe.seeds), units=universe.unit_ids))
+        return stored(read_scores(name, samples=len(universe.seeds), units=universe.unit_ids, needed=samples))
     raise SettingsError(f"no attribution method '{name}'; there are {NAMES}")

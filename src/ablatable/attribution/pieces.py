@@ -32,13 +32,13 @@ OTHERS = 256  # other units whose removal a quick method is asked about, at most
 
 @dataclass(frozen=True)
 class Piece:
-    """A method's scores of a few samples, as given to a worker."""
+    """A method's scores of a few samples, by number and ascending, as given to a worker."""
 
     universe: str
     run: str | None
     method: str
     rule: str
-    samples: tuple[int, int]
+    samples: tuple[int, ...]
     path: str
     stamp: str  # of the file that scores come from; empty for other methods
     device: str = CPU
@@ -63,9 +63,9 @@ def compute_piece(piece: Piece, report: Callable[[dict], None]) -> None:
 
 @lru_cache(maxsize=1)
 def _prepared(url: str, run: str | None, method: str, stamp: str, device: str) -> Ready:
-    """A worker makes a method ready once."""
+    """A worker makes a method ready once. Whether a file of scores has all of them was seen before."""
     universe = Universe.open(url)
-    return make_ready(find_method(method, universe, device), universe, None if run is None else Run(run))
+    return make_ready(find_method(method, universe, device, ()), universe, None if run is None else Run(run))
 
 
 def make_ready(method: Method, universe: Universe, run: Run | None) -> Ready:
@@ -77,7 +77,7 @@ def make_ready(method: Method, universe: Universe, run: Run | None) -> Ready:
 
 def score_piece(ready: Ready, piece: Piece) -> None:
     """Score one piece with a method that is ready, and store it."""
-    samples = list(range(*piece.samples))
+    samples = list(piece.samples)
 
     def score(samples: Sequence[int], removed: Sequence[int]) -> np.ndarray:
         pictures = pictures_of(ready.universe, samples, removed)

@@ -85,24 +85,23 @@ def write_scores(
     return path
 
 
-def write_pieces(path: Path, pieces: Sequence[Path], units: tuple[str, ...]) -> None:
-    """Write the scores of an evaluation's pieces, in the order of the samples, into one file as `write_scores` does.
+def write_pieces(path: Path, pieces: Sequence[Path], samples: Sequence[Sequence[int]], units: tuple[str, ...]) -> None:
+    """Write the scores of an evaluation's pieces, of these samples each, into one file as `write_scores` does.
 
     A few rows of a piece are in memory at a time. A file that is there is replaced.
     """
     import polars as pl
 
-    def rows(first: int) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    def rows(numbers: np.ndarray) -> Callable[[pl.DataFrame], pl.DataFrame]:
         def long(part: pl.DataFrame) -> pl.DataFrame:
-            return long_table(part["scores"].to_numpy(), units, first + part["row"].to_numpy().astype(np.int64))
+            return long_table(part["scores"].to_numpy(), units, numbers[part["row"].to_numpy()])
 
         return long
 
-    schema, tables, first = pl.Schema({"sample": pl.Int64, "unit": pl.String, "score": pl.Float64}), [], 0
-    for piece in pieces:
+    schema, tables = pl.Schema({"sample": pl.Int64, "unit": pl.String, "score": pl.Float64}), []
+    for piece, numbers in zip(pieces, samples, strict=True):
         table = pl.scan_parquet(piece)
-        tables.append(table.select("scores").with_row_index("row").map_batches(rows(first), schema=schema))
-        first += table.select(pl.len()).collect().item()
+        tables.append(table.select("scores").with_row_index("row").map_batches(rows(np.array(numbers)), schema=schema))
     with written_aside(path) as aside:
         pl.concat(tables).sink_parquet(aside)
 
@@ -141,8 +140,12 @@ def _as_table(table: pl.DataFrame, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def read_scores(path: str | Path, *, samples: int, units: tuple[str, ...]) -> Scores:
+def read_scores(
+    path: str | Path, *, samples: int, units: tuple[str, ...], needed: Sequence[int] | None = None
+) -> Scores:
     """Read scores for a universe of so many samples and these units.
+
+    `needed`: samples whose scores must be there, all of them; None = every sample.
 
     Raises:
         DataError: the file cannot be read, or does not fit the universe; the message says where.
@@ -158,8 +161,11 @@ def read_scores(path: str | Path, *, samples: int, units: tuple[str, ...]) -> Sc
         raise DataError(f"{path} cannot be read as scores ({' '.join(str(error).split())[:200]})") from error
     try:
         if table is not None:
-            return _from_table(path, table, samples, units)
-        return _from_arrays(path, *arrays, samples, units)
+            found = _from_table(path, table, samples, units)
+        else:
+            found = _from_arrays(path, *arrays, samples, units)
+        _check_complete(path, found.factual, units, range(samples) if needed is None else needed)
+        return found
     except DataError:
         raise
     except Exception as error:  # what a file says of itself may be of any type
@@ -231,7 +237,7 @@ def _from_arrays(
             )
         for unit, sample in zip(*np.nonzero(~np.isnan(counterfactual).any(axis=2)), strict=True):
             removed[int(sample), int(unit)] = counterfactual[unit, sample].astype(np.float64)
-    return Scores(_complete(path, factual, units), removed)
+    return Scores(factual, removed)
 
 
 def _from_table(path: Path, table: pl.DataFrame, samples: int, units: tuple[str, ...]) -> Scores:
@@ -284,18 +290,17 @@ def _from_table(path: Path, table: pl.DataFrame, samples: int, units: tuple[str,
             factual[number, unit[first:last]] = score[first:last]
         elif last - first == len(units):
             removed[number, without - 1] = score[first:last]
-    return Scores(_complete(path, factual, units), removed)
+    return Scores(factual, removed)
 
 
-def _complete(path: Path, factual: np.ndarray, units: tuple[str, ...]) -> np.ndarray:
-    absent = np.argwhere(~np.isfinite(factual))
+def _check_complete(path: Path, factual: np.ndarray, units: tuple[str, ...], needed: Sequence[int]) -> None:
+    absent = np.argwhere(~np.isfinite(factual[list(needed)]))
     if len(absent):
-        sample, unit = absent[0]
+        sample, unit = needed[absent[0][0]], absent[0][1]
         raise DataError(
             f"{path}: {len(absent)} scores are missing or not finite, the first of sample {sample} and unit "
             f"{units[unit]!r}; every unit needs one for every sample"
         )
-    return factual
 
 
 def _first_difference(named: tuple[str, ...], units: tuple[str, ...]) -> str:

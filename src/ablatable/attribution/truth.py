@@ -12,6 +12,7 @@ import numpy as np
 
 from .._runtime.devices import CPU, computing
 from .._runtime.rng import generator
+from .._runtime.text import stretches
 from .._runtime.workers import chunks
 from ..analysis.calibration import spared_scores
 from ..analysis.seen import Seen
@@ -58,8 +59,8 @@ class Removals:
         why: for each metric of which it does not tell, the reason.
     """
 
-    def __init__(self, universe: Universe, run: Run | None, device: str = CPU) -> None:
-        """`device`: where components compute, as resolved."""
+    def __init__(self, universe: Universe, run: Run | None, samples: Sequence[int], device: str = CPU) -> None:
+        """`samples`: those that will be asked about; `device`: where components compute, as resolved."""
         settings, self.universe, self.why = universe.settings, universe, dict[str, str]()
         self._presence = self._set_presence = self._set_loss = self._seen = None
         if settings.spares:
@@ -75,22 +76,24 @@ class Removals:
         else:
             sets = component_sets(run.code.components)
             self._set_presence = present(sets, run.code.matrix)
-            self._set_loss = diffusion_loss(universe, run, sets, device)
+            losses = diffusion_loss(universe, run, sets, device, samples)
+            self._set_loss = dict(zip(samples, losses, strict=True))
 
-    def of(self, first: int, last: int) -> Truth:
-        """What it tells of the samples from `first` to before `last`."""
-        part, p, spare_distance = slice(first, last), None, None
+    def of(self, samples: Sequence[int]) -> Truth:
+        """What it tells of some samples."""
+        parts, p, spare_distance = [slice(first, last + 1) for first, last in stretches(samples)], None, None
         if self._seen is not None:
             # of the unit's own removal, which is what methods predict
-            p = spared_scores(self._seen, range(first, last), "likeness")[1].T
-            spare_distance = self.universe.spare_distances(samples=part).T.astype(np.float64)
+            p = spared_scores(self._seen, samples, "likeness")[1].T
+            spares = np.hstack([self.universe.spare_distances(samples=part) for part in parts])
+            spare_distance = spares.T.astype(np.float64)
         return Truth(
-            self.universe.distances(samples=part).T.astype(np.float64),
+            np.hstack([self.universe.distances(samples=part) for part in parts]).T.astype(np.float64),
             p,
             self._presence,
             spare_distance,
             self._set_presence,
-            None if self._set_loss is None else self._set_loss[part],
+            None if self._set_loss is None else np.stack([self._set_loss[sample] for sample in samples]),
         )
 
 
@@ -110,8 +113,10 @@ def component_sets(components: int) -> np.ndarray:
     return np.stack(list(sets.values())[:SETS])
 
 
-def diffusion_loss(universe: Universe, run: Run, sets: np.ndarray, device: str = CPU) -> np.ndarray:
-    """Loss of every factual sample under sets of components, bool (sets, n): float64 (samples, sets).
+def diffusion_loss(
+    universe: Universe, run: Run, sets: np.ndarray, device: str = CPU, samples: Sequence[int] | None = None
+) -> np.ndarray:
+    """Loss of factual samples (None = all) under sets of components, bool (sets, n): float64 (samples, sets).
 
     The mean over timesteps and noises of |eps - mean_{i in set} eps_i(x_t, t)|^2 / pixels. Each component predicts
     once; what a set predicts is the mean.
@@ -122,16 +127,13 @@ def diffusion_loss(universe: Universe, run: Run, sets: np.ndarray, device: str =
     components = [run.load_component(i).to(device) for i in range(run.code.components)]
     weights = torch.from_numpy(sets / sets.sum(axis=1, keepdims=True)).float()  # (sets, n)
     at_once = max(1, ERRORS // (len(components) * math.prod(run.noise_shape)))
-    parts = [slice(*part) for part in chunks(len(factual), at_once)]
-    asked = universe.settings.conditions
-    return np.concatenate(
-        [
-            _losses(
-                run, components, factual[k], universe.seeds[k], weights, device, None if asked is None else asked[k]
-            )
-            for k in parts
-        ]
-    )
+    asked, numbers = universe.settings.conditions, range(len(factual)) if samples is None else samples
+    found = []
+    for part in (numbers[first:last] for first, last in chunks(len(numbers), at_once)):
+        seeds = [universe.seeds[sample] for sample in part]
+        conditions = None if asked is None else [asked[sample] for sample in part]
+        found.append(_losses(run, components, factual[list(part)], seeds, weights, device, conditions))
+    return np.concatenate(found)
 
 
 def _losses(

@@ -85,6 +85,10 @@ RunPath = Annotated[
     Path, typer.Argument(metavar="RUN", help="The folder of a trained run, or 'bundled'.", callback=located_run)
 ]
 UniverseUrl = Annotated[str, typer.Argument(metavar="U.zarr", help="A universe: a folder or an object-store URL.")]
+Samples = Annotated[
+    str | None,
+    typer.Option(help="Only these samples of the universe, counted from 0: 0-9, or 1,5,7.", show_default="all"),
+]
 Data = Annotated[
     str, typer.Argument(metavar="DATA", help="A folder of images, an IDX, .npz or .npy file, digits:48 or openmoji:32.")
 ]

@@ -9,7 +9,7 @@ import typer
 
 from .._runtime.execution import Execution
 from . import choices
-from .common import Device, Json, Overwrite, UniverseUrl, Workers, app, example, located_run
+from .common import Device, Json, Overwrite, Samples, UniverseUrl, Workers, app, example, located_run
 from .output import next_step, print_json, print_rows, quoted, say
 
 
@@ -40,6 +40,7 @@ def evaluate(
         typer.Option(help="The run of the universe, for methods that look into components.", callback=located_run),
     ] = None,
     rule: Annotated[choices.Rule, typer.Option(help="How scores of images become scores of units.")] = "max",
+    samples: Samples = None,
     workers: Workers = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -48,11 +49,15 @@ def evaluate(
     """Compare attribution methods with what removing units shows."""
     from ..attribution.evaluation import evaluate as evaluate_methods
     from ..attribution.scoreboard import METRICS, terminal_rows
+    from ..diffusion.sampling import parse_seeds
     from ..universes.reader import Universe
 
     names = [*(attributor or []), *map(str, scores or [])] or ["random", "euclidean", "euclidean-flips"]
     universe, execution = Universe.open(universe_url), Execution(workers, device)
-    found = evaluate_methods(universe, names, out=out, run=run, rule=rule, execution=execution, overwrite=overwrite)
+    numbers = None if samples is None else parse_seeds(samples, "samples")
+    found = evaluate_methods(
+        universe, names, out=out, run=run, rule=rule, samples=numbers, execution=execution, overwrite=overwrite
+    )
     if as_json:
         print_json({"out": str(out), "not_measured": found.why, "results": found.table().to_dicts()})
         return

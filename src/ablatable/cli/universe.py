@@ -11,7 +11,19 @@ import typer
 
 from ..errors import SettingsError
 from . import choices
-from .common import Json, OnlyUnits, Overwrite, RunPath, Seeds, Spares, Threshold, UniverseUrl, example, universes
+from .common import (
+    Json,
+    OnlyUnits,
+    Overwrite,
+    RunPath,
+    Samples,
+    Seeds,
+    Spares,
+    Threshold,
+    UniverseUrl,
+    example,
+    universes,
+)
 from .groups import Asked, EnsembleWorking, FastDrawing, grouped
 from .output import next_step, print_json, print_table, quoted, say
 
@@ -157,7 +169,7 @@ def _say_screened(out: str | None, made: Screen) -> None:
 def export(
     universe_url: UniverseUrl,
     ctf: Annotated[
-        Path | None, typer.Option(help="Archive to write: all samples, in the CTF format of the paper's authors.")
+        Path | None, typer.Option(help="Archive to write: the samples, in the CTF format of the paper's authors.")
     ] = None,
     scores: Annotated[
         Path | None,
@@ -169,32 +181,36 @@ def export(
         choices.Orientation,
         typer.Option(help="Of the scores: quanda is samples x units, dattri is units x samples."),
     ] = "quanda",
+    samples: Samples = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Write a universe for other programs: its samples, or how far each removal moves them."""
     from ..attribution.scores import write_scores
+    from ..diffusion.sampling import parse_seeds
     from ..universes.ctf import export_ctf
     from ..universes.reader import Universe
 
     if ctf is None and scores is None:
         raise SettingsError("there is nothing to export; give --ctf FILE, --scores FILE, or both")
-    opened = Universe.open(universe_url)
-    written = []
+    if samples is not None and scores is not None:
+        raise SettingsError("--samples is for --ctf; a file of scores has all samples")
+    opened, numbers = Universe.open(universe_url), None if samples is None else parse_seeds(samples, "samples")
+    count, written = len(opened.seeds if numbers is None else numbers), []
     if ctf is not None:
-        written.append(export_ctf(opened, ctf, overwrite=overwrite))
+        written.append(export_ctf(opened, ctf, samples=numbers, overwrite=overwrite))
     if scores is not None:
         matrix = opened.distances().T
         written.append(
             write_scores(scores, matrix, units=opened.unit_ids, orientation=orientation, overwrite=overwrite)
         )
     if as_json:
-        print_json({"written": list(map(str, written)), "units": len(opened.unit_ids), "samples": len(opened.seeds)})
+        print_json({"written": list(map(str, written)), "units": len(opened.unit_ids), "samples": count})
         return
     if ctf is not None and opened.settings.conditions is not None:
         say("note: a CTF archive has no place for the samples' labels and prompts, so they are left out")
     for path in written:
-        say(f"{path}: {len(opened.unit_ids)} units, {len(opened.seeds)} samples, {path.stat().st_size / 2**20:.1f} MiB")
+        say(f"{path}: {len(opened.unit_ids)} units, {count} samples, {path.stat().st_size / 2**20:.1f} MiB")
     next_step(
         f"ablatable universe import {quoted(ctf)} --out COPY.zarr"
         if ctf is not None

@@ -192,8 +192,11 @@ def _sampler(sampling: Sampling, schedule: Schedule) -> tuple[list[int], Step]:
     return [int(t) for t in scheduler.timesteps], step_from
 
 
-def parse_seeds(text: str | Sequence[int]) -> list[int]:
-    """Seeds from `0-9`, `1,5,7` or a mixture; `SettingsError` for anything else, or a seed named twice."""
+def parse_seeds(text: str | Sequence[int], what: str = "seeds") -> list[int]:
+    """Seeds from `0-9`, `1,5,7` or a mixture; `SettingsError` for anything else, or a seed named twice.
+
+    `what` they are called in errors: samples are written in the same way.
+    """
     if not isinstance(text, str):
         seeds = [int(s) for s in text]
     else:
@@ -201,10 +204,9 @@ def parse_seeds(text: str | Sequence[int]) -> list[int]:
         for part in text.split(","):
             first, dash, last = part.strip().partition("-")
             if not first.isdecimal() or (dash and not last.isdecimal()):
-                raise SettingsError(f"seeds '{text}': write them as 0-9 or 1,5,7")
+                raise SettingsError(f"{what} '{text}': write them as 0-9 or 1,5,7")
             seeds += range(int(first), int(last if dash else first) + 1)
     if not seeds or len(set(seeds)) != len(seeds):
-        raise SettingsError(
-            f"seeds '{text}': {'a seed is named twice' if seeds else 'none are named'}; write them as 0-9 or 1,5,7"
-        )
+        wrong = f"a {what[:-1]} is named twice" if seeds else "none are named"
+        raise SettingsError(f"{what} '{text}': {wrong}; write them as 0-9 or 1,5,7")
     return seeds

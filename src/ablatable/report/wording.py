@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .._runtime.text import stretches
+
 ID_CHARACTERS = 120  # longer ids are cut in the middle
 
 
@@ -35,13 +37,7 @@ def shorten(text: str, limit: int = ID_CHARACTERS) -> str:
 
 def ranges(numbers: Sequence[int], limit: int = 24) -> str:
     """Numbers as ranges: `0–9, 12`; after so many of them, how many there are in all."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    texts = [str(first) if first == last else f"{first}–{last}" for first, last in parts]
+    texts = [str(first) if first == last else f"{first}–{last}" for first, last in stretches(numbers)]
     more = f", … ({len(numbers)} in all)" if len(texts) > limit else ""
     return ", ".join(texts[:limit]) + more
 
