@@ -173,7 +173,7 @@ def test_a_preset_is_chosen_from_the_images() -> None:
     assert chosen(None, (1, 28, 28), 24)[0] == "small"
     name, recipe = chosen(None, (3, 16, 16), 1000)
     assert name == "colour" and recipe.training.steps == 12_500  # 400 times a thousand images in batches of 32
-    assert chosen(None, (3, 12, 16), 100)[0] == chosen(None, (3, 33, 32), 100)[0] == "colour"
+    assert chosen(None, (3, 20, 16), 100)[0] == chosen(None, (3, 33, 32), 100)[0] == "colour"
     assert chosen(None, (3, 24, 24), 100)[0] == chosen(None, (3, 16, 26), 100)[0] == "colour32"
     assert chosen(None, (3, 32, 32), 100, codec=False)[0] == "colour"
     assert chosen(None, (3, 16, 16), 1000, steps=7)[1].training.steps == 7

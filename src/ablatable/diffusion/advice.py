@@ -17,7 +17,7 @@ PASSES = 400  # times that each image of a split should be seen
 ENOUGH = 200  # below this, samples are blurred or noise
 LEAST = 1000  # training steps, however few the images are
 COLOUR = 3  # channels
-LARGE = 16  # pixels; above, Haar coefficients draw better (docs/colour.md)
+LARGE = 20  # pixels; above, Haar coefficients draw better (docs/colour.md)
 MICROSECONDS = {"tiny": 8.0, "small": 25.0, "colour": 9.0, "colour32": 7.0}
 """Time of one core per pixel and image of a training step in fp32, as docs/colour.md measured it."""
 
@@ -28,7 +28,7 @@ def chosen(
     """A preset's name and recipe: what was asked for, and what the images ask for where nothing was.
 
     Args:
-        name: a preset; None = `colour` for images in colour and `colour32` for those above 16 pixels (of even sides),
+        name: a preset; None = `colour` for images in colour and `colour32` for those above 20 pixels (of even sides),
             else `tiny` up to 16 pixels and `small` above, with as many steps as the images need, if that is more than
             the preset has.
         shape: of the images, (C, H, W).

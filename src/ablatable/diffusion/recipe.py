@@ -235,7 +235,7 @@ PRESETS: dict[str, Recipe] = {
         component=UNetConfig(channels=(16, 32, 48), prediction="velocity"),
         training=TrainingConfig(steps=2500, batch=32, learning_rate=3e-3, ema=0.99, levels=(0.3, 1.4)),
     ),
-    # for drawings in colour above 16 pixels, a million parameters: on Haar coefficients, at half the side
+    # for drawings in colour above 20 pixels, a million parameters: on Haar coefficients, at half the side
     "colour32": Recipe(
         component=UNetConfig(channels=(32, 64, 64), prediction="velocity", codec="haar"),
         training=TrainingConfig(steps=3000, batch=16, learning_rate=3e-3, ema=0.99, levels=(0.3, 1.4)),
