@@ -320,8 +320,8 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    """Compare scores that somebody gives of four samples with what removal shows."""
-    place, samples = options.folder / "evaluation", range(min(4, options.samples))
+    """Compare scores that somebody gives of some samples with what removal shows."""
+    place, samples = options.folder / "evaluation", range(options.closely)
     scores = {"given": np.random.default_rng(2).random((len(samples), options.units))}
     ab.evaluate(
         options.folder / "u.zarr", scores, out=place, run=options.folder / "run", samples=samples, execution=HERE
