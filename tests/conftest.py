@@ -264,11 +264,21 @@ def template() -> Iterator[Template]:
     made.close()
 
 
-@pytest.fixture
-def quick_workers(template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
+QUICK = "ablatable._runtime.workers.subprocess"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_workers(template: Template) -> Iterator[None]:
     """Worker processes are forked from `template`. What they do, how they are told and how they end stays the same."""
-    stand_in = SimpleNamespace(PIPE=subprocess.PIPE, Popen=functools.partial(Child, template))
-    monkeypatch.setattr("ablatable._runtime.workers.subprocess", stand_in)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(QUICK, SimpleNamespace(PIPE=subprocess.PIPE, Popen=functools.partial(Child, template)))
+        yield
+
+
+@pytest.fixture
+def real_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes are started as users start them, for tests whose subject that is."""
+    monkeypatch.setattr(QUICK, subprocess)
 
 
 @pytest.fixture(scope="session")

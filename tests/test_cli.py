@@ -23,6 +23,7 @@ from PIL import Image
 
 from ablatable.cli.common import app
 from ablatable.universes.reader import Universe
+from prepared import Template
 
 Call = Callable[..., tuple[int, str, str]]
 BUSY = 2.0  # seconds that a busy machine may add
@@ -195,15 +196,15 @@ def test_a_typing_mistake_gets_the_nearest_match(given: str, meant: str, call: C
 
 
 @pytest.mark.parametrize(("number", "workers"), [("SIGINT", 1), ("SIGHUP", 1), ("SIGINT", 0)])
-def test_a_stopped_command(number: str, workers: int, tmp_path: Path) -> None:
+def test_a_stopped_command(number: str, workers: int, tmp_path: Path, template: Template) -> None:
     """It ends within two seconds with one line, leaves no worker behind, and the same command resumes."""
     out, stop = tmp_path / "run", getattr(signal, number)
     if signal.getsignal(stop) is signal.SIG_IGN:
         pytest.skip(f"{number} is ignored here, as under nohup")
-    train = [sys.executable, "-m", "ablatable", "train", "digits:8", "--size", "8", "--components", "5"]
+    train = ["train", "digits:8", "--size", "8", "--components", "5"]
     train += ["--steps", "2000", "--workers", str(workers), "--out", str(out)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    process = subprocess.Popen(train, stderr=subprocess.PIPE, text=True, env=environment)
+    with (tmp_path / "stderr").open("wb") as stderr:
+        process = template.start("from ablatable.cli import main; main()", *train, stderr=stderr)
     deadline = time.monotonic() + 90
     while not list(out.glob("components/*.partial")):
         assert time.monotonic() < deadline and process.poll() is None
@@ -212,8 +213,9 @@ def test_a_stopped_command(number: str, workers: int, tmp_path: Path) -> None:
     assert len(workforce) == workers
     began = time.monotonic()
     process.send_signal(stop)
-    _, err = process.communicate(timeout=30)
-    assert time.monotonic() - began < 2 + BUSY and process.returncode == 128 + stop
+    code = process.wait(timeout=30)
+    assert time.monotonic() - began < 2 + BUSY and code == 128 + stop
+    err = (tmp_path / "stderr").read_text()
     lines = [line for line in err.splitlines() if "% " not in line or "stopped" in line]
     assert len(lines) == 1 and "stopped at" in lines[0] and "give the same command again to resume" in lines[0], err
     _, alive = psutil.wait_procs(workforce, timeout=2 + BUSY)

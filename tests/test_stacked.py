@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,38 @@ def test_a_universe_that_is_drawn_stacked(small: Small, small_universe: ab.Unive
     with pytest.raises(SettingsError, match="backend: stacked there, eager asked for"):
         ab.enumerate_universe(small.run, [5, 0], out=tmp_path / "s", sampling=Sampling("ddim", 3), **how)
     assert "stacked" not in (tmp_path / "p/zarr.json").read_text(), "other records are as they were"
+
+
+@dataclass(frozen=True)
+class OnACluster(Execution):
+    """It works here, and keeps the memory that a cluster would be asked for."""
+
+    def pool(self, function: Any, *, run: Path | None = None, gpu_bytes: int | None = None) -> Any:
+        ASKED.append(gpu_bytes or 0)
+        return HERE.pool(function)
+
+
+ASKED: list[int] = []
+
+
+def test_a_cluster_reserves_memory_for_all_that_compute_at_once(small: Small, tmp_path: Path) -> None:
+    """Three or six batches at once: what they take grows as many times, and what the weights take does not shrink."""
+    there = OnACluster(ray="1:1", device="cpu", quiet=True)
+    ASKED.clear()
+    for count in (1, 3):
+        recipe = RECIPE.replace(steps=1, stacked=count)
+        ab.train(UNITS, ab.Code.balanced(9, 4), recipe, out=tmp_path / str(count), execution=there)
+    one, three = ASKED
+    assert three == 3 * one, "weights, gradients, moments, and a batch for each"
+    ASKED.clear()
+    for backend in ("eager", "stacked"):
+        sampling = Sampling("ddim", 1, backend=backend)
+        for name, draw, more in (("u", ab.enumerate_universe, {}), ("s", ab.screen_universe, {"share": 1.0})):
+            out = tmp_path / f"{name}{backend}"
+            draw(small.run, [5], out=out, sampling=sampling, execution=there, **more)  # pyright: ignore
+    weights = sum(path.stat().st_size for path in small.run.path.rglob("*_model.safetensors"))
+    (plain, screened), (all_of_it, screened_stacked) = ASKED[:2], ASKED[2:]
+    assert all_of_it - weights == 6 * (plain - weights) > 0 and screened_stacked - weights == 6 * (screened - weights)
 
 
 def test_what_cannot_be_stacked() -> None:

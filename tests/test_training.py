@@ -25,6 +25,7 @@ from ablatable.errors import CodeError, SettingsError, StoreError
 from ablatable.runs import ensemble_training as training
 from ablatable.runs.run import Run, check_run
 from calls import train_how
+from prepared import Template
 
 Fingerprints = Callable[[Path], dict[str, str]]
 
@@ -37,7 +38,7 @@ from ablatable.diffusion.recipe import recipe_from
 training.CHECKPOINT_SECONDS, training.SAVING = 0.0, 0  # one a step: there is always something to tear
 recipe = recipe_from({recipe})
 ab.train(ab.Units.digits(12, size=8), ab.Code.balanced(units=12, components=6, seed=0), recipe,
-         out=sys.argv[1], execution=ab.Execution(workers=2, quiet=True))
+         out=sys.argv[1], execution=ab.Execution(workers=int(sys.argv[2]), quiet=True))
 """
 
 PARTS = ["settings.json", "units.parquet", "images.safetensors", "ensemble.json"]
@@ -84,18 +85,11 @@ def written(out: Path) -> set[tuple[str, int]]:
 # --- interrupted and shared out ---
 
 
-def test_workers_make_no_difference(
-    small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints
-) -> None:
-    train(small, tmp_path / "run", workers=2)
-    assert fingerprints(tmp_path / "run") == expected
-
-
-def kill_it_all(small, out: Path, writes: int) -> None:
+def kill_it_all(template: Template, small, out: Path, writes: int, workers: int) -> None:
     """Start training in a process of its own; after so many checkpoints kill -9 it, its workers following."""
     script = SCRIPT.format(recipe=repr(small.recipe.model_dump(mode="json")))
     before, seen = written(out), set()
-    process = subprocess.Popen([sys.executable, "-c", script, str(out)], start_new_session=True)
+    process = template.start(script, out, str(workers), start_new_session=True)
     parent = psutil.Process(process.pid)
 
     def far_enough() -> bool:
@@ -118,9 +112,11 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def test_killed_and_gone_on_with(small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints) -> None:
+def test_killed_and_gone_on_with(
+    small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints, template: Template
+) -> None:
     out = tmp_path / "run"
-    kill_it_all(small, out, random.randint(1, 60))  # of 240
+    kill_it_all(template, small, out, random.randint(1, 60), workers=1)  # of 240
     with pytest.raises(StoreError, match=r"unfinished run: \d of 6 components .* repeat `ablatable.train"):
         Run(out)
     train(small, out)
@@ -131,12 +127,12 @@ def test_killed_and_gone_on_with(small, tmp_path: Path, expected: dict[str, str]
 @pytest.mark.slow
 @pytest.mark.parametrize("round", range(8))
 def test_killed_many_times(
-    small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints, round: int
+    small, tmp_path: Path, expected: dict[str, str], fingerprints: Fingerprints, template: Template, round: int
 ) -> None:
     for _ in range(3):
         if (tmp_path / "ensemble.json").exists():
             break
-        kill_it_all(small, tmp_path, random.randint(1, 80))
+        kill_it_all(template, small, tmp_path, random.randint(1, 80), workers=2)
     train(small, tmp_path)
     assert fingerprints(tmp_path) == expected
 
@@ -147,15 +143,18 @@ def test_a_killed_worker_is_replaced(
     expected: dict[str, str],
     fingerprints: Fingerprints,
     monkeypatch: pytest.MonkeyPatch,
+    template: Template,
 ) -> None:
+    """And two workers make the bytes that one process makes."""
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(training, "SAVING", 0)
-    out, before, killed = tmp_path / "run", set(psutil.Process().children()), []
+    starts = template.pid
+    out, before, killed = tmp_path / "run", set(psutil.Process(starts).children()), []
 
     def kill() -> None:
         wait_for(lambda: written(out), "a checkpoint")
         time.sleep(random.uniform(0, 0.2))
-        victim = random.choice([child for child in psutil.Process().children() if child not in before])
+        victim = random.choice([child for child in psutil.Process(starts).children() if child not in before])
         victim.kill()
         killed.append(victim)
 

@@ -17,6 +17,7 @@ from ablatable._runtime.workers import Pool, chunks
 from ablatable.errors import DataError, WorkerError
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.usefixtures("real_workers")
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

@@ -19,7 +19,7 @@ ALONE = 32  # on a GPU, where samples are drawn that belong to no universe
 SHARE = 4  # a batch takes at most one part in so many of the memory: components are there, too
 
 
-def batch_of(run: Run, precision: str, hardware: str, memory: int | None, rows: int) -> int:
+def batch_of(run: Run, precision: str, hardware: str, memory: int | None, rows: int, at_once: int = 1) -> int:
     """The batch for drawing blocks of some rows.
 
     On a CPU it is small: as fast as a larger one, and with little padding. A GPU needs many rows to be busy, so there
@@ -31,11 +31,12 @@ def batch_of(run: Run, precision: str, hardware: str, memory: int | None, rows: 
         hardware: see `devices.hardware`.
         memory: of the GPU, in bytes, where it is known.
         rows: in a block. A component survives in a part of them only.
+        at_once: components that compute at the same time, each a batch.
     """
     if hardware == CPU:
         return BATCH[precision]
     share = 1 - run.code.matrix.mean()  # of the rows that a component survives in
-    return _power_of_two(min(MOST, round(rows * share), _most_in_memory(run, precision, memory)))
+    return _power_of_two(min(MOST, round(rows * share), _most_in_memory(run, precision, memory) // at_once))
 
 
 def batch_alone(run: Run, precision: str, hardware: str, memory: int | None = None) -> int:
@@ -59,8 +60,18 @@ def _power_of_two(most: int) -> int:
     return 2 ** math.floor(math.log2(max(1, most)))
 
 
-def drawing_bytes(run: Run, batch: int | None, precision: str, max_resident: int | None = None) -> int:
-    """Bytes of a GPU's memory that drawing takes: frozen models, the components in memory at once, and a batch."""
+def drawing_bytes(
+    run: Run, batch: int | None, precision: str, max_resident: int | None = None, at_once: int = 1
+) -> int:
+    """Bytes of a GPU's memory that drawing takes: frozen models, the components that are in memory, and their batches.
+
+    Args:
+        run: the run that is drawn from.
+        batch: rows that a component processes at once.
+        precision: of the forward passes.
+        max_resident: how many components are in memory; None = all.
+        at_once: components that compute at the same time, each a batch.
+    """
     sizes = [(run.component_folder(k) / run.recipe.component.weights).stat().st_size for k in range(len(run.present))]
     resident = sum(sorted(sizes)[-max_resident:] if max_resident else sizes)
-    return run.shared.size + resident + (batch or 1) * row_bytes(run.recipe, run.shape, precision)
+    return run.shared.size + resident + at_once * (batch or 1) * row_bytes(run.recipe, run.shape, precision)

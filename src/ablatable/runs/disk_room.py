@@ -41,8 +41,9 @@ def training_bytes(
 
 
 def gpu_bytes(recipe: Recipe, units: Units, shared: Shared = NOTHING_SHARED) -> int:
-    """Bytes of a GPU's memory that training one component takes, with the frozen models that it needs."""
-    return shared.size + gpu_room.training_bytes(recipe, units.shape, _stored(recipe, units, 1, shared))
+    """Bytes of a GPU's memory that a worker takes, which trains one component, or a stack, with the frozen models."""
+    one = gpu_room.training_bytes(recipe, units.shape, _stored(recipe, units, 1, shared))
+    return shared.size + recipe.training.stacked * one
 
 
 def _stored(recipe: Recipe, units: Units, images: int, shared: Shared) -> int:

@@ -134,7 +134,7 @@ def enumerate_universe(
             source = Source.of(opened, execution)
             universe.changes()
             made = universe.settings
-            room = drawing_bytes(opened, made.batch, made.precision, execution.max_resident)
+            room = drawing_bytes(opened, made.batch, made.precision, execution.max_resident, made.at_once)
             _compute(universe, [BlockTask(source, absolute(out), block) for block in todo], execution, room)
         universe.finish()
     return Universe.open(out)
@@ -186,6 +186,7 @@ def plan_universe(
     most = min(BLOCK_ROWS[1], max(BLOCK_SAMPLES, BLOCK_BYTES // int(np.prod(run.shape))))
     images = min(most, int(np.clip(len(words) * len(seeds) // BLOCKS, *BLOCK_ROWS)))
     pieces = -(-len(words) // max(1, images // block_samples))
+    at_once = run.code.components if backend == "stacked" else 1
     return UniverseSettings(
         run_sha256=run.digest,
         shape=run.shape,
@@ -197,7 +198,7 @@ def plan_universe(
         backend=backend,
         clip=sampling.clip and run.recipe.latent is None,  # latents have no range
         guidance=sampling.guidance,
-        batch=batch_of(run, sampling.precision, hardware, memory, -(-len(words) // pieces) * block_samples),
+        batch=batch_of(run, sampling.precision, hardware, memory, -(-len(words) // pieces) * block_samples, at_once),
         block=(-(-len(words) // pieces), block_samples),  # even pieces, so that workers finish together
         seeds=tuple(seeds),
         conditions=each,

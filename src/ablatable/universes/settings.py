@@ -132,6 +132,11 @@ class UniverseSettings(BaseModel):
         return len(self.words) if self.words is not None else max(self.ablation) + 1
 
     @property
+    def at_once(self) -> int:
+        """How many components compute at the same time."""
+        return self.components if self.backend == "stacked" and self.components is not None else 1
+
+    @property
     def codewords(self) -> np.ndarray:
         """The ablations, bool (ablations, components): True where a component is removed.
 

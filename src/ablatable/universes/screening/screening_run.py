@@ -187,7 +187,7 @@ def screen_universe(
             source = Source.of(opened, execution)
             workers = execution.processes()
             tasks = _tasks(found, source, absolute(out), missing, workers)
-            room = drawing_bytes(opened, universe.batch, universe.precision, execution.max_resident)
+            room = drawing_bytes(opened, universe.batch, universe.precision, execution.max_resident, universe.at_once)
             _compute(found, tasks, len(missing), execution, room)
     return Screen.open(out)
 
