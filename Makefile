@@ -9,6 +9,8 @@ SHELL := /bin/bash
 PYTHON ?= python3 python3.13 python3.12 python3.11
 # More arguments for pytest, for example `make test ARGS="-k code -x"`.
 ARGS ?=
+# Processes that run tests: one more than there are cores, for some tests wait for a browser or for other processes.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
 BIN := .venv/bin
 # What the program needs, and what its developers need on top: the demo waits for no test tool.
@@ -42,7 +44,7 @@ web:  ## check the explorer's page: types, vendored files, unit tests; needs nod
 	npm run --prefix web test
 
 test: $(DEV)  ## the test suite, without the slow tests
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 slow: $(DEV)  ## the slow tests only
 	$(BIN)/pytest -m slow $(ARGS) || { [ $$? = 5 ] && echo 'no test is marked slow'; }

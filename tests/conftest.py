@@ -38,6 +38,10 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     MPLBACKEND="Agg",
 )
+# Bytecode is kept even where the environment says not to: tests start many processes, and each would compile again
+# what it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 if "torch" in sys.modules:  # a plugin was quicker: too late for the variable
     sys.modules["torch"].set_num_threads(1)
 

@@ -20,7 +20,8 @@ import worker_tasks
 from ablatable import Execution, Sampling
 from ablatable.errors import DataError, SettingsError, WorkerError
 
-os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # before Ray is imported: it stays on the loopback address
+# Before Ray is imported: it stays on the loopback address, and its workers do not give way to other tests.
+os.environ.update(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_worker_niceness="0")
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'ablatable[ray]'")
 from ablatable._runtime import cluster as cluster_module  # noqa: E402
 from ablatable._runtime.cluster import RayPool, _has_gpus, _places_with_copies, _reason  # noqa: E402

@@ -138,7 +138,7 @@ def test_a_cluster_reserves_memory_for_all_that_compute_at_once(small: Small, tm
     ASKED.clear()
     for count in (1, 3):
         recipe = RECIPE.replace(steps=1, stacked=count)
-        ab.train(UNITS, ab.Code.balanced(9, 4), recipe, out=tmp_path / str(count), execution=there)
+        ab.train(UNITS, ab.Code.balanced(len(UNITS), 6), recipe, out=tmp_path / str(count), execution=there)
     one, three = ASKED
     assert three == 3 * one, "weights, gradients, moments, and a batch for each"
     ASKED.clear()
