@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,15 +19,15 @@ from ..errors import DataError, StoreError
 from .arrays import Arrays, channels_last
 from .blocks import Block, blocks_of, index_of, marked
 from .description import damaged, grown, metadata_damaged, read_description
-from .landscapes import as_pandas, checked_sample, in_unit, place_of, ranked, table
+from .landscapes import checked_sample, in_unit, place_of, ranked
+from .notebooks import InNotebooks
 from .store import WORDS, concurrently, exists, open_store, read, reading
 
 if TYPE_CHECKING:
     import polars as pl
-    from matplotlib.figure import Figure
 
 
-class Universe:
+class Universe(InNotebooks):
     """A finished universe, opened for reading.
 
     ```python
@@ -205,38 +205,6 @@ class Universe:
         if unit not in self._row:
             raise DataError(f"no unit '{unit}' in {self.url}; its units are {self.unit_ids[0]} .. {self.unit_ids[-1]}")
         return self.settings.ablation[self._row[unit]]
-
-    # --- for notebooks --------------------------------------------------------------------------------------------
-
-    def to_polars(self) -> pl.DataFrame:
-        """Every counterfactual's distance: columns sample, seed, unit, drawn, distance."""
-        return table(self)
-
-    def to_pandas(self) -> Any:
-        """`to_polars`, as a pandas data frame."""
-        return as_pandas(self.to_polars())
-
-    def show(self, sample: int = 0, *, top: int = 6) -> Figure:
-        """A figure of one sample and the counterfactuals farthest from it, beside the units removed."""
-        from .figures import show
-
-        return show(self, sample, top=top)
-
-    def plot_landscape(self, sample: int = 0) -> Figure:
-        """A figure of how far each unit's removal moves one sample, beside the spares' distances."""
-        from .figures import plot_landscape
-
-        return plot_landscape(self, sample)
-
-    def __repr__(self) -> str:
-        from .showing import summary
-
-        return f"Universe({self.url!r}: {summary(self)})"
-
-    def _repr_html_(self) -> str:
-        from .showing import html
-
-        return html(self)
 
     # --- reading, verified ----------------------------------------------------------------------------------------
 

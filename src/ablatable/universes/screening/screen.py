@@ -20,14 +20,14 @@ from ..._runtime.provenance import compare_settings, environment
 from ...data.units import Units
 from ...data.words import packed, unpacked
 from ...errors import SettingsError, StoreError, command, option
-from ..landscapes import as_pandas, checked_sample, in_unit, place_of, ranked, table
+from ..landscapes import checked_sample, in_unit, place_of, ranked
+from ..notebooks import InNotebooks
 from ..settings import UniverseSettings, conditions_grown, conditions_told, told
 from ..store import SCREEN, SCREENED, delete, open_store, paths, read, reading, seal, state_of, unseal
 from .search import Found, first_drawn, most_drawn
 
 if TYPE_CHECKING:
     import polars as pl
-    from matplotlib.figure import Figure
 
 TRAINING = "training.safetensors"
 
@@ -61,7 +61,7 @@ class ScreenSettings(BaseModel):
         return self.model_copy(update={"universe": self.universe.model_copy(update=more)})
 
 
-class Screen:
+class Screen(InNotebooks):
     """A screened universe; open one with `Screen.open`.
 
     Attributes:
@@ -255,38 +255,6 @@ class Screen:
         survivors, factual = (~words).sum(1), words.shape[1] * len(self.seeds)
         made = factual + sum(int(survivors[found.rows].sum()) for found in self._samples())
         return made * each, (factual + int(survivors.sum()) * len(self.seeds)) * each
-
-    # --- for notebooks --------------------------------------------------------------------------------------------
-
-    def to_polars(self) -> pl.DataFrame:
-        """Every counterfactual's distance, null where it was not drawn: columns sample, seed, unit, drawn, distance."""
-        return table(self)
-
-    def to_pandas(self) -> Any:
-        """`to_polars`, as a pandas data frame."""
-        return as_pandas(self.to_polars())
-
-    def show(self, sample: int = 0, *, top: int = 6) -> Figure:
-        """A figure of one sample and the counterfactuals farthest from it, beside the units removed."""
-        from ..figures import show
-
-        return show(self, sample, top=top)
-
-    def plot_landscape(self, sample: int = 0) -> Figure:
-        """A figure of how far each unit's removal moves one sample, beside the spares' distances."""
-        from ..figures import plot_landscape
-
-        return plot_landscape(self, sample)
-
-    def __repr__(self) -> str:
-        from ..showing import summary
-
-        return f"Screen({self.url!r}: {summary(self)})"
-
-    def _repr_html_(self) -> str:
-        from ..showing import html
-
-        return html(self)
 
     def _samples(self, samples: slice = slice(None)) -> list[Found]:
         return [self.sample(number) for number in range(len(self.seeds))[samples]]
