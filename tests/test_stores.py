@@ -97,7 +97,7 @@ def test_without_an_index_markers_are_asked_for_at_once(many_blocks: Any, monkey
 def test_what_is_read_is_compared_at_once(many_blocks: Any) -> None:
     """A landscape is in many objects, and each is hashed: their requests wait together."""
     universe = Universe(many_blocks(1))
-    counted = universe._arrays.store = Counting(universe._arrays.store, latency=0.005)
+    counted = universe._arrays.store = Counting(universe._arrays.store, latency=0.05)
     keys = universe._keys("counterfactual", slice(None), 0)
     universe._arrays._compare(keys)
     assert counted.at_once >= len(keys) - 1 >= 2 and counted.keys == set(keys)
