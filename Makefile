@@ -9,8 +9,8 @@ SHELL := /bin/bash
 PYTHON ?= python3 python3.13 python3.12 python3.11
 # More arguments for pytest, for example `make test ARGS="-k code -x"`.
 ARGS ?=
-# Processes that run tests: one more than there are cores, for some tests wait for a browser or for other processes.
-JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+# Processes that run tests: one per core.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 BIN := .venv/bin
 # What the program needs, and what its developers need on top: the demo waits for no test tool.

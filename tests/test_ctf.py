@@ -163,6 +163,24 @@ def test_some_samples_are_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "b.ctf").exists()
 
 
+def test_more_training_images_than_one_png_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go into one file per unit, and samples that are too many are refused with a remedy."""
+    units = ab.Units.digits(9, size="8x10")
+    made = universe(tmp_path, units)
+    monkeypatch.setattr(exporting, "MOST_PIXELS", 3 * 80)  # the samples fit, the training images do not
+    path = ctf.export_ctf(made, tmp_path / "a.ctf", quiet=True)
+    with tarfile.open(path) as archive:
+        names = archive.getnames()
+    assert "training_set.png" not in names and sum(name.startswith("train_") for name in names) == len(units)
+    back = ctf.import_ctf(path, tmp_path / "back", quiet=True)
+    for unit in units.ids:
+        np.testing.assert_array_equal(back.training_images(unit), units.of(unit))
+        np.testing.assert_array_equal(back.counterfactual(unit), made.counterfactual(unit))
+    monkeypatch.setattr(exporting, "MOST_PIXELS", 2 * 80)
+    with pytest.raises(DataError, match=r"3 samples of 8 x 10 .* choose at most 2 with `samples"):
+        ctf.export_ctf(made, tmp_path / "b.ctf", quiet=True)
+
+
 def test_units_of_several_images(tmp_path: Path) -> None:
     images = noise(9, 8, 8, 1)
     owners = ["an artist/one", "b_2", "b_2", "c", "c", "c", "c", "d", "d"]

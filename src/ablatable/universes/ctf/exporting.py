@@ -16,7 +16,7 @@ from ..._runtime.files import writing
 from ..._runtime.outputs import check_file
 from ..._runtime.progress import Display
 from ..._runtime.workers import chunks
-from ...errors import DataError, SettingsError
+from ...errors import DataError, SettingsError, option
 from ..landscapes import checked_sample
 from ..reader import Universe
 from .archive import MOST_HEADER
@@ -49,7 +49,7 @@ def export_ctf(
         `path`.
 
     Raises:
-        DataError: there is no such sample.
+        DataError: there is no such sample, or an image of the archive would be too large.
         SettingsError: no sample is chosen, or one twice; `path` exists and `overwrite` is not given, or it is no
             archive; or it cannot be written.
         StoreError: it cannot be written.
@@ -88,7 +88,13 @@ def _is_archive(path: Path) -> bool:
 def _members(universe: Universe, samples: Sequence[int], quiet: bool) -> Iterator[tuple[str, bytes]]:
     settings, training = universe.settings, universe.training
     channels, height, width = settings.shape
-    one_file = len(training.images) == len(training)
+    if len(samples) * height * width > MOST_PIXELS:
+        most = MOST_PIXELS // (height * width)
+        raise DataError(
+            f"{len(samples)} samples of {height} x {width} have more than the {MOST_PIXELS} pixels that a PNG of an "
+            f"archive may have; choose at most {most} with {option('samples')}"
+        )
+    one_file = len(training.images) == len(training) and _pixels(training.images) <= MOST_PIXELS
     config = Config(
         Format="ONEFILE" if one_file else "MULTIFILE",
         TrainingUnits=len(training),
@@ -133,15 +139,20 @@ def _short(unit: str) -> str:
     return quote(unit, safe="")[:40]
 
 
+def _pixels(images: np.ndarray) -> int:
+    """Of images (n, H, W, C)."""
+    return int(np.prod(images.shape[:3]))
+
+
 def _png(images: np.ndarray) -> bytes:
     """Images, uint8 (n, H, W, C), in one column."""
     from PIL import Image
 
     column = np.ascontiguousarray(images).reshape(-1, *images.shape[2:])
-    if column.shape[0] * column.shape[1] > MOST_PIXELS:
+    if _pixels(images) > MOST_PIXELS:
         raise DataError(
-            f"{len(images)} images of {images.shape[1]} x {images.shape[2]} have more than the {MOST_PIXELS} "
-            "pixels that a PNG of an archive may have; make a universe of fewer seeds"
+            f"a unit has {len(images)} images of {images.shape[1]} x {images.shape[2]}, and a PNG of an archive may "
+            f"have {MOST_PIXELS} pixels: the universe cannot be exported"
         )
     buffer = io.BytesIO()
     Image.fromarray(column[..., 0] if column.shape[2] == 1 else column).save(buffer, "PNG")
