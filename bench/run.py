@@ -101,7 +101,7 @@ def universe(
             run.path,
             range(samples),
             out=out,
-            sampling=Sampling(steps=args.steps, precision=precision, backend=backend),
+            sampling=Sampling(steps=args.steps, precision=precision, backend=backend, clip=False),  # as the plain loop
             execution=Execution(workers=workers, quiet=True),
             units=run.unit_ids[: args.units // 2]
             if name == "one-worker"
